@@ -1,0 +1,1 @@
+"""Models: a configurable mixture-of-experts transformer. Knows torch alone."""

@@ -1,0 +1,80 @@
+"""The slot for attention: what every variant must offer, and the causal core that they share.
+
+Shapes: B batch, T positions, D model width, H heads, K query/key head dimension, V value head dimension.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moe_models.dropout import dropout
+from moe_models.registry import Registry
+from moe_models.streams import Noise
+
+
+class AttentionConfig(Protocol):
+    """Configuration of a causal self-attention."""
+
+    kind: ClassVar[str]
+
+    def validate(self, d_model: int) -> None:
+        """Raise ConfigError if this attention cannot be built at width `d_model`."""
+        ...
+
+    def build(self, d_model: int, *, dropout: float, role: str) -> nn.Module:
+        """Return the module; it maps (x_BTD, noise) to (B, T, D).
+
+        Args:
+            d_model: width of the residual stream.
+            dropout: dropout rate of the attention weights.
+            role: dotted name of the module in the model; names its noise streams.
+        """
+        ...
+
+    def flops_per_token(self, seq_len: int, d_model: int) -> int:
+        """Return the forward FLOPs of scores and weighted values for one token (projections not counted).
+
+        The causal half that a kernel may skip is counted, as is the custom.
+        """
+        ...
+
+
+ATTENTION: Registry[AttentionConfig] = Registry("attention")
+
+
+def causal_attention(
+    query_BHTK: Tensor,
+    key_BHTK: Tensor,
+    value_BHTV: Tensor,
+    *,
+    scale: float,
+    dropout_rate: float,
+    noise: Noise | None,
+    role: str,
+) -> Tensor:
+    """Return softmax(scale · QKᵀ + causal mask) V, shape (B, H, T, V).
+
+    With dropout the weights are formed explicitly, since the fused kernels draw from torch's global generator.
+    """
+    if noise is None or dropout_rate == 0.0:
+        return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTV, is_causal=True, scale=scale)
+    length = query_BHTK.shape[-2]
+    future_TT = torch.ones(length, length, dtype=torch.bool, device=query_BHTK.device).triu(1)
+    scores_BHTT = (query_BHTK @ key_BHTK.mT) * scale
+    weights_BHTT = scores_BHTT.masked_fill(future_TT, float("-inf")).softmax(-1, dtype=torch.float32)
+    weights_BHTT = dropout(weights_BHTT, dropout_rate, noise, f"{role}.weights")
+    return weights_BHTT.to(value_BHTV.dtype) @ value_BHTV
+
+
+def heads_first(x_BTN: Tensor, n_heads: int) -> Tensor:
+    """Split the last dimension into heads: (B, T, H·K) to (B, H, T, K)."""
+    return x_BTN.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+def heads_last(x_BHTV: Tensor) -> Tensor:
+    """Join the heads: (B, H, T, V) to (B, T, H·V)."""
+    return x_BHTV.transpose(1, 2).flatten(2)

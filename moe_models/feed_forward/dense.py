@@ -1,0 +1,65 @@
+"""The dense feed-forward layer, plain or gated. Gated: Shazeer, https://arxiv.org/abs/2002.05202."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moe_models.dropout import dropout
+from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, validate_hidden
+from moe_models.size import Size
+from moe_models.streams import Noise
+
+
+@FEED_FORWARD.register("dense")
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """down(act(up x)), or gated: down(act(gate x) · up x). No biases."""
+
+    kind: ClassVar[str]
+    d_ff: int
+    """Hidden width."""
+    gated: bool = True
+    activation: str = "silu"
+
+    def validate(self, d_model: int) -> None:
+        """Check width and activation."""
+        del d_model
+        validate_hidden(self.d_ff, self.activation, "dense")
+
+    def build(self, d_model: int, *, dropout: float, role: str) -> nn.Module:
+        """Return the module."""
+        return DenseModule(self, d_model, dropout, role)
+
+
+class DenseModule(nn.Module):
+    """The module of `Dense`: weights up_HD, down_DH and, if gated, gate_HD."""
+
+    def __init__(self, config: Dense, d_model: int, dropout: float, role: str) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.dropout = dropout
+        self.role = role
+        self.up = nn.Parameter(torch.empty(config.d_ff, d_model))
+        self.down = nn.Parameter(torch.empty(d_model, config.d_ff))
+        self.gate = nn.Parameter(torch.empty(config.d_ff, d_model)) if config.gated else None
+
+    def forward(self, x_BTD: Tensor, noise: Noise | None) -> tuple[Tensor, None]:
+        """Map (B, T, D) to (B, T, D); there is no auxiliary loss."""
+        hidden_BTH = F.linear(x_BTD, self.up)
+        if self.gate is None:
+            hidden_BTH = self.activation(hidden_BTH)
+        else:
+            hidden_BTH = self.activation(F.linear(x_BTD, self.gate)) * hidden_BTH
+        hidden_BTH = dropout(hidden_BTH, self.dropout, noise, f"{self.role}.hidden")
+        return F.linear(hidden_BTH, self.down), None
+
+
+@FEED_FORWARD.preset("dense_gated")
+def dense_gated(size: Size) -> Dense:
+    """Return one gated layer of the width of one expert."""
+    return Dense(d_ff=size.d_ff, gated=True)
