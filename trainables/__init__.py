@@ -1,0 +1,1 @@
+"""Training one (cell, seed): data, optimizers, loop, and the bridge to Ray Tune."""

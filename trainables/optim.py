@@ -1,0 +1,134 @@
+"""Optimizers and the learning-rate schedule.
+
+Muon: Jordan et al., https://kellerjordan.github.io/posts/muon/; used on the matrices of the blocks, AdamW on the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.config import TrainingConfig
+
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+NEWTON_SCHULZ_EPS = 1e-7
+
+
+def newton_schulz(matrices_NRC: Tensor) -> Tensor:
+    """Push the singular values of N matrices of R <= C towards 1 (roughly into 0.7 to 1.2); fp32 throughout.
+
+    Five steps of the quintic iteration X <- (a + bA + cA²)X, A = XXᵀ, from X scaled to Frobenius norm 1. For wide
+    matrices the product P of the five R x R polynomials is formed first, by iterating A alone (they commute, so
+    A <- BAB), and applied once: the same result up to rounding for half the work.
+    """
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    x = matrices_NRC.float()
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=NEWTON_SCHULZ_EPS)
+    if x.shape[-1] < 2 * x.shape[-2]:
+        for _ in range(NEWTON_SCHULZ_STEPS):
+            x = _polynomial(x @ x.mT, a, b, c) @ x
+        return x
+    gram = x @ x.mT
+    product = _polynomial(gram, a, b, c)
+    factor = product
+    for _ in range(NEWTON_SCHULZ_STEPS - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram, a, b, c)
+        product = factor @ product
+    return product @ x
+
+
+def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    """Return a + b·gram + c·gram² for N symmetric matrices (N, R, R)."""
+    result = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    result.diagonal(dim1=-2, dim2=-1).add_(a)
+    return result
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: p <- p - lr · sqrt(max(1, rows / columns)) · newton_schulz(Nesterov momentum).
+
+    A parameter of three dimensions is a stack of matrices (experts), each orthogonalised by itself. All matrices of
+    one shape, transposed where that makes them wide, go through the iteration as one batch. No weight decay.
+
+    Args:
+        params: matrices or stacks of matrices.
+        lr: learning rate.
+        momentum: weight of the past in the exponential average of gradients.
+    """
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        assert closure is None, "Muon evaluates no closure"
+        for group in self.param_groups:
+            self._step_group(group)
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
+            return
+        gradients = [parameter.grad for parameter in parameters]
+        momenta = [self._momentum(parameter) for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+
+        batches: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for parameter, update in zip(parameters, updates, strict=True):
+            rows, columns = update.shape[-2:]
+            wide = update.mT if rows > columns else update
+            batches[wide.shape[-2], wide.shape[-1]].append((parameter, wide.reshape(-1, *wide.shape[-2:])))
+        for batch in batches.values():
+            orthogonal_NRC = newton_schulz(torch.cat([wide for _, wide in batch]))
+            parts = orthogonal_NRC.split([wide.shape[0] for _, wide in batch])
+            for (parameter, _), part in zip(batch, parts, strict=True):
+                rows, columns = parameter.shape[-2:]
+                direction = (part.mT if rows > columns else part).reshape(parameter.shape)
+                parameter.add_(direction, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        return state["momentum"]
+
+
+def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of a model; the first one's learning rate is the one reported.
+
+    `muon`: Muon on the blocks' matrices, AdamW on embedding (and tied head), gains and biases. `adamw`: AdamW alone.
+    """
+    matrices = [p for name, p in model.named_parameters() if name.startswith("layers.") and p.ndim >= 2]
+    rest = [p for name, p in model.named_parameters() if not (name.startswith("layers.") and p.ndim >= 2)]
+    if config.optimizer == "adamw":
+        return [_adamw([*matrices, *rest], config)]
+    muon = Muon(matrices, lr=config.muon_learning_rate, momentum=config.muon_momentum)
+    return [muon, _adamw(rest, config)]
+
+
+def _adamw(params: Sequence[Tensor], config: TrainingConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        params, lr=config.adamw_learning_rate, weight_decay=config.weight_decay, fused=params[0].is_cuda
+    )
+
+
+def learning_rate_factor(update: int, config: TrainingConfig) -> float:
+    """Return the factor on the base learning rates at an update (from 0): linear warm-up, then a cosine.
+
+    The last update, number `updates - 1`, runs at exactly `final_learning_rate_fraction`.
+    """
+    warmup = round(config.warmup_fraction * config.updates)
+    if update < warmup:
+        return (update + 1) / warmup
+    progress = (update + 1 - warmup) / max(1, config.updates - warmup)
+    final = config.final_learning_rate_fraction
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))

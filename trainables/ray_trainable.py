@@ -1,0 +1,147 @@
+"""The bridge to Ray Tune: a trial is a configuration and a list of seeds, trained one after the other.
+
+It can be dropped into any `tune.Tuner`: its configuration needs `config` (TrialConfig.to_dict(), search spaces allowed
+inside), `seeds` and `corpus_directory`. With `study_directory` it also writes a record when a seed ends, and keeps a
+checkpoint of its own by the run's hash, from which any later trial of that hash goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from analysis import schema
+from analysis.schema import TrialRecord
+from trainables.checkpoint import load_checkpoint, save_checkpoint
+from trainables.config import TrialConfig
+from trainables.data import TokenizedCorpus, open_corpus
+from trainables.loop import Divergence, Trainer
+
+REPORT_SECONDS = 1.0
+"""Least time between two reports to Tune."""
+CHECKPOINT_SECONDS = 10.0
+"""Time between two checkpoints by the run's hash: what an interruption can cost."""
+
+
+class AblationTrainable(tune.Trainable):
+    """Trains a configuration for each of its seeds. Actors can be reused: `reset_config` starts afresh.
+
+    Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory`, `labels` (study, cell, scale,
+    factors: for the record), `environment` (for the record) and `threads` (of torch, 1 by default).
+
+    Each report holds the latest row, the latest validation figures, all `rows` since the last report (each with its
+    `seed`), the `status` of the seed last trained and `seconds_busy`, time spent training or evaluating since then.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Check the configuration and start its first seed."""
+        torch.set_num_threads(config.get("threads", 1))
+        self.trial_config = TrialConfig.from_dict(config["config"])
+        self.pending_seeds = list(config["seeds"])
+        self.labels = config.get("labels", {})
+        self.environment = config.get("environment", {})
+        self.study_directory = Path(config["study_directory"]) if config.get("study_directory") else None
+        self.corpus: TokenizedCorpus = open_corpus(Path(config["corpus_directory"]))
+        self.latest: dict[str, Any] = {}
+        self._start_seed(self.pending_seeds.pop(0))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Replace everything of the trial before (Tune calls this when it reuses the actor)."""
+        del self.trainer, self.progress
+        self.setup(new_config)
+        return True
+
+    def _start_seed(self, seed: int) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
+        self.checkpointed_at = time.monotonic()
+        path = self._checkpoint_path()
+        if path is not None and path.exists():
+            try:
+                self.trainer.load_state_dict(load_checkpoint(path))
+            except Exception as error:  # whatever a damaged file raises: training from the start gives the same result
+                print(f"{path} cannot be read and is ignored: {error}", file=sys.stderr)
+                self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
+        self.progress = self.trainer.run()
+
+    def _checkpoint_path(self) -> Path | None:
+        if self.study_directory is None:
+            return None
+        return self.study_directory / "checkpoints" / f"{self.trial_config.hash(self.trainer.seed)}.pt"
+
+    def step(self) -> dict[str, Any]:
+        """Train for about REPORT_SECONDS, or to the end of the trial."""
+        started = time.monotonic()
+        busy = -self._busy_seconds()
+        rows: list[dict[str, Any]] = []
+        status = "running"
+        while time.monotonic() - started < REPORT_SECONDS and status == "running":
+            known = len(self.trainer.rows)
+            status, error = self._advance()
+            rows += [{**row, schema.SEED: self.trainer.seed} for row in self.trainer.rows[known:]]
+            if status != "running":
+                self._end_seed(status, error)
+        busy += self._busy_seconds()
+        done = status != "running" and not self.pending_seeds
+        for row in rows:
+            self.latest |= {name: value for name, value in row.items() if value is not None}
+        report = {**self.latest, "rows": rows, "status": status, "seconds_busy": busy, tune.result.DONE: done}
+        if status != "running" and self.pending_seeds:
+            self._start_seed(self.pending_seeds.pop(0))
+        return report
+
+    def _busy_seconds(self) -> float:
+        return self.trainer.train_seconds + self.trainer.evaluation_seconds
+
+    def _advance(self) -> tuple[str, str | None]:
+        """Make one update; return the status it leads to and, if the run diverged, how."""
+        try:
+            next(self.progress, None)
+        except Divergence as error:
+            return schema.DIVERGED, str(error)
+        if self.trainer.finished:
+            return schema.FINISHED, None
+        path = self._checkpoint_path()
+        if path is not None and time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS:
+            save_checkpoint(path, self.trainer.state_dict())
+            self.checkpointed_at = time.monotonic()
+        return "running", None
+
+    def _end_seed(self, status: str, error: str | None) -> None:
+        """Write the record, then drop the checkpoint: at every moment one of the two is there."""
+        path = self._checkpoint_path()
+        if self.study_directory is None or path is None:
+            return
+        record = TrialRecord(
+            study=self.labels["study"],
+            cell=self.labels["cell"],
+            scale=self.labels["scale"],
+            factors=self.labels["factors"],
+            seed=self.trainer.seed,
+            config_hash=self.trial_config.hash(self.trainer.seed),
+            status=status,
+            error=error,
+            rows=self.trainer.rows,
+            config=self.trial_config.to_dict(),
+            environment=self.environment,
+        )
+        record.write(self.study_directory / schema.RECORDS_FOLDER)
+        path.unlink(missing_ok=True)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Save the whole trial for Tune."""
+        state = {"trainer": self.trainer.state_dict(), "pending_seeds": self.pending_seeds, "latest": self.latest}
+        save_checkpoint(Path(checkpoint_dir) / "trial.pt", state)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Continue a trial that Tune saved."""
+        state = load_checkpoint(Path(checkpoint_dir) / "trial.pt")
+        self.pending_seeds = list(state["pending_seeds"])
+        self.latest = dict(state["latest"])
+        self._start_seed(state["trainer"]["seed"])
+        self.trainer.load_state_dict(state["trainer"])

@@ -1,0 +1,90 @@
+"""Named scales: how large a model is and how long it trains. A study says which parts, a scale how big they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from moe_models.attention import ATTENTION
+from moe_models.config import ModelConfig
+from moe_models.errors import unknown_name
+from moe_models.feed_forward import FEED_FORWARD
+from moe_models.norms import NORM
+from moe_models.size import Size
+from trainables.config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The sizes of every part, and the training budget."""
+
+    name: str
+    description: str
+    size: Size
+    vocab_size: int
+    dropout: float
+    training: TrainingConfig
+
+    def model(self, *, attention: str, norm: str, feed_forward: str) -> ModelConfig:
+        """Return a model of this size from presets. `norm` is the blocks'; the final norm is always `rmsnorm`."""
+        return ModelConfig(
+            vocab_size=self.vocab_size,
+            d_model=self.size.d_model,
+            n_layers=self.size.n_layers,
+            max_seq_len=self.training.seq_len,
+            dropout=self.dropout,
+            attention=ATTENTION.configure(attention, self.size),
+            feed_forward=FEED_FORWARD.configure(feed_forward, self.size),
+            block_norm=NORM.configure(norm, self.size),
+            final_norm=NORM.configure("rmsnorm", self.size),
+        )
+
+    def with_training(self, *, updates: int | None = None, **choices: Any) -> TrainingConfig:
+        """Return the training budget; `updates` overrides its length, `choices` further fields."""
+        return replace(self.training, updates=self.training.updates if updates is None else updates, **choices)
+
+
+SCALES: dict[str, Scale] = {
+    scale.name: scale
+    for scale in (
+        Scale(
+            name="cpu",
+            description="2 layers, 64 wide, vocabulary 1,024: a study of 80 runs in minutes on two cores",
+            size=Size(d_model=64, n_layers=2, n_heads=4, d_ff=256, n_experts=8, top_k=2, latent_rank=32),
+            vocab_size=1_024,
+            dropout=0.0,
+            training=TrainingConfig(
+                updates=300,
+                batch_size=16,
+                seq_len=64,
+                row_every=25,
+                evaluate_every=100,
+                evaluation_batch_size=64,
+            ),
+        ),
+        Scale(
+            name="paper_256d",
+            description="3 layers, 256 wide, vocabulary 49,152: the published size of exp3 to exp6",
+            size=Size(d_model=256, n_layers=3, n_heads=4, d_ff=1_024, n_experts=8, top_k=2, latent_rank=128),
+            vocab_size=49_152,
+            dropout=0.1,
+            training=TrainingConfig(
+                updates=250,
+                batch_size=16,
+                seq_len=256,
+                accumulation=4,
+                row_every=5,
+                evaluate_every=50,
+                evaluation_batch_size=16,
+            ),
+        ),
+    )
+}
+"""By name. `paper_256d` makes 250 updates of 4 micro-batches: the published 1,000 micro-steps."""
+
+
+def scale_named(name: str) -> Scale:
+    """Return a scale; an unknown name raises ConfigError with the nearest one."""
+    if name not in SCALES:
+        raise unknown_name("scale", name, SCALES)
+    return SCALES[name]
