@@ -1,0 +1,65 @@
+"""Analysis from the command line: `python -m analysis report SOURCE`."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from analysis.errors import AnalysisError
+from analysis.load import load_results
+from analysis.report import write_report
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="report")
+def report(
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")],
+    output: Path | None = None,
+    study: str | None = None,
+    baseline: str | None = None,
+    metric: str | None = None,
+) -> None:
+    """Write the report of a study: report.md, report.html, results.csv, results.json, ranking.tex and figures.
+
+    Args:
+        source: A study's folder, a CSV with one row a (cell, seed), or an MLflow tracking URI (sqlite:///mlflow.db,
+            http://host:5000).
+        output: Folder for the report; by default the study's folder, or report-<study> for other sources.
+        study: Which study, where the source has several.
+        baseline: Cell to compare with; by default the plan's, or "baseline".
+        metric: What to compare cells by: val_loss, val_accuracy, val_perplexity, train_loss; of a CSV any column that
+            holds the validation loss in nats per token.
+    """
+    results = load_results(source, study, baseline, metric)
+    folder = Path(source) if Path(source).is_dir() else Path(f"report-{results.study}")
+    written = write_report(results, output or folder)
+    print(f"report of {results.study}: {written.html}")
+    for path in written.files[1:]:
+        print(f"  {path.name}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a subcommand and return the exit status; an error of the user's is one line, with `--debug` a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        app.cli(
+            args=[argument for argument in arguments if argument != "--debug"],
+            prog="python -m analysis",
+            description="Analysis of ablation studies. With --debug, errors come with a traceback.",
+        )
+    except AnalysisError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Each cell against its baseline, paired by seed: differences, effect sizes, tests, and the negative control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis import effects, schema
+from analysis.errors import AnalysisError
+from analysis.paired import NO_SEEDS, WITHIN_TOLERANCE, paired_table
+from analysis.results import Results
+
+COMPARISON_COLUMNS = {
+    "scale": "scale of the model; empty where scale is no factor of the study",
+    "cell": "name of the cell",
+    "baseline": "the cell it is compared with",
+    "n": "pairs: seeds that finished in both",
+    "difference": "mean paired difference of the metric, cell - baseline (nats for losses)",
+    "difference_low": "95 % t interval of the difference, lower end; null for n = 1 or constant differences",
+    "difference_high": "its upper end",
+    "percent": "the difference in percent of perplexity, 100 (exp(difference) - 1); null unless the metric is in nats",
+    "percent_low": "lower end of its 95 % interval",
+    "percent_high": "upper end",
+    "sd_difference": "standard deviation of the paired differences (n - 1); null for n = 1",
+    "cohens_d": "difference / sqrt((sd_cell^2 + sd_baseline^2) / 2), too large at small n; null where no test is made",
+    "hedges_g": "g_av: cohens_d without its small-sample bias (exact gamma correction)",
+    "hedges_g_low": "lower end of the 95 % interval of what both cohens_d and hedges_g estimate",
+    "hedges_g_high": "upper end",
+    "d_z": "difference / sd_difference: depends on the pairing, not comparable with unpaired studies",
+    "d_z_low": "lower end of its exact 95 % interval (noncentral t)",
+    "d_z_high": "upper end",
+    "p": "paired t test, two-sided; null below 3 pairs and where the verdict says why no test is made",
+    "p_holm": "p, Holm-corrected over the family",
+    "family": "comparisons in the family: all that are tested in this table",
+    "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
+    "sign_flip_floor": "smallest p that the sign-flip test can give with this n, 2 / 2^n",
+    "detectable": "smallest true |difference| found with 80 % power at this n, sd_difference and alpha = 5 % / family",
+    "verdict": "in words",
+}
+
+CONTROL_COLUMNS = {
+    "scale": "scale of the model; empty where scale is no factor of the study",
+    "cell": "cell with the control factor on",
+    "partner": "the cell equal in all other factors: the same model up to rounding",
+    "n": "pairs: seeds that finished in both",
+    "largest": "largest |paired difference| of the validation loss, nats; null for n = 0",
+    "tolerance": "largest difference that rounding may make, nats, as declared in the plan",
+    "verdict": "'identical in n of n seeds', 'within tolerance ...', 'ALARM: ...' or 'no common seeds'",
+}
+
+CONTRIBUTION_COLUMNS = {
+    "scale": "scale of the model; empty where scale is no factor of the study",
+    "factor": "the one factor that is on",
+    "cell": "name of the cell",
+    "baseline": "the cell it is compared with",
+    "n": "pairs: seeds that finished in both",
+    "difference": "mean paired difference of the metric, cell - baseline (nats for losses)",
+    "difference_low": "95 % t interval, lower end",
+    "difference_high": "upper end",
+    "percent": "the difference in percent of perplexity",
+    "percent_low": "lower end of its 95 % interval",
+    "percent_high": "upper end",
+    "accuracy_change": "mean paired difference of the validation accuracy, cell - baseline, 0 to 1",
+    "verdict": "of the cell's comparison with its baseline",
+}
+
+
+def compare(results: Results, order: Sequence[str], control: pd.DataFrame) -> pd.DataFrame:
+    """Compare each cell with its baseline, paired by seed; seeds that finished in one of the two alone are left out.
+
+    Args:
+        results: the study.
+        order: all cells in the order of the rows.
+        control: `negative_control(results)`; what it finds to be one model up to rounding is not tested.
+
+    Returns:
+        COMPARISON_COLUMNS, one row a cell that is compared with another.
+    """
+    pairs = {cell: base for cell in order if (base := results.baselines.get(cell, cell)) != cell}
+    values = results.finished(results.metric)
+    cells = values.loc[list(pairs)]
+    bases = values.loc[list(pairs.values())].set_axis(cells.index)
+    differences = cells - bases
+    table = paired_table(differences, _no_test(results, pairs, control), results)
+    moments = effects.PairedMoments(
+        n=table["n"].where(table["p"].notna(), 0).to_numpy(dtype=float),  # no effect size where no test exists
+        mean_difference=table["difference"].to_numpy(),
+        sd_difference=table["sd_difference"].to_numpy(),
+        sd_x=cells.where(differences.notna()).std(axis=1).to_numpy(),
+        sd_y=bases.where(differences.notna()).std(axis=1).to_numpy(),
+    )
+    table["cohens_d"], table["hedges_g"] = effects.cohens_d(moments), effects.hedges_g(moments)
+    table["hedges_g_low"], table["hedges_g_high"] = effects.pooled_interval(moments)
+    table["d_z"] = effects.d_z(moments)
+    table["d_z_low"], table["d_z_high"] = effects.d_z_interval(moments)
+    table["cell"], table["baseline"] = list(pairs), list(pairs.values())
+    table["scale"] = results.scales.loc[list(pairs)]
+    return table[list(COMPARISON_COLUMNS)].reset_index(drop=True)
+
+
+def left_out(results: Results, comparisons: pd.DataFrame) -> list[str]:
+    """Return a line for each comparison from which finished runs were left out because they have no partner."""
+    finished = results.count(schema.FINISHED)
+    lines = []
+    for cell, baseline, n in zip(comparisons["cell"], comparisons["baseline"], comparisons["n"], strict=True):
+        alone = (int(finished[cell] - n), int(finished[baseline] - n))
+        if any(alone):
+            lines.append(
+                f"{cell} against {baseline}: paired over {n} common seeds; left out are {alone[0]} finished seeds of "
+                f"{cell} and {alone[1]} of {baseline} that the other does not have"
+            )
+    return lines
+
+
+def contributions(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparisons of cells in which exactly one factor (scale apart) differs from the baseline.
+
+    Returns:
+        CONTRIBUTION_COLUMNS, in the order of the comparisons.
+    """
+    compared = zip(comparisons["cell"], comparisons["baseline"], strict=True)
+    changed = [changed_factors(results, cell, baseline) for cell, baseline in compared]
+    single = comparisons[[len(factors) == 1 for factors in changed]].copy()
+    single["factor"] = [factors[0] for factors in changed if len(factors) == 1]
+    accuracy = results.finished(schema.VAL_ACCURACY)
+    change = accuracy.loc[single["cell"]].to_numpy() - accuracy.loc[single["baseline"]].to_numpy()
+    single["accuracy_change"] = pd.DataFrame(change, index=single.index).mean(axis=1)
+    return single[list(CONTRIBUTION_COLUMNS)].reset_index(drop=True)
+
+
+def changed_factors(results: Results, cell: str, other: str) -> list[str]:
+    """Return the factors, scale apart, in whose level two cells differ."""
+    here, there = results.cells.loc[cell].to_dict(), results.cells.loc[other].to_dict()
+    return [factor for factor in results.factors if factor != schema.SCALE and here[factor] != there[factor]]
+
+
+def negative_control(results: Results) -> pd.DataFrame:
+    """Compare each cell that has the control factor on with its partner, the same model up to rounding.
+
+    Where one of the two diverged and the other did not, or their largest difference is beyond the plan's tolerance,
+    something else than the factor changed: an ALARM.
+
+    Returns:
+        CONTROL_COLUMNS; empty where the plan declares no control.
+    """
+    control = results.plan.get("negative_control")
+    if not control:
+        return pd.DataFrame(columns=list(CONTROL_COLUMNS))
+    factor, tolerance = control["factor"], float(control["tolerance_nats"])
+    if factor not in results.factors:
+        raise AnalysisError(f"the negative control '{factor}' is no factor: factors: {', '.join(results.factors)}")
+    levels = {tuple(row): cell for cell, row in zip(results.cells.index, results.cells.to_numpy(), strict=True)}
+    place = results.factors.index(factor)
+    off = {scale: results.off_level(factor, scale) for scale in results.scales.unique()}
+    values = results.finished(schema.VAL_LOSS)
+    rows = []
+    for key, cell in levels.items():
+        without = off[results.scales[cell]]
+        partner = levels.get((*key[:place], without, *key[place + 1 :]))
+        if key[place] == without or partner is None:
+            continue
+        gaps = (values.loc[cell] - values.loc[partner]).abs().dropna()
+        largest = float(gaps.max()) if len(gaps) else float("nan")
+        verdict = _control_verdict(results.statuses.loc[[cell, partner]], largest, len(gaps), tolerance)
+        rows.append((results.scales[cell], cell, partner, len(gaps), largest, tolerance, verdict))
+    return pd.DataFrame(rows, columns=list(CONTROL_COLUMNS))
+
+
+def _control_verdict(statuses: pd.DataFrame, largest: float, n: int, tolerance: float) -> str:
+    both = statuses.loc[:, statuses.isin((schema.FINISHED, schema.DIVERGED)).all()]
+    split = int((both.nunique() > 1).sum())
+    if split:
+        return f"ALARM: only one of the two diverged in {split} of {both.shape[1]} seeds"
+    if n == 0:
+        return NO_SEEDS
+    if largest > tolerance:
+        return f"ALARM: differs by {largest:.2g} nats, more than the {tolerance:g} that rounding may make"
+    return f"identical in {n} of {n} seeds" if largest == 0 else WITHIN_TOLERANCE.format(tolerance)
+
+
+def _no_test(results: Results, pairs: dict[str, str], control: pd.DataFrame) -> pd.Series:
+    """Return for each cell why it is not to be tested against its baseline, or empty text."""
+    diverged, runs = results.count(schema.DIVERGED), results.statuses.notna().sum(axis=1)
+    same = control[(control["largest"] > 0) & (control["largest"] <= control["tolerance"])]
+    rounded = dict(zip(zip(same["cell"], same["partner"], strict=True), same["verdict"], strict=True))
+    reasons = {}
+    for cell, baseline in pairs.items():
+        if diverged[cell]:
+            reasons[cell] = f"diverged in {diverged[cell]} of {runs[cell]} seeds"
+        elif diverged[baseline]:
+            reasons[cell] = f"baseline diverged in {diverged[baseline]} of {runs[baseline]} seeds"
+        else:
+            reasons[cell] = rounded.get((cell, baseline), "")
+    return pd.Series(reasons, dtype=object)

@@ -1,0 +1,49 @@
+"""Efficiency scores of the cells: means over seeds of each run's score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis import schema
+from analysis.results import Results
+
+EFFICIENCY_COLUMNS = {
+    "scale": "scale of the model; empty where scale is no factor of the study",
+    "cell": "name of the cell",
+    "n": "finished runs (seeds)",
+    "score": "1 / (minutes x loss x million parameters)",
+    "loss_per_million_parameters": "loss / million parameters",
+    "loss_per_minute": "loss / minutes",
+    "loss_per_gb": "loss / GB",
+}
+"""Each score's text is its formula: the validation loss in nats, minutes of training, 10^6 parameters, peak memory in
+10^9 bytes. A score is null where any of the cell's runs lacks a figure that it needs."""
+
+
+def efficiency(results: Results, order: Sequence[str]) -> pd.DataFrame:
+    """Return EFFICIENCY_COLUMNS, one row a cell in the given order; `score` is the published one.
+
+    Diverged and failed runs have no score; a time, memory or parameter count of 0 or below is taken as unknown.
+    """
+    loss = results.finished(schema.VAL_LOSS).loc[list(order)]
+
+    def figure(column: str) -> pd.DataFrame:
+        values = results.finished(column).loc[list(order)]
+        return values.where(values > 0)
+
+    minutes = figure(schema.TRAIN_SECONDS) / 60
+    million = figure(schema.PARAMS_TOTAL) / 1e6
+    gigabytes = figure(schema.PEAK_MEMORY_BYTES) / 1e9
+    n = results.count(schema.FINISHED).loc[list(order)]
+    table = pd.DataFrame({"scale": results.scales.loc[list(order)], "cell": list(order), "n": n})
+    scores = {
+        "score": 1 / (minutes * loss * million),
+        "loss_per_million_parameters": loss / million,
+        "loss_per_minute": loss / minutes,
+        "loss_per_gb": loss / gigabytes,
+    }
+    for name, values in scores.items():
+        table[name] = values.mean(axis=1).where(values.count(axis=1) == n)
+    return table[list(EFFICIENCY_COLUMNS)].reset_index(drop=True)

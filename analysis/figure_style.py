@@ -1,0 +1,54 @@
+"""One look for all figures: light, quiet, safe for the colour-blind (Okabe and Ito's palette), readable in print."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+INK, MUTED, FAINT = "#1f2933", "#5b6672", "#c3cad2"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of the cells in one panel of curves."""
+BETTER, WORSE, OPEN = "#0072B2", "#D55E00", "#8a94a0"
+"""What a comparison says: a cell is better than its baseline, worse, or it cannot be told."""
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e9ecf0",
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": "white",
+    "savefig.dpi": 150,
+}
+
+
+def style() -> Any:
+    """Return the context in which figures are made and saved."""
+    return matplotlib.rc_context(rc=cast(Any, STYLE))
+
+
+def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure:
+    """Return a figure (inches) that says on top what it shows and, below that, how to read it."""
+    below = 1 - 0.62 / height
+    layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, below - 0.01))
+    figure = Figure(figsize=(width, height), layout=layout)
+    figure.text(0.18 / width, 1 - 0.12 / height, title, va="top", fontsize=13, fontweight="bold")
+    figure.text(0.18 / width, 1 - 0.38 / height, subtitle, va="top", fontsize=9, color=MUTED)
+    return figure

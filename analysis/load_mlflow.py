@@ -1,0 +1,217 @@
+"""A study out of this project's MLflow store: one parent run a study, one nested run a (cell, seed).
+
+The parent holds `plan.json` as an artifact; a nested run's tags say what it is, its metrics have the names of
+`schema.CURVE_COLUMNS` and the optimizer update as their step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from analysis.errors import AnalysisError
+from analysis.results import Results
+from analysis.runs import (
+    DEFAULT_BASELINE,
+    baselines_of,
+    baselines_of_plan,
+    curves_table,
+    parse_plan,
+    resolve_plan,
+    runs_table,
+    unknown,
+    with_metric,
+)
+from analysis.schema import (
+    CELL,
+    CONFIG_HASH,
+    ERROR,
+    FINISHED,
+    PLAN_FILE,
+    RESULT_COLUMNS_AFTER_FACTORS,
+    SEED,
+    STATUS,
+    STEP,
+    STEPS,
+    STUDY,
+    TOKENS,
+    TRAIN_SECONDS,
+    VAL_ACCURACY,
+    VAL_LOSS,
+    VAL_PERPLEXITY,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PREFIX = "ablatune."
+PARENT = "mlflow.parentRunId"
+LABELS = ("study", "cell", "scale", "factor", "factors", "seed", "config_hash", "corpus_hash", "status", "error")
+"""Tags (up to a dot) that say what a run is; all others under PREFIX say where it was made."""
+CURVES = (TOKENS, TRAIN_SECONDS, VAL_LOSS)
+"""Metrics whose history is fetched: those that are drawn. One request a metric and run."""
+MOST_CURVES = 1000
+"""Runs above which no history is fetched: at 10,000 runs it would take many minutes."""
+PAGE = 1000
+"""Runs a request."""
+PATIENCE = 10.0
+"""Seconds to wait for a server's first answer."""
+
+
+def is_tracking_uri(source: str) -> bool:
+    """Return whether the text is an MLflow tracking URI rather than a path."""
+    return "://" in source
+
+
+def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str | None) -> Results:
+    """Load a study from an MLflow store; runs that have not ended are left out and counted.
+
+    Raises:
+        AnalysisError: the store does not answer, holds no study of this project, or several and none was named.
+    """
+    client = _client(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    studies = list(_studies(client, experiments))
+    if not studies:
+        raise AnalysisError(f"{_public(uri)} has no study: no run has the tag {PREFIX}study")
+    if study is None and len(studies) > 1:
+        raise AnalysisError(f"{_public(uri)} has {len(studies)} studies, choose one with --study: {', '.join(studies)}")
+    chosen = study or studies[0]
+    if chosen not in studies:
+        raise unknown("study", chosen, studies)
+    children = list(_search(client, experiments, f"{_tag('study')} = '{chosen}' AND {_tag('cell')} LIKE '%'"))
+    ended = [run for run in children if PREFIX + "status" in run.data.tags]
+    if not ended:
+        raise AnalysisError(f"study '{chosen}' in {_public(uri)} has no run that has ended")
+    notes = []
+    if len(ended) < len(children):
+        notes.append(f"runs in MLflow that have not ended, left out: {len(children) - len(ended)}")
+    plan = _plan(client, {run.data.tags[PARENT] for run in ended if PARENT in run.data.tags})
+    levels = [_factors(run) for run in ended]
+    factors = tuple(plan["factors"] if plan else levels[0])
+    rows = [_row(run, factor) for run, factor in zip(ended, levels, strict=True)]
+    runs = runs_table(rows, factors, [cell["name"] for cell in plan.get("cells", ())])
+    if plan:
+        baselines = baselines_of_plan(plan, baseline)
+        plan = resolve_plan(plan, map(_environment, ended), metric)
+    else:
+        notes.append(f"the study has no {PLAN_FILE} in MLflow: cells are in the order of the store")
+        baselines = baselines_of(tuple(dict.fromkeys(runs[CELL])), factors, baseline or DEFAULT_BASELINE)
+        plan = with_metric({}, metric) if metric else {}
+    if len(ended) > MOST_CURVES:
+        notes.append(f"no curves: {len(ended)} runs are more than the {MOST_CURVES} whose history is fetched")
+        ended = []
+    curves = curves_table([row for run in ended for row in _curve(client, run)])
+    return Results(chosen, runs, curves, factors, baselines, plan, tuple(notes))
+
+
+def _client(uri: str) -> MlflowClient:
+    parts = urlsplit(uri)
+    if parts.scheme == "sqlite" and not Path(parts.path.removeprefix("/")).is_file():
+        raise AnalysisError(f"there is no MLflow database {parts.path.removeprefix('/')}")
+    if parts.scheme in ("http", "https"):
+        health = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/health"
+        try:
+            urllib.request.urlopen(health, timeout=PATIENCE).close()
+        except urllib.error.HTTPError:
+            pass  # it answers, if only to ask for a password, which the client has
+        except OSError as error:
+            raise AnalysisError(f"the MLflow server {_public(uri)} does not answer: {error}") from error
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except MlflowException as error:
+        raise AnalysisError(f"{_public(uri)} is no MLflow store: {str(error).splitlines()[0]}") from error
+
+
+def _public(uri: str) -> str:
+    """Return the URI without user and password."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _tag(label: str) -> str:
+    return f"tags.`{PREFIX}{label}`"
+
+
+def _search(client: MlflowClient, experiments: list[str], query: str) -> Iterator[Run]:
+    """Yield all runs that fit, in the order in which they were started."""
+    token = None
+    while True:
+        page = client.search_runs(experiments, query, max_results=PAGE, order_by=["start_time ASC"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _studies(client: MlflowClient, experiments: list[str]) -> Iterator[str]:
+    """Yield the names of the studies by one request each, however many runs they have."""
+    query = f"{_tag('study')} LIKE '%'"
+    while found := client.search_runs(experiments, query, max_results=1):
+        name = found[0].data.tags[PREFIX + "study"]
+        yield name
+        query += f" AND {_tag('study')} != '{name}'"
+
+
+def _plan(client: MlflowClient, parents: set[str]) -> dict[str, Any]:
+    """Return the plan that the parent run keeps; empty where it keeps none."""
+    for parent in sorted(parents):
+        if any(entry.path == PLAN_FILE for entry in client.list_artifacts(parent)):
+            with tempfile.TemporaryDirectory() as folder:
+                path = client.download_artifacts(parent, PLAN_FILE, folder)
+                return parse_plan(Path(path).read_text(), f"{PLAN_FILE} of MLflow run {parent}")
+    return {}
+
+
+def _label(run: Run, name: str) -> str:
+    try:
+        return run.data.tags[PREFIX + name]
+    except KeyError as error:
+        raise AnalysisError(f"MLflow run {run.info.run_id} has no tag {PREFIX}{name}") from error
+
+
+def _factors(run: Run) -> dict[str, Any]:
+    return json.loads(_label(run, "factors"))
+
+
+def _environment(run: Run) -> dict[str, str]:
+    own = {key.removeprefix(PREFIX): value for key, value in run.data.tags.items() if key.startswith(PREFIX)}
+    return {name: value for name, value in own.items() if name.partition(".")[0] not in LABELS}
+
+
+def _row(run: Run, factors: dict[str, Any]) -> dict[str, Any]:
+    """Return the run's row of results, by the rules of `TrialRecord.result_row`."""
+    metrics, status = run.data.metrics, _label(run, "status")
+    row: dict[str, Any] = {STUDY: _label(run, "study"), CELL: _label(run, "cell"), **factors}
+    row |= {name: metrics.get(name) for name in RESULT_COLUMNS_AFTER_FACTORS}
+    if status != FINISHED:
+        row |= dict.fromkeys((VAL_LOSS, VAL_ACCURACY, VAL_PERPLEXITY))
+    return row | {
+        SEED: int(_label(run, "seed")),
+        STATUS: status,
+        STEPS: metrics.get(STEP, 0),
+        TOKENS: metrics.get(TOKENS, 0),
+        CONFIG_HASH: _label(run, "config_hash"),
+        ERROR: run.data.tags.get(PREFIX + "error"),
+    }
+
+
+def _curve(client: MlflowClient, run: Run) -> list[dict[str, Any]]:
+    rows: dict[int, dict[str, Any]] = {}
+    for name in CURVES:
+        for point in client.get_metric_history(run.info.run_id, name):
+            rows.setdefault(point.step, {})[name] = point.value
+    label = {CELL: _label(run, "cell"), SEED: int(_label(run, "seed"))}
+    return [label | {STEP: step} | rows[step] for step in sorted(rows)]

@@ -1,0 +1,22 @@
+"""What a comparison comes to, read off its verdict: for the colours of figures and the order of the report's words."""
+
+from __future__ import annotations
+
+BETTER, WORSE, OPEN, IDENTICAL, UNTESTED = "better", "worse", "not resolved", "identical", "not tested"
+BEGINNINGS = {
+    "better": BETTER,
+    "worse": WORSE,
+    "together better": BETTER,  # of interactions
+    "together worse": WORSE,
+    "not resolved": OPEN,
+    "identical": IDENTICAL,
+    "exactly zero": IDENTICAL,
+}
+
+
+def outcome(verdict: str) -> str:
+    """Return what a verdict of `Analysis.comparisons` or `Analysis.main_effects` comes to.
+
+    UNTESTED where it gives a reason for which no test was made.
+    """
+    return next((found for words, found in BEGINNINGS.items() if verdict.startswith(words)), UNTESTED)

@@ -1,0 +1,90 @@
+"""Differences by seed turned into estimates, intervals, tests and a verdict in words.
+
+Every comparison of the analysis is one row of differences over seeds (cell - baseline, or a contrast of the grid), so
+that the seed is a block everywhere and nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import significance
+from analysis.effects import MIN_PAIRS
+from analysis.results import NATS, Results
+
+ROUNDING = 8 * np.finfo(float).eps
+"""Spread of differences, in units of the largest value behind them, that rounding alone can make."""
+NO_SEEDS = "no common seeds"
+WITHIN_TOLERANCE = "within tolerance ({:g} nats): the same model up to rounding"
+
+
+def rounding(results: Results) -> float:
+    """Return the spread of differences of the metric that rounding alone can make."""
+    return ROUNDING * float(np.nanmax(results.finished(results.metric).abs(), initial=0.0))
+
+
+def paired_table(differences: pd.DataFrame, blocked: pd.Series, results: Results) -> pd.DataFrame:
+    """Estimate and test the mean of each row of differences; the tested rows are one Holm family.
+
+    Args:
+        differences: rows x seeds, NaN where a seed has no pair.
+        blocked: for each row why it is not tested, or empty text.
+        results: the study: its metric (percentages of perplexity exist for nats alone) and direction.
+
+    Returns:
+        One row a row of `differences`, with n, difference and its interval, percent and its interval, sd_difference, p,
+        p_holm, family, p_sign_flip, sign_flip_floor, detectable and verdict, as described in COMPARISON_COLUMNS.
+    """
+    in_nats = results.metric in NATS
+    n = differences.count(axis=1)
+    mean, sd = differences.mean(axis=1), differences.std(axis=1)
+    identical = (n > 0) & (differences.abs().max(axis=1) == 0)
+    constant = ~identical & (sd <= rounding(results))
+    sd = sd.where(~constant, 0.0)
+    testable = (blocked == "") & (n >= MIN_PAIRS) & ~identical
+
+    low, high = significance.t_interval(mean, sd, n)
+    table = pd.DataFrame({"n": n, "difference": mean, "difference_low": low, "difference_high": high})
+    for name in ("", "_low", "_high"):
+        table["percent" + name] = 100 * np.expm1(table["difference" + name]) if in_nats else np.nan
+    table["sd_difference"] = sd
+    table["p"] = np.where(testable, significance.t_test(mean, sd, n), np.nan)
+    table["p_holm"] = significance.holm(table["p"])
+    family = int(table["p"].notna().sum())
+    table["family"] = family
+    values = differences.to_numpy()
+    flips = [
+        significance.sign_flip(row[~np.isnan(row)]) if test else np.nan
+        for row, test in zip(values, testable, strict=True)
+    ]
+    table["p_sign_flip"] = flips
+    table["sign_flip_floor"] = np.where(testable, significance.sign_flip_floor(n), np.nan)
+    tested = table["p"].notna()
+    detectable = significance.detectable_effect(n, max(family, 1)) * sd
+    table["detectable"] = np.where(tested, detectable, np.nan)
+
+    table["verdict"] = [
+        reason or _verdict(row, results)
+        for reason, row in zip(blocked, table.assign(identical=identical).to_dict("records"), strict=True)
+    ]
+    return table
+
+
+def _verdict(row: dict[str, Any], results: Results) -> str:
+    """Say in words what a row of the table comes to."""
+    n = row["n"]
+    if n == 0:
+        return NO_SEEDS
+    if row["identical"]:
+        return f"identical in {n} of {n} seeds"
+    if n < MIN_PAIRS:
+        return f"n too small ({n} of the {MIN_PAIRS} pairs needed)"
+    if np.isnan(row["p"]):
+        return "the same difference in all seeds: no t test exists"
+    if row["p_holm"] <= significance.ALPHA:
+        return "better" if (row["difference"] < 0) == (results.direction == "min") else "worse"
+    unit = " nats" if results.metric in NATS else ""
+    return f"not resolved (could detect {row['detectable']:.2g}{unit})"

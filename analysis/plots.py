@@ -1,0 +1,185 @@
+"""The figures of a report: ranking, differences, contributions (and curves, in plot_curves.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import figure_style, outcomes, text
+from analysis.figure_style import INK, MUTED, new_figure
+from analysis.plot_curves import loss_figure
+from analysis.results import NATS, Results
+from analysis.runs import records
+from analysis.schema import CELL, FINISHED, SEED, STATUS, TOKENS, TRAIN_SECONDS
+from analysis.summary import Analysis
+
+DIFFERENCES = {
+    "better": figure_style.BETTER,
+    "worse": figure_style.WORSE,
+    "not resolved, or not tested": figure_style.OPEN,
+}
+KEY = {**DIFFERENCES, "baseline": INK}
+FIGURE_SPACE = "\u2007"
+ROW = 0.3
+"""Inches a row of a horizontal figure takes."""
+
+
+def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
+    """Draw all figures that apply, by the name of their file (without .png), in the report's order."""
+    makers: dict[str, Callable[[], Figure | None]] = {
+        "ranking": lambda: ranking_figure(results, analysis),
+        "differences": lambda: differences_figure(results, analysis),
+        "contributions": lambda: contributions_figure(results, analysis),
+        "loss_tokens": lambda: loss_figure(results, TOKENS),
+        "loss_seconds": lambda: loss_figure(results, TRAIN_SECONDS),
+        "difference_tokens": lambda: loss_figure(results, TOKENS, relative=True),
+    }
+    drawn = {name: make() for name, make in makers.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def unit(results: Results) -> str:
+    """Return the metric with its unit, for an axis."""
+    return f"{results.metric.replace('val_', 'validation ')}{' (nats per token)' if results.metric in NATS else ''}"
+
+
+def ranking_figure(results: Results, analysis: Analysis) -> Figure:
+    """Each cell's mean with its interval and every seed as a dot, best on top, one panel a scale."""
+    table = analysis.ranking
+    colours = dict(zip(analysis.comparisons["cell"], _colours(analysis.comparisons), strict=True))
+    figure, panels = _rows_figure(
+        table,
+        f"Ranking by {results.metric.replace('val_', 'validation ')}",
+        "Diamond and bar: mean with its 95 % interval; dots: seeds; dashes: the baseline's mean. "
+        "Colour: the comparison paired by seed.",
+    )
+    finished = results.runs[results.runs[STATUS] == FINISHED]
+    for axes, rows in panels:
+        for place, row in enumerate(records(rows)):
+            colour = colours.get(row["cell"], INK)
+            seeds = finished.loc[finished[CELL] == row["cell"]].sort_values(SEED)[results.metric]
+            axes.plot(seeds, np.full(len(seeds), place + 0.27), "o", color=colour, alpha=0.5, markersize=3.5, mew=0)
+            _estimate(axes, place, row["mean"], row["ci_low"], row["ci_high"], colour)
+            if row["is_baseline"]:
+                axes.axvline(row["mean"], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+            lost = [f"{int(n)} {word}" for word, n in (("diverged", row["diverged"]), ("failed", row["failed"])) if n]
+            _beside(axes, place, ", ".join([text.estimate(row["mean"], row["ci_low"], row["ci_high"]), *lost]))
+        labels = [f"{r['cell']}  {text.whole(r['rank']).rjust(2, FIGURE_SPACE)}" for r in records(rows)]
+        _label_rows(axes, labels, rows["is_baseline"].tolist())
+        axes.set_xlabel(unit(results))
+    _key(figure, KEY)
+    return figure
+
+
+def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
+    """Forest plot of each cell's paired difference from its baseline; None where there is nothing to compare."""
+    table = analysis.comparisons
+    if table.empty:
+        return None
+    figure, panels = _rows_figure(
+        table,
+        "Difference from the baseline, paired by seed",
+        "Diamond and bar: mean difference with its 95 % interval. Colour: after Holm's correction over "
+        f"{_family(table)} comparisons.",
+    )
+    for axes, rows in panels:
+        _forest(axes, rows)
+        _label_rows(axes, rows["cell"].tolist())
+        axes.set_xlabel(f"difference in {unit(results)}, cell {text.MINUS} baseline")
+    _key(figure, DIFFERENCES)
+    return figure
+
+
+def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
+    """What each component does: alone against the baseline and, where the design allows, over the whole grid."""
+    parts = [
+        (title, table.assign(label=table["scale"].map(lambda s: f"  @{s}" if s else "")), name)
+        for title, table, name in (
+            ("one at a time, against the baseline", analysis.contributions, "factor"),
+            ("over the grid, averaged over the other components", analysis.main_effects, "effect"),
+        )
+        if not table.empty
+    ]
+    if not parts:
+        return None
+    height = 1.35 + sum(ROW * len(table) + 0.75 for _, table, _ in parts)
+    figure = new_figure(
+        9,
+        height,
+        "What each component contributes",
+        "Mean paired difference over seeds with its 95 % interval. Colour: after Holm's correction.",
+    )
+    grid = figure.subplots(
+        len(parts), 1, sharex=True, squeeze=False, height_ratios=[len(table) + 1 for _, table, _ in parts]
+    )
+    for axes, (title, table, name) in zip(grid[:, 0], parts, strict=True):
+        _forest(axes, table)
+        _label_rows(axes, (table[name] + table["label"]).tolist())
+        axes.set_title(title)
+    grid[-1, 0].set_xlabel(f"difference in {unit(results)}, with {text.MINUS} without")
+    _key(figure, DIFFERENCES)
+    return figure
+
+
+def _rows_figure(table: pd.DataFrame, title: str, subtitle: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """Return a figure with one panel a scale, its height from the rows."""
+    groups = list(table.groupby("scale", sort=False))
+    figure = new_figure(9, 1.3 + sum(ROW * len(rows) + 0.55 for _, rows in groups), title, subtitle)
+    grid = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[len(rows) + 1 for _, rows in groups])
+    for axes, (scale, _) in zip(grid[:, 0], groups, strict=True):
+        axes.set_title(str(scale))
+    return figure, [(axes, rows) for axes, (_, rows) in zip(grid[:, 0], groups, strict=True)]
+
+
+def _estimate(axes: Axes, place: int, mean: float, low: float, high: float, colour: str) -> None:
+    if np.isfinite(low) and np.isfinite(high):
+        axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+    axes.plot([mean], [place], "D", color=colour, markersize=5.5, markeredgecolor="white", markeredgewidth=0.8)
+
+
+def _colours(table: pd.DataFrame) -> list[str]:
+    """Return the colour of each row of a table with verdicts."""
+    told_apart = {outcomes.BETTER: figure_style.BETTER, outcomes.WORSE: figure_style.WORSE}
+    return [told_apart.get(outcomes.outcome(verdict), figure_style.OPEN) for verdict in table["verdict"]]
+
+
+def _forest(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw the rows' differences with their intervals about a line at zero, and their figures beside."""
+    axes.axvline(0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    for place, (row, colour) in enumerate(zip(records(rows), _colours(rows), strict=True)):
+        figures = (row["difference"], row["difference_low"], row["difference_high"])
+        _estimate(axes, place, *figures, colour)
+        _beside(axes, place, text.estimate(*figures, sign=True))
+
+
+def _beside(axes: Axes, place: int, words: str) -> None:
+    """Write words right of the panel, level with a row."""
+    axes.annotate(
+        words, (1.015, place), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color=MUTED,
+        annotation_clip=False,
+    )  # fmt: skip
+
+
+def _label_rows(axes: Axes, labels: Sequence[str], bold: Sequence[bool] = ()) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    for tick, strong in zip(axes.get_yticklabels(), bold or [False] * len(labels), strict=True):
+        tick.set_color(INK)
+        tick.set_fontweight("bold" if strong else "normal")
+
+
+def _key(figure: Figure, key: dict[str, str]) -> None:
+    handles: list[Any] = [
+        figure.axes[0].plot([], [], "D", color=colour, markersize=6, label=name)[0] for name, colour in key.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5)
+
+
+def _family(table: pd.DataFrame) -> str:
+    return text.whole(table["family"].max())

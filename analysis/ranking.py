@@ -1,0 +1,59 @@
+"""Ranking of the cells by the mean of the metric over their finished seeds."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis import schema
+from analysis.results import Results
+from analysis.significance import t_interval
+
+RANKING_COLUMNS = {
+    "scale": "scale of the model; empty where scale is no factor of the study",
+    "cell": "name of the cell",
+    "rank": "1 is best, within the scale; ties share the better rank; null with diverged runs or without finished ones",
+    "n": "finished runs (seeds)",
+    "mean": "mean of the metric over them",
+    "sd": "standard deviation over seeds (n - 1); null for n = 1",
+    "ci_low": "95 % t interval of the mean, lower end; null for n = 1",
+    "ci_high": "95 % t interval of the mean, upper end; null for n = 1",
+    "val_accuracy": "mean validation accuracy, 0 to 1; null where unknown",
+    "params_total": "trainable parameters; null where unknown",
+    "diverged": "runs that diverged: they are outcomes, and the mean is that of the survivors alone",
+    "failed": "runs that an error ended",
+    "missing": "planned runs without a record",
+    "is_baseline": "whether other cells of its scale are compared with this one",
+}
+
+
+def rank_cells(results: Results) -> pd.DataFrame:
+    """Rank the cells within their scale by the mean of the metric over finished seeds.
+
+    A cell with diverged runs has no rank: the mean of its survivors would flatter it. Equal means share a rank.
+
+    Returns:
+        RANKING_COLUMNS, by rank within each scale; cells without a rank last.
+    """
+    values = results.finished(results.metric)
+    table = pd.DataFrame({"scale": results.scales, "cell": values.index}, index=values.index)
+    n, mean, sd = values.count(axis=1), values.mean(axis=1), values.std(axis=1)
+    table["n"], table["mean"], table["sd"] = n, mean, sd
+    table["ci_low"], table["ci_high"] = t_interval(mean, sd, n)
+    table["val_accuracy"] = results.finished(schema.VAL_ACCURACY).mean(axis=1, skipna=True)
+    table["params_total"] = results.runs.groupby(schema.CELL)[schema.PARAMS_TOTAL].max()
+    for name in (schema.DIVERGED, schema.FAILED):
+        table[name] = results.count(name)
+    planned = len(results.plan.get("seeds", ()))
+    table["missing"] = (planned - results.statuses.notna().sum(axis=1)).clip(lower=0)
+    baselines = {base for cell, base in results.baselines.items() if cell != base}
+    table["is_baseline"] = table["cell"].isin(baselines)
+    rankable = table["mean"].where(table[schema.DIVERGED] == 0)
+    ranks = rankable.groupby(table["scale"]).rank(method="min", ascending=results.direction == "min")
+    table["rank"] = ranks.astype("Int64")
+    order = {scale: place for place, scale in enumerate(table["scale"].unique())}
+    table["order"] = table["scale"].map(order)
+    # Equal ranks keep the plan's order; among cells without a rank those that have a mean come first.
+    table = table.sort_values(
+        ["order", "rank", "mean"], kind="stable", ascending=[True, True, results.direction == "min"]
+    )
+    return table[list(RANKING_COLUMNS)].reset_index(drop=True)

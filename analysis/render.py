@@ -1,0 +1,158 @@
+"""Lays a report's text and tables out as Markdown, HTML and LaTeX."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from analysis import narrative, text
+from analysis.results import Results
+from analysis.summary import Analysis
+from analysis.tables import Table, tables
+
+SECTIONS = {
+    "ranking": ("Ranking", ""),
+    "comparisons": (
+        "Against the baseline",
+        "Differences are cell minus baseline, paired by seed. Brackets: 95 % intervals, each on its own. Holm p is "
+        "corrected for the number of comparisons; verdicts follow it.",
+    ),
+    "negative_control": (
+        "Negative control",
+        "Each cell here is the same model as its partner, up to rounding. A difference beyond the tolerance would mean "
+        "that something other than the components differs between runs.",
+    ),
+    "contributions": (
+        "Components, one at a time",
+        "The cells with exactly one component on, against their baseline.",
+    ),
+    "main_effects": (
+        "Components, over the whole grid",
+        "Each component's effect averaged over all levels of the others: one contrast a seed, tested over seeds.",
+    ),
+    "curves": ("While training", ""),
+    "efficiency": (
+        "Efficiency",
+        "Means over seeds. Loss is the validation loss in nats per token; minutes are of training alone.",
+    ),
+    "ended_early": ("Runs that did not finish", "A diverged run is an outcome, not a gap: its cell has no rank."),
+}
+"""Title and lead of each section, in the report's order; most are named after the table that they show."""
+FIGURES = {
+    "ranking": ("ranking", "Ranking of the cells with intervals and every seed"),
+    "differences": ("comparisons", "Difference of each cell from the baseline with intervals"),
+    "contributions": ("contributions", "Contribution of each component with intervals"),
+    "loss_tokens": ("curves", "Validation loss against training tokens"),
+    "loss_seconds": ("curves", "Validation loss against training time"),
+    "difference_tokens": ("curves", "Difference from the baseline against training tokens"),
+}
+"""Section of each figure, and what it shows for those who cannot see it."""
+RANKING_TEX = ("scale", "rank", "cell", "n")
+COMPARISONS_TEX = ("difference [95 %]", "% of perplexity [95 %]", "Holm p")
+"""Columns of ranking.tex, with the mean and its interval between these two."""
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
+    text.MINUS: "$-$", text.NOTHING: "--",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything a report says, before it is laid out."""
+
+    title: str
+    byline: str
+    verdict: dict[str, list[narrative.Finding]]
+    facts: list[tuple[str, str]]
+    remarks: list[str]
+    tables: dict[str, Table]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report: a table, figures (where from, what they show) or both."""
+
+    name: str
+    title: str
+    lead: str
+    table: Table | None
+    figures: list[tuple[str, str]]
+
+
+def content(results: Results, analysis: Analysis) -> Content:
+    """Return what the report of these results says."""
+    facts = narrative.facts(results)
+    shown = dict(facts)
+    parts = [f"{shown['cells']} cells", f"seeds: {shown['seeds']}", f"runs: {shown['runs']}"]
+    return Content(
+        title=str(results.plan.get("title") or results.study),
+        byline=" \u00b7 ".join([results.study, *parts]),
+        verdict=narrative.verdict(results, analysis),
+        facts=facts,
+        remarks=narrative.remarks(results, analysis),
+        tables=tables(results, analysis),
+    )
+
+
+def markdown(made: Content, figures: Iterable[str]) -> str:
+    """Return report.md; its pictures are the PNG files of these names beside it."""
+    return _render("report.md.j2", made, {name: f"{name}.png" for name in figures}, autoescape=False)
+
+
+def html(made: Content, figures: Mapping[str, bytes]) -> str:
+    """Return report.html, which holds its pictures (PNG bytes by name) and needs nothing else."""
+    pictures = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in figures.items()}
+    return _render("report.html.j2", made, pictures, autoescape=True)
+
+
+def latex(made: Content) -> str:
+    """Return ranking.tex: a tabular in booktabs' style, to be \\input into a table."""
+    ranking, comparisons = made.tables["ranking"], made.tables.get("comparisons")
+    columns = [i for i, header in enumerate(ranking.headers) if header in RANKING_TEX or header.endswith("[95 %]")]
+    headers = [ranking.headers[i] for i in columns]
+    rows = [[row[i] for i in columns] for row in ranking.rows]
+    if comparisons is not None:
+        columns = [i for i, header in enumerate(comparisons.headers) if header in COMPARISONS_TEX]
+        place = comparisons.headers.index("cell")
+        figures = {row[place]: [row[i] for i in columns] for row in comparisons.rows}
+        for row in rows:
+            row += figures.get(row[headers.index("cell")], [text.NOTHING] * len(columns))
+        headers += [comparisons.headers[i] for i in columns]
+    alignment = "".join("l" if header in ("cell", "scale") else "r" for header in headers)
+    template = _environment(autoescape=False).get_template("ranking.tex.j2")
+    return template.render(headers=headers, rows=rows, alignment=alignment)
+
+
+def _render(template: str, made: Content, pictures: Mapping[str, str], autoescape: bool) -> str:
+    placed = {
+        name: [(pictures[f], words) for f, (where, words) in FIGURES.items() if where == name and f in pictures]
+        for name in SECTIONS
+    }
+    sections = [
+        Section(name, title, lead, made.tables.get(name), placed[name]) for name, (title, lead) in SECTIONS.items()
+    ]
+    sections = [section for section in sections if section.table or section.figures]
+    return _environment(autoescape).get_template(template).render(content=made, sections=sections)
+
+
+def _environment(autoescape: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("analysis"), undefined=StrictUndefined, autoescape=autoescape, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"md": _markdown, "tex": _tex}
+    return environment
+
+
+def _markdown(words: str) -> str:
+    """Return the text fit for Markdown and cells of its tables: one line, nothing that ends a cell or starts markup."""
+    return re.sub(r"([|<*\\`])", r"\\\1", " ".join(words.split()))
+
+
+def _tex(words: str) -> str:
+    return "".join(LATEX.get(character, character) for character in words)

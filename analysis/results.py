@@ -1,0 +1,167 @@
+"""The results of a study as every part of the analysis sees them: checked once, when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import schema
+from analysis.errors import AnalysisError
+
+METRICS = (schema.VAL_LOSS, schema.VAL_ACCURACY, schema.VAL_PERPLEXITY, schema.TRAIN_LOSS)
+"""Columns that cells can be compared by."""
+NATS = (schema.VAL_LOSS, schema.TRAIN_LOSS)
+"""Metrics in nats per token: their differences are also a percentage of perplexity."""
+DIRECTIONS = ("min", "max")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The runs of one study; constructing it refuses what cannot be analysed (AnalysisError, one line)."""
+
+    study: str
+    runs: pd.DataFrame
+    """Columns `schema.result_columns(factors)`, one row a (cell, seed)."""
+    curves: pd.DataFrame
+    """Columns cell, seed and `schema.CURVE_COLUMNS`; may be empty."""
+    factors: tuple[str, ...]
+    baselines: dict[str, str]
+    """Cell -> the cell it is compared with (itself for a baseline)."""
+    plan: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The study's `plan.json`; empty where there is none."""
+    notes: tuple[str, ...] = ()
+    """What was left out in loading, counted, in words."""
+
+    def __post_init__(self) -> None:
+        _check_rows(self)
+        _check_values(self)
+        _check_cells(self)
+
+    @property
+    def metric(self) -> str:
+        """Column that cells are ranked and compared by."""
+        return str(self.plan.get("metric", schema.VAL_LOSS))
+
+    @property
+    def direction(self) -> str:
+        """`min` where lower is better, `max` where higher is."""
+        return str(self.plan.get("direction", "min"))
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """Level of each factor (columns) of each cell (index), in the plan's order; with cells that have no run."""
+        planned = {cell["name"]: cell for cell in self.plan.get("cells", ())}
+        rows = {name: [cell["factors"].get(f, cell.get(f)) for f in self.factors] for name, cell in planned.items()}
+        for row in self.runs.drop_duplicates(schema.CELL).to_dict("records"):
+            rows.setdefault(row[schema.CELL], [row[f] for f in self.factors])
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(self.factors), dtype=object)
+        return frame.rename_axis(schema.CELL)
+
+    @cached_property
+    def scales(self) -> pd.Series:
+        """Scale of each cell; empty text where scale is no factor."""
+        if schema.SCALE in self.factors:
+            return self.cells[schema.SCALE].astype(str)
+        return pd.Series("", index=self.cells.index, name=schema.SCALE, dtype=object)
+
+    @cached_property
+    def statuses(self) -> pd.DataFrame:
+        """How each run ended: cells (all, in order) x seeds (rising); null where there is no run."""
+        return self._by_seed(self.runs, schema.STATUS, object)
+
+    def off_level(self, factor: str, scale: str) -> Any:
+        """Return the level that means "without": 0 where the factor has it, else that of the scale's baseline."""
+        levels = self.cells.loc[self.scales == scale, factor]
+        if (levels == 0).any():
+            return 0
+        return next((levels[self.baselines[cell]] for cell in levels.index if cell in self.baselines), levels.iloc[0])
+
+    def finished(self, column: str) -> pd.DataFrame:
+        """Return a column of the finished runs: cells (all, in order) x seeds (rising), float, NaN elsewhere."""
+        runs = self.runs[self.runs[schema.STATUS] == schema.FINISHED]
+        return self._by_seed(runs, column, float)
+
+    def count(self, status: str) -> pd.Series:
+        """Return how many runs of each cell ended with a status."""
+        return (self.statuses == status).sum(axis=1)
+
+    def _by_seed(self, runs: pd.DataFrame, column: str, dtype: type) -> pd.DataFrame:
+        seeds = pd.Index(sorted(self.runs[schema.SEED].unique()), name=schema.SEED)
+        table = np.full((len(self.cells), len(seeds)), np.nan, dtype=dtype)
+        places = self.cells.index.get_indexer(runs[schema.CELL]), seeds.get_indexer(runs[schema.SEED])
+        table[places] = runs[column].to_numpy(dtype=dtype)
+        return pd.DataFrame(table, index=self.cells.index, columns=seeds, dtype=dtype)
+
+
+def _check_rows(results: Results) -> None:
+    """Refuse missing columns, no rows, nulls in what identifies a run, and a (cell, seed) that is there twice."""
+    runs = results.runs
+    missing = [name for name in schema.result_columns(results.factors) if name not in runs.columns]
+    _require(not missing, f"study '{results.study}': the runs lack {_names(missing)}")
+    _require(len(runs) > 0, f"study '{results.study}' has no runs to analyse")
+    for column in (schema.CELL, schema.SEED, schema.STATUS):
+        bad = int(runs[column].isna().sum())
+        _require(bad == 0, f"study '{results.study}': {bad} runs have no {column}")
+    twice = runs[runs.duplicated([schema.CELL, schema.SEED])]
+    if len(twice):
+        cell, seed = twice.iloc[0][schema.CELL], twice.iloc[0][schema.SEED]
+        others = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
+        raise AnalysisError(f"cell '{cell}' has more than one run with seed {seed}{others}: keep one a (cell, seed)")
+    unknown = set(runs[schema.STATUS]) - set(schema.STATUSES)
+    _require(not unknown, f"unknown status {_names(unknown)}: known: {', '.join(schema.STATUSES)}")
+
+
+def _check_values(results: Results) -> None:
+    """Refuse an unknown metric or direction, and finished runs without a finite metric or with infinite figures."""
+    metric, direction = results.metric, results.direction
+    _require(metric in METRICS, f"unknown metric '{metric}': known: {', '.join(METRICS)}")
+    _require(direction in DIRECTIONS, f"unknown direction '{direction}': known: {', '.join(DIRECTIONS)}")
+    runs = results.runs[results.runs[schema.STATUS] == schema.FINISHED]
+    for column in dict.fromkeys((metric, *METRICS, schema.TRAIN_SECONDS, schema.PEAK_MEMORY_BYTES)):
+        try:
+            values = runs[column].astype(float)
+        except (TypeError, ValueError) as error:
+            raise AnalysisError(f"{column} of a finished run is not a number: {error}") from error
+        bad = ~np.isfinite(values) if column == metric else np.isinf(values)
+        if bad.any():
+            first = runs[bad].iloc[0]
+            others = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
+            raise AnalysisError(
+                f"cell '{first[schema.CELL]}', seed {first[schema.SEED]}{others} finished with {column} = "
+                f"{values[bad].iloc[0]}: a finished run needs finite figures (status '{schema.DIVERGED}' is for others)"
+            )
+
+
+def _check_cells(results: Results) -> None:
+    """Refuse a cell whose runs differ in their factors, or whose baseline is missing or of another scale."""
+    factors = list(results.factors)
+    distinct = results.runs[[schema.CELL, *factors]].drop_duplicates()
+    mixed = distinct[distinct.duplicated(schema.CELL)]
+    if len(mixed):
+        raise AnalysisError(f"cell '{mixed.iloc[0][schema.CELL]}' has runs with different levels of {_names(factors)}")
+    cells = set(results.runs[schema.CELL])
+    for cell in (name for name in results.cells.index if name in cells):
+        _require(cell in results.baselines, f"cell '{cell}' has no baseline to be compared with")
+        baseline = results.baselines[cell]
+        _require(
+            baseline in cells, f"baseline '{baseline}' of cell '{cell}' has no run: cells: {', '.join(sorted(cells))}"
+        )
+        _require(
+            results.scales[cell] == results.scales[baseline],
+            f"cell '{cell}' ({results.scales[cell]}) and its baseline '{baseline}' ({results.scales[baseline]}) "
+            "are of different scales",
+        )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AnalysisError(message)
+
+
+def _names(names: Any) -> str:
+    return ", ".join(f"'{name}'" for name in names)

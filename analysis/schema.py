@@ -1,0 +1,179 @@
+"""The schema of results: column names with their units, the trial record, and how both are written and read.
+
+A leaf of the import graph (standard library only): workers import it without loading pandas or scipy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+# What identifies a run.
+STUDY = "study"
+CELL = "cell"
+SEED = "seed"
+SCALE = "scale"
+CONFIG_HASH = "config_hash"
+
+# How it ended.
+STATUS = "status"
+ERROR = "error"
+FINISHED = "finished"
+"""Trained through the last scheduled update."""
+DIVERGED = "diverged"
+"""A loss became NaN or infinite: an outcome, not a gap."""
+FAILED = "failed"
+"""An error ended it; running the study again retries it."""
+STATUSES = (FINISHED, DIVERGED, FAILED)
+
+# What was measured. Losses are nats per token, times wall-clock seconds, sizes bytes.
+STEP = "step"
+"""Optimizer updates made (in curves)."""
+STEPS = "steps"
+"""Optimizer updates made in all (in results)."""
+TOKENS = "tokens"
+"""Training tokens seen."""
+TRAIN_LOSS = "train_loss"
+"""Mean cross-entropy over the updates since the last row."""
+VAL_LOSS = "val_loss"
+"""Mean cross-entropy over the whole validation split."""
+VAL_ACCURACY = "val_accuracy"
+"""Share of validation tokens whose most likely prediction is right, 0 to 1."""
+VAL_PERPLEXITY = "val_perplexity"
+"""exp(val_loss)."""
+LEARNING_RATE = "learning_rate"
+"""In force at the last update, of the optimizer that holds the matrices (Muon, or AdamW alone)."""
+TOKENS_PER_SECOND = "tokens_per_second"
+TRAIN_SECONDS = "train_seconds"
+"""Training alone: without start-up and evaluation."""
+EVALUATION_SECONDS = "evaluation_seconds"
+PEAK_MEMORY_BYTES = "peak_memory_bytes"
+"""Of this trial alone; null where it cannot be told apart from an earlier trial's."""
+PARAMS_TOTAL = "params_total"
+"""Trainable parameters, tied weights counted once."""
+PARAMS_ACTIVE = "params_active"
+"""Parameters that one token meets: of each MoE layer only top_k routed experts (and shared ones)."""
+FLOPS_PER_TOKEN = "flops_per_token"
+"""Training FLOPs (forward and backward) for one token."""
+LOAD_IMBALANCE = "load_imbalance"
+"""Largest over mean expert load, worst layer, since the last row; 1 is perfect, null where there is no MoE."""
+
+CURVE_COLUMNS = (
+    STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_ACCURACY, VAL_PERPLEXITY, LEARNING_RATE, TOKENS_PER_SECOND,
+    TRAIN_SECONDS, EVALUATION_SECONDS, PEAK_MEMORY_BYTES, PARAMS_TOTAL, PARAMS_ACTIVE, FLOPS_PER_TOKEN,
+    LOAD_IMBALANCE,
+)  # fmt: skip
+
+RESULT_COLUMNS_BEFORE_FACTORS = (STUDY, CELL)
+RESULT_COLUMNS_AFTER_FACTORS = (
+    SEED, STATUS, STEPS, TOKENS, VAL_LOSS, VAL_ACCURACY, VAL_PERPLEXITY, TRAIN_LOSS, TRAIN_SECONDS,
+    PEAK_MEMORY_BYTES, PARAMS_TOTAL, PARAMS_ACTIVE, CONFIG_HASH, ERROR,
+)  # fmt: skip
+
+NONDETERMINISTIC_COLUMNS = (TOKENS_PER_SECOND, TRAIN_SECONDS, EVALUATION_SECONDS, PEAK_MEMORY_BYTES)
+"""Columns that may differ between two otherwise identical runs: time, memory, throughput."""
+
+PLAN_FILE = "plan.json"
+RECORDS_FOLDER = "records"
+RESULTS_CSV = "results.csv"
+RESULTS_JSON = "results.json"
+REPORT_MD = "report.md"
+REPORT_HTML = "report.html"
+RANKING_TEX = "ranking.tex"
+
+
+def result_columns(factors: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns of `results.csv` in order, one for each factor between the cell and the seed."""
+    return (*RESULT_COLUMNS_BEFORE_FACTORS, *factors, *RESULT_COLUMNS_AFTER_FACTORS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """All that is kept of one (cell, seed): written once, when it ends, and never changed."""
+
+    study: str
+    cell: str
+    scale: str
+    factors: dict[str, Any]
+    """Level of each declared factor: 0 or 1, or a name."""
+    seed: int
+    config_hash: str
+    """Hash of the full resolved configuration and the seed: the run's address."""
+    status: str
+    """One of STATUSES."""
+    error: str | None = None
+    """One line for a failed or diverged run."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The curve: one mapping of CURVE_COLUMNS a row, by rising step; val_* are null where nothing was evaluated."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The resolved configuration (model, training, data)."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Package versions, hardware, git commit."""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)} but got '{self.status}'")
+
+    def result_row(self) -> dict[str, Any]:
+        """Return this run's row of `results.csv`.
+
+        Losses are the last scheduled update's. A run that ended early has no validation result: those are null.
+        """
+        last = self.rows[-1] if self.rows else {}
+        row: dict[str, Any] = {STUDY: self.study, CELL: self.cell, **self.factors, SEED: self.seed}
+        row |= {name: last.get(name) for name in RESULT_COLUMNS_AFTER_FACTORS[1:]}
+        if self.status != FINISHED:
+            row |= dict.fromkeys((VAL_LOSS, VAL_ACCURACY, VAL_PERPLEXITY))
+        row |= {
+            STATUS: self.status,
+            STEPS: last.get(STEP, 0),
+            TOKENS: last.get(TOKENS, 0),
+            CONFIG_HASH: self.config_hash,
+            ERROR: self.error,
+        }
+        return row
+
+    def write(self, folder: Path) -> Path:
+        """Write the record into `folder` atomically (write, fsync, rename) and return its path."""
+        path = folder / f"{self.config_hash}.json"
+        write_json(path, dataclasses.asdict(self))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> TrialRecord:
+        """Read a record; a file that is not one raises ValueError with the path."""
+        try:
+            data = json.loads(path.read_text())
+            return cls(**data)
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{path} is not a trial record: {error}") from error
+
+
+def read_records(folder: Path) -> list[TrialRecord]:
+    """Read all records of a study's folder, ordered by file name."""
+    return [TrialRecord.read(path) for path in sorted((folder / RECORDS_FOLDER).glob("*.json"))]
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one, even across a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        json.dump(data, file, indent=1, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

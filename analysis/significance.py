@@ -1,0 +1,147 @@
+"""Tests and intervals for paired differences: t, Holm, exact sign flips, and what n can detect.
+
+All functions take and return arrays with one entry a comparison; where a number does not exist (n too small, zero
+variance) the entry is NaN, never an infinite or a zero p.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from scipy.optimize import elementwise
+from statsmodels.stats.multitest import multipletests
+
+LEVEL = 0.95
+"""Of every interval."""
+ALPHA = 0.05
+"""Family-wise, two-sided."""
+POWER = 0.8
+"""At which the detectable difference is stated."""
+SIGN_FLIP_LIMIT = 30
+"""Most pairs for which sign flips are enumerated; beyond, the t test needs no companion."""
+
+Array = NDArray[np.float64]
+
+
+def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
+    """Return both ends of the 95 % t interval of a mean, mean -+ t(n - 1) sd / sqrt(n).
+
+    NaN where n < 2, or where the sd is 0 or unknown: an interval of no width would claim certainty.
+    """
+    mean, sd, n = (np.asarray(x, dtype=float) for x in (mean, sd, n))
+    exists = (n >= 2) & (sd > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        half = np.where(exists, stats.t.ppf((1 + LEVEL) / 2, n - 1) * sd / np.sqrt(n), np.nan)
+    return mean - half, mean + half
+
+
+def t_test(mean: ArrayLike, sd: ArrayLike, n: ArrayLike) -> Array:
+    """Return the two-sided p of the one-sample t test that the mean is 0 (of differences: the paired t test).
+
+    NaN where n < 2 or the sd is 0.
+    """
+    mean, sd, n = (np.asarray(x, dtype=float) for x in (mean, sd, n))
+    exists = (n >= 2) & (sd > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(exists, 2 * stats.t.sf(np.abs(mean) / sd * np.sqrt(n), n - 1), np.nan)
+
+
+def holm(p: ArrayLike) -> Array:
+    """Return p values corrected by Holm's step-down method (Holm 1979) over the family of all that are not NaN."""
+    p = np.asarray(p, dtype=float)
+    corrected = np.full(p.shape, np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        corrected[tested] = multipletests(p[tested], alpha=ALPHA, method="holm")[1]
+    return corrected
+
+
+def sign_flip(differences: ArrayLike) -> float:
+    """Return the exact two-sided p of the mean when every paired difference may change its sign (Fisher 1935).
+
+    It assumes that differences are symmetric around 0 under the null, nothing else; its smallest value is 2 / 2^n.
+    The 2^n sums are counted as pairs of half sums (2 x 2^(n/2) of them), so that n = 30 takes milliseconds.
+
+    Args:
+        differences: shape (n,), finite.
+
+    Returns:
+        p, or NaN for n = 0, for differences that are all zero and for n above SIGN_FLIP_LIMIT.
+    """
+    d = np.abs(np.asarray(differences, dtype=float))
+    if not 0 < d.size <= SIGN_FLIP_LIMIT or not d.any():
+        return float("nan")
+    # Sums that are equal on paper may differ by rounding; they count as at least as extreme.
+    threshold = abs(float(np.sum(differences))) - 1e-12 * d.sum()
+    left, right = (np.sort(_signed_sums(half)) for half in (d[: d.size // 2], d[d.size // 2 :]))
+    # The distribution is symmetric: count the upper tail twice (both tails together are all sums for threshold <= 0).
+    upper = int(np.sum(right.size - np.searchsorted(right, threshold - left, side="left")))
+    return min(1.0, 2 * upper / 2.0**d.size)
+
+
+def _signed_sums(values: Array) -> Array:
+    """Return all 2^n sums of the values with either sign; shape (2^n,)."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate((sums - value, sums + value))
+    return sums
+
+
+def sign_flip_floor(n: ArrayLike) -> Array:
+    """Return the smallest p that the sign-flip test can give, 2 / 2^n; NaN for n = 0."""
+    n = np.asarray(n, dtype=float)
+    return np.where(n > 0, 2.0 ** (1 - n), np.nan)
+
+
+def detectable_effect(n: ArrayLike, family: int) -> Array:
+    """Return the smallest true |mean| / sd that the two-sided t test finds with 80 % power.
+
+    The level is 5 % / family, that of Holm's first step: what is promised even if nothing else in the family is
+    there. From the noncentral t distribution; the other tail's share of the power, below 1e-6, is left out.
+    (statsmodels' TTestPower.solve_power returns wrong roots at n = 3 and such levels.)
+
+    Args:
+        n: pairs, one a comparison.
+        family: number of comparisons, 1 or more.
+
+    Returns:
+        Shape of n; NaN where n < 2.
+    """
+    n = np.asarray(n, dtype=float)
+    values, inverse = np.unique(n, return_inverse=True)
+    effects = np.full(values.shape, np.nan)
+    exists = values >= 2
+    df = values[exists] - 1
+    critical = stats.t.isf(ALPHA / family / 2, df)
+    effects[exists] = noncentrality(critical, df, 1 - POWER) / np.sqrt(values[exists])
+    return effects[inverse].reshape(n.shape)
+
+
+def noncentrality(t: ArrayLike, df: ArrayLike, probability: float) -> Array:
+    """Return the noncentrality nc at which P(T <= t) = probability, T noncentral t with df degrees of freedom.
+
+    scipy's own inverse (special.nctdtrinc) is good to 1e-4 at t = 1000 and does not return for larger ones. With
+    V = sqrt(chi2 / df), the solution is the (1 - probability) quantile of t V - Z; that gives a bracket and, for
+    |t| > 1000, where Z no longer counts, the solution itself (to 1e-5 of it). NaN where t is.
+    """
+    t, df = np.broadcast_arrays(np.asarray(t, dtype=float), np.asarray(df, dtype=float))
+    quantile = np.where(t >= 0, 1 - probability, probability)  # of |t| V - Z, by symmetry
+    size = np.abs(t)
+
+    def chi(q: Array) -> Array:
+        return np.asarray(np.sqrt(stats.chi2.ppf(q, df) / df))
+
+    margin = np.minimum(quantile, 1 - quantile) / 5
+    # The ends leave one fifth of the tail to V and give Z eight standard deviations.
+    low, high = size * chi(quantile - margin) - 8, size * chi(quantile + margin) + 8
+    small = size <= 1000
+    root = np.asarray(size * chi(quantile))
+    if small.any():
+        found = elementwise.find_root(
+            lambda nc, t, df, q: stats.nct.cdf(t, df, nc) - (1 - q),
+            (low[small], high[small]),
+            args=(size[small], df[small], quantile[small]),
+        )
+        root[small] = found.x
+    return np.where(t >= 0, root, -root)

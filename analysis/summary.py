@@ -1,0 +1,151 @@
+"""All numbers of a report in one place: `analyse(results)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import comparisons as pairs
+from analysis import schema
+from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
+from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
+from analysis.ranking import RANKING_COLUMNS, rank_cells
+from analysis.results import Results
+from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The numbers of a report. Every table is empty (with its columns) where it does not apply.
+
+    The columns and what they hold are `COLUMNS[table]`, in order; a number that does not exist is null.
+    """
+
+    ranking: pd.DataFrame
+    """Rows in order of rank within each scale; cells without a rank last."""
+    comparisons: pd.DataFrame
+    """One row a cell that is not a baseline, in the ranking's order."""
+    negative_control: pd.DataFrame
+    """One row a cell with the control factor on."""
+    contributions: pd.DataFrame
+    """One at a time: cells with exactly one factor on, against their baseline."""
+    main_effects: pd.DataFrame
+    """Factor-level contrasts over the complete grid, where the design allows them."""
+    efficiency: pd.DataFrame
+    """Rows in the ranking's order."""
+    notes: tuple[str, ...]
+    """Warnings in words. Those of loading (`Results.notes`) and of the plan are not repeated here."""
+
+
+COLUMNS: dict[str, dict[str, str]] = {
+    "ranking": RANKING_COLUMNS,
+    "comparisons": pairs.COMPARISON_COLUMNS,
+    "negative_control": pairs.CONTROL_COLUMNS,
+    "contributions": pairs.CONTRIBUTION_COLUMNS,
+    "main_effects": MAIN_EFFECT_COLUMNS,
+    "efficiency": EFFICIENCY_COLUMNS,
+}
+"""Table -> column -> what it holds, in the tables' order; fit for a table's header."""
+
+
+def analyse(results: Results) -> Analysis:
+    """Compute all numbers of the report; those of 10,000 runs take a few seconds.
+
+    Raises:
+        AnalysisError: never here: `Results` refuses what cannot be analysed when it is made.
+    """
+    ranking = rank_cells(results)
+    order = list(ranking["cell"])
+    control = pairs.negative_control(results)
+    comparisons = pairs.compare(results, order, control)
+    effects, effect_notes = main_effects(results)
+    notes = (
+        *_run_notes(ranking),
+        *_tie_notes(ranking),
+        *pairs.left_out(results, comparisons),
+        *_power_notes(comparisons),
+        *_identity_notes(results, comparisons),
+        *_control_notes(control),
+        *effect_notes,
+    )
+    return Analysis(
+        ranking=ranking,
+        comparisons=comparisons,
+        negative_control=control,
+        contributions=pairs.contributions(results, comparisons),
+        main_effects=effects,
+        efficiency=efficiency(results, order),
+        notes=notes,
+    )
+
+
+def _run_notes(ranking: pd.DataFrame) -> list[str]:
+    """Say which runs are not in the means, and where n is 1 or differs."""
+    notes = []
+    meanings = {
+        schema.DIVERGED: "diverged: an outcome, so these cells have no rank and no test; their means are of survivors",
+        schema.FAILED: "failed and are in no number",
+        "missing": "are planned but have no record",
+    }
+    for column, meaning in meanings.items():
+        affected = ranking[ranking[column] > 0]
+        if len(affected):
+            cells = ", ".join(
+                f"{cell} ({count})" for cell, count in zip(affected["cell"], affected[column], strict=True)
+            )
+            notes.append(f"{affected[column].sum()} runs {meaning}: {cells}")
+    if (ranking["n"] == 1).all():
+        notes.append("n = 1: no interval, no effect size and no test exists; more seeds are needed to compare anything")
+    elif ranking["n"].nunique() > 1:
+        notes.append(f"cells have between {ranking['n'].min()} and {ranking['n'].max()} finished seeds")
+    return notes
+
+
+def _tie_notes(ranking: pd.DataFrame) -> list[str]:
+    """Name the cells that share a rank."""
+    ranked = ranking[ranking["rank"].notna()].groupby(["scale", "rank"], sort=False)["cell"]
+    ties = [" = ".join(cells) for _, cells in ranked if len(cells) > 1]
+    return [f"ties: these have exactly the same mean and share a rank: {'; '.join(ties)}"] if ties else []
+
+
+def _power_notes(comparisons: pd.DataFrame) -> list[str]:
+    """Say for the smallest n that is tested what its tests cannot do."""
+    tested = comparisons[comparisons["p"].notna()]
+    if tested.empty:
+        return []
+    n, family = int(tested["n"].min()), len(tested)
+    effect = float(detectable_effect([n], family)[0])
+    notes = [
+        f"n = {n}, Holm over {family} comparisons: 80 % power needs a true difference of {effect:.1f} sd of the paired "
+        "differences; what is smaller is rarely resolved, and 'not resolved' does not mean 'no difference'",
+        "the 95 % intervals are of one comparison each, the verdicts of the whole family: an interval may leave out 0 "
+        "where the verdict is 'not resolved'",
+    ]
+    floor = float(sign_flip_floor(n))
+    if floor * family > ALPHA:
+        notes.append(
+            f"n = {n}: exact sign flips cannot reject at this n (smallest p {floor:.3g}, times {family} comparisons "
+            f"{floor * family:.3g}); the t test rests on normal differences"
+        )
+    return notes
+
+
+def _identity_notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
+    """Warn of cells whose losses equal their baseline's in every seed although more than the control factor differs."""
+    control = (results.plan.get("negative_control") or {}).get("factor")
+    identical = comparisons[comparisons["verdict"].str.startswith("identical")]
+    notes = []
+    for cell, baseline in zip(identical["cell"], identical["baseline"], strict=True):
+        changed = pairs.changed_factors(results, cell, baseline)
+        if changed != [control]:
+            what = ", ".join(changed) or "name alone"
+            notes.append(f"WARNING: {cell} equals {baseline} in every seed though they differ in {what}: one model?")
+    return notes
+
+
+def _control_notes(control: pd.DataFrame) -> list[str]:
+    """Repeat the alarms of the negative control."""
+    alarms = control[control["verdict"].str.startswith("ALARM").astype(bool)]
+    columns = (alarms["cell"], alarms["partner"], alarms["verdict"])
+    return [f"negative control, {cell} against {partner}: {line}" for cell, partner, line in zip(*columns, strict=True)]

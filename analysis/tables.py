@@ -1,0 +1,174 @@
+"""The report's tables as text, made once: report.md, report.html and ranking.tex lay the same cells out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import text
+from analysis.results import Results
+from analysis.runs import records
+from analysis.schema import CELL, ERROR, FINISHED, SEED, STATUS, STEPS
+from analysis.summary import COLUMNS, Analysis
+
+LOST = ("diverged", "failed", "missing")
+"""Counts that are worth a column only where one of them is not 0."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be laid out."""
+
+    name: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: tuple[bool, ...]
+    """For each column, whether it holds words (left) rather than numbers (right)."""
+    meaning: tuple[tuple[str, str], ...] = ()
+    """Header -> what the column holds, where it needs saying."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    header: str
+    source: str
+    """Column of the analysis' table whose documentation is this column's."""
+    show: Callable[[Any], str]
+    words: bool = False
+
+
+def _word(source: str, header: str | None = None) -> _Column:
+    return _Column(header or source, source, lambda row: str(row[source]), words=True)
+
+
+def _count(source: str, header: str | None = None) -> _Column:
+    return _Column(header or source, source, lambda row: text.whole(row[source]))
+
+
+def _estimate(source: str, header: str, decimals: int, low: str, high: str, sign: bool = True) -> _Column:
+    return _Column(
+        header, source, lambda row: text.estimate(row[source], row[low], row[high], decimals=decimals, sign=sign)
+    )
+
+
+def _signed(source: str, header: str, decimals: int) -> _Column:
+    return _estimate(source, header, decimals, f"{source}_low", f"{source}_high")
+
+
+def _p(source: str, header: str) -> _Column:
+    return _Column(header, source, lambda row: text.probability(row[source]))
+
+
+def _score(source: str, header: str, formula: str) -> _Column:
+    return _Column(f"{header} = {formula}", source, lambda row: text.significant(row[source]))
+
+
+def _ranking(results: Results) -> list[_Column]:
+    return [
+        _count("rank"),
+        _word("cell"),
+        _count("n"),
+        _estimate("mean", f"{results.metric} [95 %]", 4, "ci_low", "ci_high", sign=False),
+        _Column("sd", "sd", lambda row: text.number(row["sd"])),
+        _Column("accuracy", "val_accuracy", lambda row: text.number(row["val_accuracy"])),
+        _count("params_total", "parameters"),
+        _count("diverged"),
+        _count("failed"),
+        _count("missing"),
+    ]
+
+
+COMPARISONS = [
+    _word("cell"),
+    _word("verdict"),
+    _count("n"),
+    _signed("difference", "difference [95 %]", 4),
+    _signed("percent", "% of perplexity [95 %]", 2),
+    _Column("Cohen's d", "cohens_d", lambda row: text.number(row["cohens_d"], 2, sign=True)),
+    _signed("hedges_g", "Hedges' g [95 %]", 2),
+    _p("p", "p"),
+    _p("p_holm", "Holm p"),
+    _count("family"),
+]
+CONTROL = [
+    _word("cell"),
+    _word("partner"),
+    _count("n"),
+    _Column("largest difference", "largest", lambda row: text.tiny(row["largest"])),
+    _Column("tolerance", "tolerance", lambda row: text.tiny(row["tolerance"])),
+    _word("verdict"),
+]
+CONTRIBUTIONS = [
+    _word("factor", "component"),
+    _word("cell"),
+    _count("n"),
+    _signed("difference", "difference [95 %]", 4),
+    _signed("percent", "% of perplexity [95 %]", 2),
+    _Column("accuracy", "accuracy_change", lambda row: text.number(row["accuracy_change"], sign=True)),
+    _word("verdict"),
+]
+MAIN_EFFECTS = [
+    _word("effect"),
+    _word("kind"),
+    _word("verdict"),
+    _count("n"),
+    _signed("difference", "difference [95 %]", 4),
+    _signed("percent", "% of perplexity [95 %]", 2),
+    _p("p", "p"),
+    _p("p_holm", "Holm p"),
+    _count("family"),
+]
+EFFICIENCY = [
+    _word("cell"),
+    _count("n"),
+    _score("score", "score", COLUMNS["efficiency"]["score"]),
+    _score("loss_per_million_parameters", "per size", COLUMNS["efficiency"]["loss_per_million_parameters"]),
+    _score("loss_per_minute", "per time", COLUMNS["efficiency"]["loss_per_minute"]),
+    _score("loss_per_gb", "per memory", COLUMNS["efficiency"]["loss_per_gb"]),
+]
+
+
+def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
+    """Return the tables that have rows, by their name in `summary.COLUMNS`, and `ended_early` (diverged, failed)."""
+    layouts = {
+        "ranking": _ranking(results),
+        "comparisons": COMPARISONS,
+        "negative_control": CONTROL,
+        "contributions": CONTRIBUTIONS,
+        "main_effects": MAIN_EFFECTS,
+        "efficiency": EFFICIENCY,
+    }
+    made = {
+        name: _table(name, getattr(analysis, name), layout)
+        for name, layout in layouts.items()
+        if len(getattr(analysis, name))
+    }
+    early = results.runs[results.runs[STATUS] != FINISHED]
+    if len(early):
+        columns = [_word(CELL), _count(SEED), _word(STATUS), _count(STEPS, "updates"), _word(ERROR, "what happened")]
+        made["ended_early"] = _table("ended_early", early.fillna({ERROR: text.NOTHING}), columns)
+    return made
+
+
+def _table(name: str, data: pd.DataFrame, layout: list[_Column]) -> Table:
+    if "scale" in data and (data["scale"].astype(str) != "").any() and name != "ended_early":
+        layout = [_word("scale"), *layout]
+    rows = tuple(tuple(column.show(row) for column in layout) for row in records(data))
+    meaning = COLUMNS.get(name, {})
+    # Columns that say nothing: without a figure (peak memory where it cannot be measured), or nothing diverged.
+    silent = [{text.NOTHING, "0"} if column.source in LOST else {text.NOTHING} for column in layout]
+    kept = [i for i in range(len(layout)) if any(row[i] not in silent[i] for row in rows)]
+    return Table(
+        name=name,
+        headers=tuple(layout[i].header for i in kept),
+        rows=tuple(tuple(row[i] for i in kept) for row in rows),
+        words=tuple(layout[i].words for i in kept),
+        meaning=tuple(
+            (layout[i].header, meaning[layout[i].source])
+            for i in kept
+            if layout[i].source in meaning and meaning[layout[i].source] not in layout[i].header
+        ),
+    )

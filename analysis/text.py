@@ -1,0 +1,60 @@
+"""How a number looks, everywhere: report.md, report.html, ranking.tex and the figures call these functions."""
+
+from __future__ import annotations
+
+import math
+
+MINUS, NOTHING = "\u2212", "\u2013"
+
+
+def number(value: float | None, decimals: int = 4, sign: bool = False) -> str:
+    """Return the value with fixed decimals; an en dash for null. `sign` writes the plus sign too."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None, decimals: int = 4, sign: bool = False) -> str:
+    """Return `[low, high]`; an empty text where there is no interval."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{number(low, decimals, sign)}, {number(high, decimals, sign)}]"
+
+
+def estimate(value: float | None, low: float | None, high: float | None, decimals: int = 4, sign: bool = False) -> str:
+    """Return `value [low, high]`."""
+    return f"{number(value, decimals, sign)} {interval(low, high, decimals, sign)}".rstrip()
+
+
+def significant(value: float | None, digits: int = 4) -> str:
+    """Return the value with so many significant digits, zeros at the end included."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{value:#.{digits}g}".rstrip(".").replace("-", MINUS)
+
+
+def whole(value: float | None) -> str:
+    """Return a count with thousands separated."""
+    return NOTHING if value is None or not math.isfinite(value) else f"{round(value):,}"
+
+
+def probability(p: float | None) -> str:
+    """Return a p-value; below 0.0001 only that it is."""
+    if p is None or not math.isfinite(p):
+        return NOTHING
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def listing(items: list[str]) -> str:
+    """Return `a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def tiny(value: float | None) -> str:
+    """Return a figure that may be of the size of rounding errors: two digits, in powers of ten where it is small."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{value:.2g}".replace("-", MINUS)

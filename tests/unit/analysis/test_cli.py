@@ -1,0 +1,62 @@
+"""`python -m analysis`: one line for a user's error, no traceback unless asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis.__main__ import main
+from tests.fakes import make_study
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.csv"
+    path.write_text("variant,seed,nll\nold,0,2.0\nold,1,2.1\nold,2,2.3\nnew,0,1.9\nnew,1,2.0\nnew,2,2.1\n")
+    return path
+
+
+def test_report_of_a_folder_lies_in_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=2)
+    assert main(["report", str(folder)]) == 0
+    assert (folder / "report.html").exists()
+    assert str(folder / "report.html") in capsys.readouterr().out
+
+
+def test_report_of_a_csv_takes_its_options(table: Path, tmp_path: Path) -> None:
+    arguments = ["report", str(table), "--baseline", "old", "--metric", "nll", "--output", str(tmp_path / "there")]
+    assert main(arguments) == 0
+    assert "Clearly worse than old" in (tmp_path / "there" / "report.md").read_text()
+    assert main(arguments[:-2]) == 0
+    assert (tmp_path / "report-mine" / "report.html").exists()
+
+
+def test_study_chooses_among_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "both.csv"
+    path.write_text("study,cell,seed,val_loss\na,baseline,0,1\nb,baseline,0,2\n")
+    assert main(["report", str(path), "--output", str(tmp_path / "out")]) == 1
+    assert "choose one with --study: a, b" in capsys.readouterr().err
+    assert main(["report", str(path), "--output", str(tmp_path / "out"), "--study", "b"]) == 0
+
+
+def test_an_error_is_one_line(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(table)]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == f"error: {table}: column 'val_loss' is missing: it has variant, seed, nll\n"
+    assert sorted(path.name for path in table.parent.iterdir()) == ["mine.csv"]
+
+
+def test_debug_shows_where_it_came_from(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(table), "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_unknown_subcommand_names_those_there_are() -> None:
+    done = subprocess.run([sys.executable, "-m", "analysis", "rapport"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "report" in done.stdout + done.stderr

@@ -1,0 +1,338 @@
+"""Results from a folder, a CSV and an MLflow store: the same table, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis import load_mlflow
+from analysis.errors import AnalysisError
+from analysis.load import load_results
+from analysis.report import results_csv
+from analysis.runs import runs_table
+from analysis.schema import CURVE_COLUMNS, RECORDS_FOLDER, TrialRecord, read_records, result_columns
+from tests.fakes import FACTORS, GRID, make_study
+
+CELLS = ("baseline", "rmsnorm", "mlp", "moe")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return make_study(tmp_path / "grid", cells=CELLS, seeds=3, diverged=[("moe", 1)], failed=[("mlp", 2)])
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+# --- a study's folder ---
+
+
+def test_a_folder_gives_every_run_in_plan_order(study: Path) -> None:
+    results = load_results(study)
+    assert results.study == "grid"
+    assert results.factors == FACTORS
+    assert tuple(results.runs.columns) == result_columns(FACTORS)
+    assert list(zip(results.runs["cell"], results.runs["seed"], strict=True)) == [
+        (c, s) for c in CELLS for s in range(3)
+    ]
+    assert results.baselines == dict.fromkeys(CELLS, "baseline")
+    assert results.notes == ()
+    record = next(r for r in read_records(study) if r.cell == "rmsnorm" and r.seed == 2)
+    row = results.runs.query("cell == 'rmsnorm' and seed == 2").iloc[0]
+    assert row["val_loss"] == record.rows[-1]["val_loss"]
+    assert row["steps"] == 300
+    assert row["config_hash"] == record.config_hash
+
+
+def test_runs_that_did_not_finish_have_no_validation_result(study: Path) -> None:
+    runs = load_results(study).runs.set_index(["cell", "seed"])
+    assert runs.loc[("moe", 1), "status"] == "diverged"
+    assert runs.loc[("mlp", 2), "status"] == "failed"
+    for run in (("moe", 1), ("mlp", 2)):
+        assert math.isnan(runs.loc[run, "val_loss"])
+        assert runs.loc[run, "error"]
+    assert runs.loc[("mlp", 2), "steps"] == 0
+    assert runs["error"].notna().sum() == 2
+
+
+def test_a_folder_gives_the_curves(study: Path) -> None:
+    curves = load_results(study).curves
+    assert tuple(curves.columns) == ("cell", "seed", *CURVE_COLUMNS)
+    one = curves.query("cell == 'baseline' and seed == 0")
+    assert list(one["step"]) == list(range(25, 301, 25))
+    assert one["val_loss"].notna().sum() == 6
+    assert len(curves.query("cell == 'moe' and seed == 1")) == 6
+
+
+def test_the_plan_says_where_the_runs_were_made(study: Path) -> None:
+    path = next((study / RECORDS_FOLDER).glob("*.json"))
+    data = json.loads(path.read_text())
+    data["environment"]["hardware"] = "one GPU"
+    path.write_text(json.dumps(data))
+    environment = load_results(study).plan["environment"]
+    assert environment["git_commit"] == "0123abc"
+    assert set(environment["hardware"].split("; ")) == {"one GPU", "2 cores of Intel Xeon, 8 GiB memory"}
+
+
+def test_several_scales_compare_within_a_scale(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "grid", cells=CELLS, seeds=2, scales=("cpu", "large"))
+    results = load_results(folder)
+    assert results.factors == (*FACTORS, "scale")
+    assert results.baselines["moe@large"] == "baseline@large"
+    assert load_results(folder, baseline="moe").baselines["mlp@cpu"] == "moe@cpu"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"study": "grid"}', '{"surprise": 1}'])
+def test_a_corrupt_record_is_named(study: Path, text: str) -> None:
+    path = write(study / RECORDS_FOLDER / "0000.json", text)
+    with pytest.raises(AnalysisError, match=f"{path} is not a trial record"):
+        load_results(study)
+
+
+def test_a_record_that_the_plan_does_not_have_is_refused(study: Path) -> None:
+    record = read_records(study)[0]
+    TrialRecord(**{**vars(record), "config_hash": "0000"}).write(study / RECORDS_FOLDER)
+    with pytest.raises(
+        AnalysisError, match=rf"0000\.json \(cell '{record.cell}', seed {record.seed}\) is not a run of"
+    ):
+        load_results(study)
+
+
+def test_a_folder_without_a_plan_or_records_is_refused(tmp_path: Path, study: Path) -> None:
+    with pytest.raises(AnalysisError, match=r"it has no plan\.json"):
+        load_results(tmp_path)
+    (study / "plan.json").write_text("{}")
+    with pytest.raises(AnalysisError, match="it has no study, factors, cells, seeds"):
+        load_results(study)
+    empty = make_study(tmp_path / "empty", seeds=0)
+    with pytest.raises(AnalysisError, match="has no records"):
+        load_results(empty)
+
+
+def test_a_source_that_is_not_there_is_refused() -> None:
+    with pytest.raises(AnalysisError, match="there is no 'nowhere': a source is"):
+        load_results("nowhere")
+
+
+# --- CSV ---
+
+
+@pytest.mark.parametrize("scales", [("cpu",), ("cpu", "large")])
+def test_results_csv_reads_back_as_the_same_runs(tmp_path: Path, scales: tuple[str, ...]) -> None:
+    failures = {"diverged": [("moe", 1)], "failed": [("mlp", 0)]}
+    results = load_results(make_study(tmp_path / "grid", cells=CELLS, seeds=2, scales=scales, **failures))
+    again = load_results(write(tmp_path / "other.csv", results_csv(results.runs)))
+    pd.testing.assert_frame_equal(again.runs, results.runs)
+    assert (again.study, again.factors, again.baselines) == (results.study, results.factors, results.baselines)
+    assert again.notes == ()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    loss=st.floats(min_value=1e-300, max_value=1e300),
+    tokens=st.integers(0, 2**50),
+    level=st.text("ab1.,\" '", min_size=1),
+)
+def test_csv_keeps_numbers_exactly(
+    tmp_path_factory: pytest.TempPathFactory, loss: float, tokens: int, level: str
+) -> None:
+    row = {"study": "s", "cell": "baseline", "kind": level.strip() or "x", "seed": 0, "status": "finished"}
+    runs = runs_table([{**row, "val_loss": loss, "tokens": tokens}], ("kind",), ())
+    path = tmp_path_factory.mktemp("csv") / "results.csv"
+    path.write_text(results_csv(runs))
+    pd.testing.assert_frame_equal(load_results(path).runs, runs)
+
+
+def test_anyones_csv_needs_three_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.csv", "variant,seed,val_loss,note\nbaseline,0,2.0,a\nnew,0,1.5,b\n")
+    results = load_results(path)
+    assert results.study == "mine"
+    assert list(results.runs["val_loss"]) == [2.0, 1.5]
+    assert list(results.runs["status"]) == ["finished", "finished"]
+    assert results.runs["params_total"].isna().all()
+    assert results.factors == ()
+    assert results.curves.empty
+    assert results.notes == ("columns of mine.csv that were not used: note",)
+
+
+def test_columns_between_cell_and_seed_are_factors(tmp_path: Path) -> None:
+    text = "cell,depth,norm,time,seed,val_loss\nbaseline,2,a,9,0,2\nbaseline,2,a,8,1,2\nnew,4,b,7,0,2\n"
+    results = load_results(write(tmp_path / "mine.csv", text))
+    assert results.factors == ("depth", "norm")
+    assert list(results.runs["depth"]) == [2, 2, 4]
+    assert "column 'time' is no factor: it varies within cell 'baseline'" in results.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cell,seed,loss\nbaseline,0,1\n", "column 'val_loss' is missing: it has cell, seed, loss"),
+        ("name,seed,val_loss\nbaseline,0,1\n", r"column 'cell \(or variant\)' is missing: it has name, seed, val_loss"),
+        ("cell,seed,val_loss\nbaseline,0,low\n", "line 2: val_loss must be a number but got 'low'"),
+        ("cell,seed,val_loss\nbaseline,0,1\nx,first,1\n", "line 3: seed must be a number but got 'first'"),
+        ("cell,seed,val_loss\nbaseline,1.5,1\n", "line 2: seed must be a whole number but got '1.5'"),
+        ("cell,seed,val_loss\nbaseline,inf,1\n", "line 2: seed must be a whole number but got 'inf'"),
+        ("cell,seed,val_loss\n,0,1\n", "line 2: cell is empty"),
+        ("cell,seed,val_loss\nbaseline,0\n", "line 2: 2 values for 3 columns"),
+        ("cell,seed,val_loss,val_loss\nbaseline,0,1,1\n", "column 'val_loss' is there twice"),
+        ("cell,seed,val_loss,status\nbaseline,0,1,ok\n", "line 2: status must be one of .* but got 'ok'"),
+        ("cell,seed,val_loss\n", "has no rows"),
+        ("", "has no rows"),
+        ("cell,seed,val_loss\nbaselin,0,1\n", "unknown baseline 'baseline': did you mean 'baselin'?"),
+        ("cell,seed,val_loss\nbaseline,0,1\nbaseline,0,2\n", "cell 'baseline', seed 0"),
+        ("study,cell,seed,val_loss\na,baseline,0,1\nb,baseline,0,1\n", "2 studies, choose one with --study: a, b"),
+    ],
+)
+def test_a_bad_csv_gets_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(AnalysisError, match=message) as caught:
+        load_results(write(tmp_path / "mine.csv", text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes(b"cell,seed,val_loss\n\xff\xfe\x00,1,2\n")
+    with pytest.raises(AnalysisError, match="cannot be read as CSV"):
+        load_results(path)
+
+
+def test_rows_without_a_loss_are_counted_not_dropped(tmp_path: Path) -> None:
+    text = "cell,seed,val_loss\nbaseline,0,1\nbaseline,1,nan\nnew,0,inf\nnew,1,\nnew,2,2\n"
+    results = load_results(write(tmp_path / "mine.csv", text))
+    assert list(results.runs["status"]) == ["finished", "diverged", "diverged", "failed", "finished"]
+    assert results.notes == (
+        "rows with NaN or infinite val_loss, counted as diverged: 2",
+        "rows with no val_loss, counted as failed: 1",
+    )
+
+
+def test_one_of_several_studies(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.csv", "study,cell,seed,val_loss\na,baseline,0,1\nb,baseline,0,2\n")
+    assert list(load_results(path, study="b").runs["val_loss"]) == [2.0]
+    with pytest.raises(AnalysisError, match="unknown study 'c'"):
+        load_results(path, study="c")
+
+
+def test_a_metric_may_be_any_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.csv", "cell,seed,nll,val_accuracy\nold,0,2.0,0.5\nnew,0,1.0,0.75\n")
+    results = load_results(path, baseline="old", metric="nll")
+    assert (results.metric, results.direction) == ("val_loss", "min")
+    assert list(results.runs["val_loss"]) == [2.0, 1.0]
+    assert "val_loss is the column 'nll' of mine.csv, taken as nats per token" in results.notes
+    results = load_results(path, baseline="old", metric="val_accuracy")
+    assert (results.metric, results.direction) == ("val_accuracy", "max")
+    assert list(results.runs["val_accuracy"]) == [0.5, 0.75]
+    with pytest.raises(AnalysisError, match="column 'bleu' is missing"):
+        load_results(path, baseline="old", metric="bleu")
+
+
+def test_a_study_has_only_its_own_metrics(study: Path) -> None:
+    assert load_results(study, metric="val_accuracy").direction == "max"
+    with pytest.raises(AnalysisError, match="unknown metric 'nll'"):
+        load_results(study, metric="nll")
+
+
+# --- MLflow ---
+
+
+def copy_to_mlflow(folder: Path, uri: str, open_runs: int = 0) -> None:
+    """Write a study's folder into a store in the form that sweeps.engine.tracking gives it."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, RunTag
+
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name("exp6_grid")
+    artifacts = (folder.parent / "artifacts").as_uri()
+    experiment = found.experiment_id if found else client.create_experiment("exp6_grid", artifacts)
+    parent = client.create_run(experiment, tags={"ablatune.study": folder.name, "ablatune.kind": "study"}).info.run_id
+    client.log_artifact(parent, str(folder / "plan.json"))
+    for place, record in enumerate(read_records(folder)):
+        tags = {
+            "mlflow.parentRunId": parent,
+            "ablatune.study": folder.name,
+            "ablatune.cell": record.cell,
+            "ablatune.scale": record.scale,
+            "ablatune.factors": json.dumps(record.factors),
+            "ablatune.factor.moe": str(record.factors["moe"]),
+            "ablatune.seed": str(record.seed),
+            "ablatune.config_hash": record.config_hash,
+            **{f"ablatune.{name}": value for name, value in record.environment.items()},
+        }
+        if place >= open_runs:
+            tags |= {"ablatune.status": record.status} | ({"ablatune.error": record.error} if record.error else {})
+        run = client.create_run(experiment).info.run_id
+        metrics = [Metric(k, float(v), 0, row["step"]) for row in record.rows for k, v in row.items() if v is not None]
+        client.log_batch(run, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items()])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A store with one study, and the study's folder."""
+    root = tmp_path_factory.mktemp("mlflow")
+    folder = make_study(root / "grid", cells=CELLS, seeds=2, diverged=[("moe", 1)], failed=[("mlp", 0)])
+    uri = f"sqlite:///{root}/mlflow.db"
+    copy_to_mlflow(folder, uri)
+    return uri, folder
+
+
+def test_mlflow_gives_the_same_results_as_the_folder(store: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_mlflow, "PAGE", 3)
+    uri, folder = store
+    there, here = load_results(uri), load_results(folder)
+    pd.testing.assert_frame_equal(there.runs, here.runs)
+    assert (there.study, there.factors, there.baselines) == (here.study, here.factors, here.baselines)
+    assert there.plan == here.plan
+    assert there.notes == ()
+    columns = ["cell", "seed", "step", *load_mlflow.CURVES]
+    evaluated = [frame.curves.dropna(subset=["val_loss"])[columns] for frame in (there, here)]
+    sort = [frame.sort_values(["cell", "seed", "step"], ignore_index=True) for frame in evaluated]
+    pd.testing.assert_frame_equal(*sort)
+
+
+def test_no_curves_are_fetched_for_very_many_runs(store: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_mlflow, "MOST_CURVES", 7)
+    results = load_results(store[0])
+    assert results.curves.empty
+    assert len(results.runs) == 8
+    assert results.notes == ("no curves: 8 runs are more than the 7 whose history is fetched",)
+
+
+def test_mlflow_with_several_studies_asks_which(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for name in ("first", "second"):
+        copy_to_mlflow(make_study(tmp_path / name, cells=("baseline",), seeds=2), uri, open_runs=int(name == "second"))
+    with pytest.raises(AnalysisError, match="has 2 studies, choose one with --study: ") as caught:
+        load_results(uri)
+    assert "first" in str(caught.value)
+    assert "second" in str(caught.value)
+    with pytest.raises(AnalysisError, match=r"unknown study 'frist': did you mean 'first'\?"):
+        load_results(uri, study="frist")
+    assert len(load_results(uri, study="first").runs) == 2
+    second = load_results(uri, study="second")
+    assert len(second.runs) == 1
+    assert second.notes == ("runs in MLflow that have not ended, left out: 1",)
+
+
+def test_a_store_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(AnalysisError, match="there is no MLflow database"):
+        load_results(f"sqlite:///{tmp_path}/mlflow.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_answer_is_refused_without_its_password() -> None:
+    with pytest.raises(AnalysisError, match=r"the MLflow server http://127\.0\.0\.1:9 does not answer") as caught:
+        load_results("http://user:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+
+
+def test_the_fake_grid_is_the_whole_grid() -> None:
+    assert len(GRID) == 16
+    assert len({tuple(levels.values()) for levels in GRID.values()}) == 16

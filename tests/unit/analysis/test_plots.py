@@ -1,0 +1,219 @@
+"""The figures show the analysis' numbers: their data is tested, not their pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import figure_style, plots
+from analysis.load import load_results
+from analysis.outcomes import outcome
+from analysis.plot_curves import mean_curves, panels
+from analysis.results import Results
+from analysis.summary import Analysis, analyse
+from tests.fakes import GRID, make_study
+
+ALL = ("ranking", "differences", "contributions", "loss_tokens", "loss_seconds", "difference_tokens")
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Analysis]:
+    folder = tmp_path_factory.mktemp("plots") / "grid"
+    results = load_results(make_study(folder, seeds=5, diverged=[("attention_moe", 3)], failed=[("mlp_moe", 1)]))
+    return results, analyse(results)
+
+
+def diamonds(axes: Axes) -> dict[str, tuple[float, str]]:
+    """Return (x, colour) of the estimate in each row, by the row's label."""
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    found = {}
+    for line in axes.lines:
+        if line.get_marker() == "D" and len(line.get_xdata()):
+            found[labels[int(line.get_ydata()[0])]] = (float(line.get_xdata()[0]), line.get_color())
+    return found
+
+
+def words(figure: Figure) -> str:
+    axes = [text.get_text() for panel in figure.axes for text in panel.texts]
+    return " | ".join([*(text.get_text() for text in figure.texts), *axes])
+
+
+def test_all_figures_are_drawn_and_leave_the_global_style_alone(grid: tuple[Results, Analysis]) -> None:
+    before = dict(matplotlib.rcParams)
+    with figure_style.style():
+        drawn = plots.figures(*grid)
+    assert tuple(drawn) == ALL
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_ranking_shows_means_seeds_and_the_baseline(grid: tuple[Results, Analysis]) -> None:
+    results, analysis = grid
+    figure = plots.ranking_figure(results, analysis)
+    axes = figure.axes[0]
+    shown = {label.split()[0]: x for label, (x, _) in diamonds(axes).items()}
+    expected = analysis.ranking.set_index("cell")["mean"]
+    assert shown == pytest.approx(expected.to_dict())
+    order = [label.get_text().split()[0] for label in axes.get_yticklabels()]
+    assert order == list(analysis.ranking["cell"])
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row is on top
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    finished = results.runs[results.runs["status"] == "finished"]
+    for cell, line in zip(order, dots, strict=True):
+        assert list(line.get_xdata()) == list(finished.loc[finished["cell"] == cell, "val_loss"])
+    vertical = [line for line in axes.lines if list(line.get_ydata()) == [0, 1]]
+    assert [line.get_xdata()[0] for line in vertical] == [expected["baseline"]]
+    assert "1 diverged" in words(figure)
+    assert "1 failed" in words(figure)
+    assert "nats per token" in axes.get_xlabel()
+
+
+def test_differences_show_the_comparisons_in_the_colour_of_their_verdict(grid: tuple[Results, Analysis]) -> None:
+    results, analysis = grid
+    figure = plots.differences_figure(results, analysis)
+    assert figure is not None
+    shown = diamonds(figure.axes[0])
+    table = analysis.comparisons.set_index("cell")
+    assert {cell: x for cell, (x, _) in shown.items()} == pytest.approx(table["difference"].to_dict())
+    assert shown["moe"][1] == figure_style.BETTER
+    assert shown["mlp"][1] == figure_style.WORSE
+    assert shown["attention_moe"][1] == figure_style.OPEN  # diverged: not tested
+    assert f"over {table['family'].iloc[0]} comparisons" in words(figure)
+    bars = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "None"]
+    low = [line.get_xdata()[0] for line in bars]
+    assert low == pytest.approx(list(table["difference_low"].dropna()))
+
+
+def test_contributions_show_both_analyses_of_an_orthogonal_grid(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", seeds=4, design="orthogonal"))
+    analysis = analyse(results)
+    figure = plots.contributions_figure(results, analysis)
+    assert figure is not None
+    alone, whole = (diamonds(axes) for axes in figure.axes[:2])
+    assert {name: x for name, (x, _) in alone.items()} == pytest.approx(
+        analysis.contributions.set_index("factor")["difference"].to_dict()
+    )
+    assert {name: x for name, (x, _) in whole.items()} == pytest.approx(
+        analysis.main_effects.set_index("effect")["difference"].to_dict()
+    )
+
+
+def test_a_study_of_one_cell_has_no_differences(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline",), seeds=2))
+    drawn = plots.figures(results, analyse(results))
+    assert "ranking" in drawn
+    assert "differences" not in drawn
+    assert "contributions" not in drawn
+
+
+def test_each_scale_has_its_own_panel(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=2, scales=("cpu", "large")))
+    with figure_style.style():
+        figure = plots.ranking_figure(results, analyse(results))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["cpu", "large"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        ("better", "better"),
+        ("together worse than the sum", "worse"),
+        ("not resolved (could detect 0.02 nats)", "not resolved"),
+        ("identical in 5 of 5 seeds", "identical"),
+        ("exactly zero in 5 of 5 seeds", "identical"),
+        ("diverged in 1 of 5 seeds", "not tested"),
+    ],
+)
+def test_a_verdict_says_its_outcome(verdict: str, expected: str) -> None:
+    assert outcome(verdict) == expected
+
+
+# --- curves ---
+
+
+def test_each_scale_is_cut_by_its_own_length(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=2, scales=("cpu", "large"))
+    results = load_results(folder)
+    longer = results.curves["cell"].str.endswith("@large")
+    results.curves.loc[longer, "step"] *= 10
+    figure = plots.loss_figure(results, "tokens")
+    assert figure is not None
+    drawn = {line.get_label(): len(line.get_xdata()) for axes in figure.axes for line in axes.lines}
+    assert drawn == {"baseline@cpu": 5, "moe@cpu": 5, "baseline@large": 5, "moe@large": 5}
+
+
+def test_mean_curves_average_finished_seeds(grid: tuple[Results, Analysis]) -> None:
+    results, _ = grid
+    table = mean_curves(results, "tokens")
+    row = table.query("cell == 'moe' and step == 300").iloc[0]
+    losses = results.runs.query("cell == 'moe'")["val_loss"]
+    assert row["mean"] == pytest.approx(losses.mean())
+    assert (row["low"], row["high"], row["n"]) == (losses.min(), losses.max(), 5)
+    assert row["x"] == 307_200
+    assert set(table.query("cell == 'attention_moe'")["n"]) == {4}  # without the diverged seed, at every update
+    seconds = mean_curves(results, "train_seconds").query("cell == 'moe' and step == 300").iloc[0]["x"]
+    assert seconds == pytest.approx(results.runs.query("cell == 'moe'")["train_seconds"].mean())
+
+
+def test_relative_curves_are_paired_by_seed(grid: tuple[Results, Analysis]) -> None:
+    results, analysis = grid
+    table = mean_curves(results, "tokens", relative=True)
+    ends = table[table["step"] == 300].set_index("cell")
+    expected = analysis.comparisons.set_index("cell")["difference"]
+    pd.testing.assert_series_equal(ends.loc[expected.index, "mean"], expected, check_names=False)
+    assert (table.query("cell == 'baseline'")[["mean", "low", "high"]] == 0).all(axis=None)
+    paired = results.finished("val_loss")
+    gaps = (paired.loc["mlp"] - paired.loc["baseline"]).dropna()
+    assert ends.loc["mlp", "low"] == pytest.approx(gaps.min())
+
+
+def test_panels_keep_few_cells_together(grid: tuple[Results, Analysis]) -> None:
+    results, _ = grid
+    groups = panels(results, list(GRID))
+    assert [title for title, _ in groups] == [
+        "without mlp, without moe",
+        "with mlp, without moe",
+        "without mlp, with moe",
+        "with mlp, with moe",
+    ]
+    assert sorted(cell for _, cells in groups for cell in cells) == sorted(GRID)
+    assert groups[1][1] == ["mlp", "attention_mlp", "rmsnorm_mlp", "attention_rmsnorm_mlp"]
+    assert panels(results, ["baseline", "moe"]) == [("", ["baseline", "moe"])]
+
+
+def test_panels_without_factors_are_split_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    names = ["baseline", *(f"v{i}" for i in range(12))]
+    path.write_text("cell,seed,val_loss\n" + "".join(f"{name},0,1\n" for name in names))
+    assert [cells for _, cells in panels(load_results(path), names)] == [names[:6], names[6:12], names[12:]]
+
+
+def test_a_panel_draws_its_cells_over_the_others(grid: tuple[Results, Analysis]) -> None:
+    results, _ = grid
+    figure = plots.loss_figure(results, "tokens")
+    assert figure is not None
+    axes = figure.axes[1]
+    legend = axes.get_legend()
+    assert legend is not None
+    key = [text.get_text() for text in legend.get_texts()]
+    ends = mean_curves(results, "tokens").groupby("cell")["mean"].last()
+    assert key == list(ends[["mlp", "attention_mlp", "rmsnorm_mlp", "attention_rmsnorm_mlp", "baseline"]]
+                       .sort_values(ascending=False, kind="stable").index)  # fmt: skip
+    line = next(line for line in axes.lines if line.get_label() == "mlp")
+    curve = mean_curves(results, "tokens").query("cell == 'mlp' and step >= 100")
+    assert np.array_equal(line.get_xdata(), curve["x"] / 1000)
+    assert np.array_equal(line.get_ydata(), curve["mean"])
+    assert sum(line.get_color() == figure_style.FAINT for line in axes.lines) == 11
+    assert "4 to 5 seeds" in words(figure)
+
+
+def test_results_without_curves_have_no_curve_figures(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("cell,seed,val_loss\nbaseline,0,1\nbaseline,1,2\nbaseline,2,3\nnew,0,1\nnew,1,1\nnew,2,1\n")
+    results = load_results(path)
+    assert tuple(plots.figures(results, analyse(results))) == ("ranking", "differences")
