@@ -1,0 +1,100 @@
+"""What a sweep costs beside its training: `python benchmarks/sweep_overhead.py [TRIALS ...]`.
+
+Runs studies of 10, 100 and 500 trivial trials through the real plan, Ray, MLflow and records, and prints the time to
+the first trial and the marginal time of a trial between each size and the next.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import ray.cloudpickle
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from sweeps.engine.environment import describe_environment
+from sweeps.engine.options import Options
+from sweeps.engine.plan import PlannedRun, make_plan
+from sweeps.engine.progress import Progress
+from sweeps.engine.resources import find_resources
+from sweeps.engine.runner import run_plan
+from sweeps.engine.tracking import MlflowTracker
+from sweeps.exp6_grid import STUDY
+from tests import fakes_ray
+
+ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
+
+SIZES = (10, 100, 500)
+CELLS = 2
+LONGEST_START_SECONDS = 15.0
+LONGEST_TRIAL_SECONDS = 0.2
+
+
+class TimedProgress(Progress):
+    """Notes when the first trial begins and the last ends."""
+
+    begun = ended_at = 0.0
+
+    def started(self, run: PlannedRun) -> None:
+        """A trial begins."""
+        self.begun = self.begun or time.monotonic()
+        super().started(run)
+
+    def say(self, line: str) -> None:
+        """A trial has ended: its line is not shown."""
+        self.ended_at = time.monotonic()
+
+
+def sweep(trials: int, folder: Path) -> tuple[float, float]:
+    """Run a study of so many trials; return the seconds to its first trial, and from there to its last record."""
+    started = time.monotonic()
+    resources = find_resources(None, None)
+    options = Options(variants="baseline,mlp", seeds=trials // CELLS, output=folder, precision="fp32", scale="cpu")
+    plan = make_plan(STUDY, options, resources)
+    plan = replace(plan, folder=plan.folder.with_name(f"{plan.name}-{trials}"))
+    plan.write()
+    environment = describe_environment()
+    progress = TimedProgress(
+        plan.name, [], plan.open_runs(), resources.slots, Console(stderr=True, force_terminal=False)
+    )
+    tracker = MlflowTracker(plan, environment, f"sqlite:///{folder / 'mlflow.db'}", warn=print)
+    outcome = run_plan(
+        plan,
+        resources,
+        environment=environment,
+        tracker=tracker,
+        progress=progress,
+        trainable=fakes_ray.TrivialTrainable,
+    )
+    assert not outcome.failures, outcome.failures[0].error
+    assert not plan.open_runs()
+    tracker.close(plan.folder, complete=True)
+    return progress.begun - started, progress.ended_at - progress.begun
+
+
+def main() -> int:
+    """Time all sizes and print the table; 1 where a limit is exceeded."""
+    sizes = tuple(map(int, sys.argv[1:])) or SIZES
+    with tempfile.TemporaryDirectory() as folder:
+        times = {size: sweep(size, Path(folder)) for size in sizes}
+    table = Table("trials", "start-up s", "trials s", "s a further trial")
+    slopes = []
+    for before, size in pairwise((None, *sizes)):
+        start, spent = times[size]
+        slope = None if before is None else (spent - times[before][1]) / (size - before)
+        slopes += [] if slope is None else [slope]
+        table.add_row(str(size), f"{start:.1f}", f"{spent:.1f}", "" if slope is None else f"{slope:.3f}")
+    Console().print(table)
+    slow = max(start for start, _ in times.values()) > LONGEST_START_SECONDS
+    return int(slow or any(slope > LONGEST_TRIAL_SECONDS for slope in slopes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Studies: which cells, seeds and scales; running, tracking and progress."""

@@ -1,0 +1,1 @@
+"""The engine of all studies: options, plan, running, tracking, progress."""

@@ -1,0 +1,260 @@
+"""The command line of every study: options, plan, run, report. Slow imports wait until they are needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from moe_models.errors import ConfigError
+from sweeps.engine.options import Options, parse
+from sweeps.engine.study import Study
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeps.engine.plan import Plan
+    from sweeps.engine.resources import Resources
+
+PIPE_WIDTH = 120
+"""Characters a line where there is no terminal to say."""
+EXIT_FAILURES = 1
+"""Some runs failed; the rest of the study is there."""
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(study: Study, argv: Sequence[str] | None = None) -> int:
+    """Run a study's command line; return the process's exit code.
+
+    Bad input is one line on standard error and leaves nothing half done; `--debug` adds the traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(study, parse(study, arguments))
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues the study", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        elif not _for_users(error):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _for_users(error: Exception) -> bool:
+    """Return whether an error's message is written for users; any other is a defect, and its traceback is shown."""
+    from analysis.errors import AnalysisError
+
+    return isinstance(error, (ConfigError, AnalysisError, OSError))
+
+
+def _run(study: Study, options: Options) -> int:
+    from rich.console import Console
+
+    from sweeps.engine.plan import make_plan
+    from sweeps.engine.resources import find_resources
+    from sweeps.engine.tracking import require_tracking, tracking_uri
+
+    console = Console(stderr=options.json, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=options.json, highlight=False, width=PIPE_WIDTH)
+    resources = find_resources(options.max_concurrent, options.gpus_per_trial)
+    require_tracking(tracking_uri())
+    plan = make_plan(study, options, resources)
+    if options.dry_run:
+        _dry_run(plan, resources, options, console)
+        return 0
+    with _study_lock(plan):
+        return _train(plan, resources, options, console)
+
+
+@contextmanager
+def _study_lock(plan: Plan) -> Iterator[None]:
+    """Keep two drivers from running one study. The operating system frees the lock when a driver dies."""
+    from filelock import FileLock, Timeout
+
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(plan.folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ConfigError(f"another process is running this study ({plan.folder}): wait for it to end") from error
+
+
+def _dry_run(plan: Plan, resources: Resources, options: Options, console: Console) -> None:
+    from sweeps.engine.probe import estimate_runs
+
+    runs = plan.open_runs()
+    counts = [sum(run.cell is cell for run in runs) for cell in plan.cells]
+    open_cells = [
+        (cell.config, plan.corpora[cell.scale], count) for cell, count in zip(plan.cells, counts, strict=True) if count
+    ]
+    estimate = estimate_runs(open_cells, min(resources.slots, len(runs) or 1), resources.device)
+    if options.json:
+        asked = {cell.name for cell in plan.cells}
+        cells = [cell for cell in plan.to_json()["cells"] if cell["name"] in asked]
+        print(
+            json.dumps(
+                {
+                    "study": plan.name,
+                    "scale": ",".join(plan.scales),
+                    "seeds": list(plan.seeds),
+                    "cells": cells,
+                    "runs": len(plan.runs()),
+                    "runs_left": len(runs),
+                    "slots": resources.slots,
+                    "gpus_per_trial": resources.gpus_per_trial,
+                    "folder": str(plan.folder),
+                    "choices": dict(plan.choices),
+                    "estimate_seconds": estimate.seconds,
+                    "estimate_method": estimate.method,
+                }
+            )
+        )
+        return
+    _print_plan(plan, resources, console)
+    _print_cells(plan, console)
+    from sweeps.engine.progress import duration
+
+    console.print(
+        f"about {duration(estimate.seconds)} of training for {len(runs)} runs ({estimate.method})", soft_wrap=True
+    )
+    console.print("dry run: nothing was trained")
+
+
+def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
+    done = len(plan.runs()) - len(plan.open_runs())
+    corpus = plan.corpora[plan.scales[0]].name
+    share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
+    for line in (
+        f"study {plan.name}",
+        f"  {plan.why_scale}",
+        f"  corpus {corpus}, {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
+        + (f", {done} of them done before" if done else ""),
+        f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
+    ):
+        console.print(line, soft_wrap=True, markup=False)
+    if all(cell["baseline"] == cell["name"] for cell in plan.to_json()["cells"]):
+        line = f"  note: without another cell beside '{plan.study.baseline}' the report has no comparisons"
+        console.print(line, soft_wrap=True)
+
+
+def _precision(plan: Plan) -> str:
+    chosen = plan.choices["precision"]
+    return ", ".join(chosen[scale] if len(chosen) == 1 else f"{chosen[scale]} at {scale}" for scale in plan.scales)
+
+
+def _print_cells(plan: Plan, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("cell", no_wrap=True)
+    for factor in plan.cells[0].factors:
+        table.add_column(factor)
+    for name in ("parameters", "active", "MFLOP a token", "updates"):
+        table.add_column(name, justify="right")
+    for cell in plan.cells:
+        table.add_row(
+            cell.name,
+            *(str(level) for level in cell.factors.values()),
+            f"{cell.counts.params_total:,}",
+            f"{cell.counts.params_active:,}",
+            f"{cell.counts.flops_per_token / 1e6:.2f}",
+            f"{cell.config.training.updates:,}",
+        )
+    console.print(table)
+
+
+def _train(plan: Plan, resources: Resources, options: Options, console: Console) -> int:
+    from analysis.schema import read_records
+    from sweeps.engine.environment import describe_environment
+    from sweeps.engine.progress import Progress
+    from sweeps.engine.runner import run_plan
+    from sweeps.engine.tracking import MlflowTracker, tracking_uri
+    from trainables.ray_trainable import AblationTrainable
+
+    started = time.monotonic()
+    try:
+        records = read_records(plan.folder)
+    except ValueError as error:
+        raise ConfigError(f"{error}; delete it to train that run again") from error
+    plan.write()
+    _print_plan(plan, resources, console)
+    environment = describe_environment()
+    progress = Progress(plan.name, records, plan.open_runs(), resources.slots, console)
+    tracker = MlflowTracker(plan, environment, tracking_uri(), warn=progress.say)
+    tracker.copy_records(plan.folder)
+    complete = False
+    try:
+        with progress:
+            outcome = run_plan(
+                plan,
+                resources,
+                environment=environment,
+                tracker=tracker,
+                progress=progress,
+                trainable=AblationTrainable,
+            )
+        complete = not outcome.interrupted
+        report = _write_report(plan, progress.say) if complete else None
+    finally:
+        tracker.close(plan.folder, complete=complete)
+    if outcome.interrupted:
+        left = len(plan.open_runs())
+        print(f"interrupted with {left} runs left: the same command continues the study", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    summary = {
+        "study": plan.name,
+        "folder": str(plan.folder),
+        "scale": ",".join(plan.scales),
+        "seeds": list(plan.seeds),
+        "cells": [cell.name for cell in plan.cells],
+        "runs": {status: progress.counts[status] for status in ("finished", "diverged", "failed")},
+        "report": report,
+        "wall_seconds": time.monotonic() - started,
+        "utilisation": progress.utilisation(),
+    }
+    _print_end(summary, options, console)
+    return EXIT_FAILURES if outcome.failures else 0
+
+
+def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
+    """Write the report and return its path; None where too little has ended, which is said."""
+    from analysis.errors import AnalysisError
+    from analysis.load import load_results
+    from analysis.report import write_report
+
+    try:
+        return str(write_report(load_results(plan.folder), plan.folder).html)
+    except AnalysisError as error:
+        say(f"no report: {error}")
+        return None
+
+
+def _print_end(summary: dict[str, Any], options: Options, console: Console) -> None:
+    from sweeps.engine.progress import duration
+    from sweeps.engine.tracking import public, tracking_uri, ui_command
+
+    uri = tracking_uri()
+    if options.json:
+        print(json.dumps({**summary, "mlflow": public(uri)}))
+        return
+    counts = ", ".join(f"{count} {status}" for status, count in summary["runs"].items() if count)
+    used = summary["utilisation"]
+    lines = [
+        f"{counts or 'nothing to train'}; {duration(summary['wall_seconds'])} in all"
+        + ("" if used is None else f", {used:.0%} of the slots' time in training and evaluation"),
+        *([f"report: {summary['report']}"] if summary["report"] else []),
+        f"runs:   {ui_command(uri)}",
+    ]
+    if summary["runs"]["failed"]:
+        lines.append(f"failed runs are in {summary['folder']}/failures; the same command tries them again")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)

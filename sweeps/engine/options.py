@@ -1,0 +1,145 @@
+"""The options that every study's command takes, and how a command line becomes them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from moe_models.errors import ConfigError, require, unknown_name
+from sweeps.engine.study import DEFAULT_DESIGN, Study
+
+AUTO: Literal["auto"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked for."""
+
+    variants: str = "all"
+    """Cells to train, separated by commas. Run the study again with more to extend it."""
+    seeds: int = 5
+    """Number of seeds: seeds 0 to N-1 of every cell. More seeds later extend the study."""
+    scale: str = AUTO
+    """Size of the models: `cpu`, `paper_256d`, or several separated by commas (scale is then a factor too). `auto`
+    takes `paper_256d` where there is a GPU, otherwise `cpu`."""
+    corpus: str = "web"
+    """Text to train on: `web` (the World English Bible, comes with the package), `smollm` or `smollm:DOCUMENTS`
+    (from the Hugging Face Hub), or the path of a .txt, .jsonl or .parquet file."""
+    steps: int | None = None
+    """Optimizer updates a run; by default the scale's own number."""
+    design: str = DEFAULT_DESIGN
+    """What the factors mean, where a study has several designs (exp6_grid: `default` or `orthogonal`)."""
+    precision: Literal["auto", "fp32", "bf16"] = AUTO
+    """Arithmetic of the matrix products. `auto` measures once which is faster and keeps it in the study's plan."""
+    output: Path = Path("results")
+    """Folder that holds the studies' folders."""
+    max_concurrent: int | None = None
+    """Runs at a time; by default one for each CPU core, or as many as fit on the GPUs."""
+    gpus_per_trial: float | None = None
+    """Share of a GPU for each run: 0.25 packs four on one. By default 1 where there is a GPU, otherwise 0."""
+    dry_run: bool = False
+    """Print the cells with their parameter counts, the resources and an estimate of the time. Trains nothing and
+    writes nothing (only the tokens of a corpus are kept in the cache, for the real run)."""
+    json: bool = False
+    """Print one JSON object on standard output, for machines; progress goes to standard error."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def check(self, study: Study) -> None:
+        """Refuse, before anything slow is imported, what can be seen to be wrong."""
+        for name in ("seeds", "steps", "max_concurrent"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{_flag(name)} must be 1 or more but got {value}")
+        share = self.gpus_per_trial
+        require(
+            share is None or share == 0 or 0.01 <= share <= 1 or (share > 1 and share % 1 == 0),
+            f"--gpus-per-trial must be 0, a share from 0.01 to 1, or a whole number, but got {share}",
+        )
+        if self.design not in study.designs:
+            raise unknown_name("design", self.design, study.designs)
+        self.cells(study)
+
+    def cells(self, study: Study) -> list[str]:
+        """Return the names of the cells asked for, in the study's order."""
+        known = [cell.name for cell in study.designs[self.design].cells]
+        asked = known if self.variants == "all" else names(self.variants, "--variants")
+        for name in asked:
+            if name not in known:
+                raise unknown_name("cell", name, known)
+        return [name for name in known if name in asked]
+
+
+def names(text: str, flag: str) -> list[str]:
+    """Split a list given on the command line; an empty or repeated name raises ConfigError."""
+    found = [name.strip() for name in text.split(",")]
+    require(all(found), f"{flag} has an empty name in '{text}'; separate names by single commas")
+    for name in found:
+        require(found.count(name) == 1, f"{flag} names '{name}' twice")
+    return found
+
+
+def parse(study: Study, argv: Sequence[str]) -> Options:
+    """Turn a command line into checked options.
+
+    Raises:
+        ConfigError: an option is unknown or its value cannot be read; one line.
+        SystemExit: after `--help` was printed.
+    """
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            options = tyro.cli(
+                Options,
+                prog=f"python sweeps/{study.script}.py",
+                description=_description(study),
+                args=list(argv),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ConfigError(_one_line(complaint.getvalue(), argv)) from None
+    options.check(study)
+    return options
+
+
+def _description(study: Study) -> str:
+    cells = ", ".join(cell.name for cell in study.designs[DEFAULT_DESIGN].cells)
+    return (
+        f"{study.title}.\n\nTrains every cell with every seed, ranks and compares them, and writes a report. Without "
+        "options it runs the whole study at a size that suits this machine; the same command again continues an "
+        f"interrupted study, and trains nothing twice.\n\nCells: {cells}."
+    )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _one_line(box: str, argv: Sequence[str]) -> str:
+    """Turn tyro's box into one line: its message up to the first rule, and the nearest option to an unknown one."""
+    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()[1:]]
+    message = []
+    for line in lines:
+        if line.startswith("──"):
+            break
+        message.append(line)
+    text = " ".join(message)
+    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"must be a whole number but got \1", text)
+    text = re.sub(r"could not convert string to float: (.*)", r"must be a number but got \1", text)
+    if "nrecognized" in text:
+        flags = ["--help", *(_flag(field.name) for field in fields(Options))]
+        unknown = [word.partition("=")[0] for word in argv if word.startswith("-")]
+        for word in unknown:
+            near = difflib.get_close_matches(word.replace("_", "-"), flags, n=1)
+            if word.replace("_", "-") not in flags and near:
+                text += f"; did you mean {near[0]}?"
+    return f"{text} (all options: --help)"

@@ -1,0 +1,358 @@
+"""The plan: a study's cells, scales and seeds as full configurations with their hashes, checked as a whole.
+
+Making a plan trains and writes nothing, except that a corpus's tokens are kept in the cache. A study is its script,
+design, scales, corpus, length and data: they make the name of its folder. A plan found there is extended: what was
+chosen by measurement is kept, cells and seeds are added, none is dropped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from analysis.schema import CONFIG_HASH, PLAN_FILE, RECORDS_FOLDER, SCALE, SCHEMA_VERSION, VAL_LOSS, write_json
+from moe_models.accounting import Counts, count
+from moe_models.errors import ConfigError, require
+from sweeps.engine.options import AUTO, Options, names
+from sweeps.engine.probe import faster_precision
+from sweeps.engine.resources import Resources
+from sweeps.engine.study import DEFAULT_DESIGN, Cell, Study
+from trainables.config import DataConfig, TrialConfig, stable_hash
+from trainables.data import TokenizedCorpus, prepare_corpus
+from trainables.scales import Scale, scale_named
+
+GPU_SCALE, CPU_SCALE = "paper_256d", "cpu"
+THREADS_PER_TRIAL = 1
+FAILURES_FOLDER = "failures"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """One cell at one scale, resolved."""
+
+    name: str
+    factors: Mapping[str, Any]
+    scale: str
+    config: TrialConfig
+    counts: Counts
+
+    @property
+    def cost(self) -> float:
+        """Training FLOPs of one run."""
+        training = self.config.training
+        return float(self.counts.flops_per_token) * training.updates * training.tokens_per_update
+
+    def to_json(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """Return the cell's entry in `plan.json`."""
+        return {
+            "name": self.name,
+            "factors": dict(self.factors),
+            "scale": self.scale,
+            "updates": self.config.training.updates,
+            "params_total": self.counts.params_total,
+            "params_active": self.counts.params_active,
+            "flops_per_token": self.counts.flops_per_token,
+            "hashes": {str(seed): self.config.hash(seed) for seed in seeds},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One (cell, seed)."""
+
+    cell: PlannedCell
+    seed: int
+
+    @cached_property
+    def config_hash(self) -> str:
+        """The run's address."""
+        return self.cell.config.hash(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study, ready to run."""
+
+    study: Study
+    design: str
+    scales: tuple[str, ...]
+    why_scale: str
+    folder: Path
+    """Absolute; its name is the study's."""
+    seeds: tuple[int, ...]
+    """Those asked for now."""
+    cells: tuple[PlannedCell, ...]
+    """Those asked for now."""
+    corpora: Mapping[str, TokenizedCorpus]
+    """By scale."""
+    choices: Mapping[str, Any]
+    """What was chosen by measurement."""
+    existing: Mapping[str, Any]
+    """The plan found in the folder; empty where there was none."""
+
+    @property
+    def name(self) -> str:
+        """The study's name, which is its folder's."""
+        return self.folder.name
+
+    def runs(self) -> list[PlannedRun]:
+        """Return the runs asked for: seed by seed, the longest first within a seed."""
+        cells = sorted(self.cells, key=lambda cell: -cell.cost)
+        return [PlannedRun(cell=cell, seed=seed) for seed in self.seeds for cell in cells]
+
+    def open_runs(self) -> list[PlannedRun]:
+        """Return the runs that have no record yet."""
+        records = self.folder / RECORDS_FOLDER
+        return [run for run in self.runs() if not (records / f"{run.config_hash}.json").exists()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `plan.json` holds: this plan, and all cells and seeds that were planned before."""
+        design = self.study.designs[self.design]
+        control = self.study.negative_control
+        corpus = self.corpora[self.scales[0]]
+        updates = [cell.config.training.updates for cell in self.cells]
+        notes = [*self.study.notes, *design.notes, *itertools.chain(*(c.notes for c in self.corpora.values()))]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "study": self.name,
+            "title": self.study.title,
+            "script": self.study.script,
+            "design": self.design,
+            "scales": list(self.scales),
+            "corpus": corpus.name,
+            "data_hash": data_hash(self.corpora),
+            "updates": max(updates),
+            "seeds": sorted({*self.seeds, *self.existing.get("seeds", ())}),
+            "factors": [*self.study.factors, *([SCALE] if len(self.scales) > 1 else [])],
+            "metric": VAL_LOSS,
+            "direction": "min",
+            "negative_control": None
+            if control is None
+            else {"factor": control.factor, "tolerance_nats": control.tolerance_nats},
+            "factorial": design.factorial,
+            "feed_forward_levels": {"factors": list(design.feed_forward_levels)}
+            if design.feed_forward_levels
+            else None,
+            "notes": list(dict.fromkeys(notes)),
+            "choices": dict(self.choices),
+            "cells": self._all_cells(),
+        }
+
+    def _all_cells(self) -> list[dict[str, Any]]:
+        """Return the entries of all cells ever planned, in the study's order, each with the one it is compared with.
+
+        Where the baseline was never asked for there are no comparisons: every cell is then its own.
+        """
+        entries = {cell.name: cell.to_json(self.seeds) for cell in self.cells}
+        for old in self.existing.get("cells", ()):
+            new = entries.setdefault(old["name"], {**old, "hashes": {}})
+            hashes = {**old["hashes"], **new["hashes"]}
+            new["hashes"] = dict(sorted(hashes.items(), key=lambda item: int(item[0])))
+        for entry in entries.values():
+            baseline = _scaled(self.study.baseline, entry["scale"], self.scales)
+            entry["baseline"] = baseline if baseline in entries else entry["name"]
+        order = self.known_cells()
+        return sorted(entries.values(), key=lambda entry: order.index(entry["name"]))
+
+    def known_cells(self) -> list[str]:
+        """Return the names of all cells that the study can have at its scales, in its order."""
+        cells = self.study.designs[self.design].cells
+        return [_scaled(cell.name, scale, self.scales) for scale in self.scales for cell in cells]
+
+    def write(self) -> None:
+        """Write `plan.json`, atomically."""
+        write_json(self.folder / PLAN_FILE, self.to_json())
+
+
+def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
+    """Resolve and check everything that was asked for.
+
+    Raises:
+        ConfigError: something in it cannot work.
+    """
+    scales, why = choose_scales(options.scale, resources)
+    require_writable(options.output)
+    corpora = {
+        scale.name: prepare_corpus(options.corpus, vocab_size=scale.vocab_size, seq_len=scale.training.seq_len)
+        for scale in scales
+    }
+    folder = options.output.resolve() / study_name(study, options, scales, corpora)
+    existing = read_plan(folder / PLAN_FILE)
+    wanted = options.cells(study)
+    cells = [cell for cell in study.designs[options.design].cells if cell.name in wanted]
+    choices = existing.get("choices") or choose(cells[0], options, scales, corpora, resources)
+    scale_names = tuple(scale.name for scale in scales)
+    planned = tuple(
+        _plan_cell(cell, scale, scale_names, options.steps, choices, corpora[scale.name])
+        for scale in scales
+        for cell in cells
+    )
+    require_different_models(study, planned)
+    plan = Plan(
+        study=study,
+        design=options.design,
+        scales=scale_names,
+        why_scale=why,
+        folder=folder,
+        seeds=tuple(range(options.seeds)),
+        cells=planned,
+        corpora=corpora,
+        choices=choices,
+        existing=existing,
+    )
+    _require_same_configurations(plan)
+    return plan
+
+
+def choose_scales(option: str, resources: Resources) -> tuple[list[Scale], str]:
+    """Return the scales that `--scale` names, and why they were taken."""
+    if option == AUTO:
+        name = GPU_SCALE if resources.gpus_per_trial else CPU_SCALE
+        return [scale_named(name)], f"--scale auto took {name}: {resources.reason}"
+    return [scale_named(name) for name in names(option, "--scale")], f"--scale {option}"
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse an output folder that could not be made or written, without making it."""
+    for place in (folder.absolute(), *folder.absolute().parents):
+        if os.path.lexists(place):
+            require(place.is_dir(), f"--output {folder}: {place} is not a folder")
+            require(os.access(place, os.W_OK | os.X_OK), f"--output {folder}: {place} cannot be written")
+            return
+
+
+def study_name(study: Study, options: Options, scales: Sequence[Scale], corpora: Mapping[str, TokenizedCorpus]) -> str:
+    """Return the name of a study's folder: what it is in words, and a hash over the same and the data."""
+    updates = [scale.with_training(updates=options.steps).updates for scale in scales]
+    precision = None if options.precision == AUTO else options.precision
+    scale_names = [scale.name for scale in scales]
+    corpus = corpora[scale_names[0]].name
+    identity = {
+        "script": study.script,
+        "design": options.design,
+        "scales": scale_names,
+        "corpus": corpus,
+        "updates": updates,
+        "data": data_hash(corpora),
+        "precision": precision,
+    }
+    words = [
+        study.script,
+        *([options.design] if options.design != DEFAULT_DESIGN else []),
+        "+".join(scale_names),
+        re.sub(r"[^A-Za-z0-9._]+", "_", corpus),
+        "+".join(str(number) for number in dict.fromkeys(updates)),
+        *([precision] if precision else []),
+    ]
+    return "-".join([*words, stable_hash(identity)[:8]])
+
+
+def data_hash(corpora: Mapping[str, TokenizedCorpus]) -> str:
+    """Return the hash of the tokens: of one corpus its own, of several (scales differ in vocabulary) one over all."""
+    hashes = {scale: corpus.content_hash for scale, corpus in corpora.items()}
+    return next(iter(hashes.values())) if len(hashes) == 1 else stable_hash(hashes)
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Return the plan in a study's folder; empty where there is none."""
+    try:
+        plan = json.loads(path.read_text())
+        for cell in plan["cells"]:
+            _ = cell["name"], cell["hashes"].items()
+        _ = plan["choices"]["precision"], plan["seeds"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not a study's plan ({error}): move its folder away, or use another --output"
+        ) from error
+    return plan
+
+
+def choose(
+    cell: Cell,
+    options: Options,
+    scales: Sequence[Scale],
+    corpora: Mapping[str, TokenizedCorpus],
+    resources: Resources,
+) -> dict[str, Any]:
+    """Return what a study chooses once and keeps: the precision at each scale, and the threads of a run."""
+    precision = {}
+    for scale in scales:
+        corpus = corpora[scale.name]
+        if options.precision == AUTO:
+            config = _configure(cell, scale, options.steps, "fp32", corpus)
+            precision[scale.name] = faster_precision(config, corpus, resources.device)
+        else:
+            precision[scale.name] = options.precision
+    return {"precision": precision, "threads": THREADS_PER_TRIAL}
+
+
+def require_different_models(study: Study, cells: Sequence[PlannedCell]) -> None:
+    """Refuse two cells that build the same model under two names; a negative control's pair is the exception."""
+    seen: dict[str, PlannedCell] = {}
+    for cell in cells:
+        address = stable_hash(cell.config.to_dict())
+        other = seen.setdefault(address, cell)
+        if other is cell:
+            continue
+        differing = {name for name in cell.factors if cell.factors[name] != other.factors[name]}
+        control = study.negative_control
+        require(
+            control is not None and differing == {control.factor},
+            f"cells '{other.name}' and '{cell.name}' build the same model: a difference between them would be noise",
+        )
+
+
+def _plan_cell(
+    cell: Cell,
+    scale: Scale,
+    scales: Sequence[str],
+    updates: int | None,
+    choices: Mapping[str, Any],
+    corpus: TokenizedCorpus,
+) -> PlannedCell:
+    config = _configure(cell, scale, updates, choices["precision"][scale.name], corpus)
+    return PlannedCell(
+        name=_scaled(cell.name, scale.name, scales),
+        factors={**cell.factors, **({SCALE: scale.name} if len(scales) > 1 else {})},
+        scale=scale.name,
+        config=config,
+        counts=count(config.model),
+    )
+
+
+def _configure(cell: Cell, scale: Scale, updates: int | None, precision: str, corpus: TokenizedCorpus) -> TrialConfig:
+    return TrialConfig(
+        model=cell.build(scale),
+        training=scale.with_training(updates=updates, precision=precision),
+        data=DataConfig(corpus=corpus.name, content_hash=corpus.content_hash),
+    )
+
+
+def _scaled(name: str, scale: str, scales: Sequence[str]) -> str:
+    return f"{name}@{scale}" if len(scales) > 1 else name
+
+
+def _require_same_configurations(plan: Plan) -> None:
+    """Refuse to extend a plan whose runs were something else: their records would not be comparable."""
+    old = {cell["name"]: cell["hashes"] for cell in plan.existing.get("cells", ())}
+    known = plan.known_cells()
+    for name in old:
+        require(
+            name in known, f"{plan.folder / PLAN_FILE} has a cell '{name}' that the study lacks; use another --output"
+        )
+    for run in plan.runs():
+        before = old.get(run.cell.name, {}).get(str(run.seed), run.config_hash)
+        require(
+            before == run.config_hash,
+            f"cell '{run.cell.name}' is configured differently from the study in {plan.folder} "
+            f"({CONFIG_HASH} {run.config_hash}, there {before}): this code has changed; use another --output",
+        )

@@ -1,0 +1,130 @@
+"""What is measured before a study: how long one update takes, and which precision is faster.
+
+Each probe trains throw-away models for a few updates with one thread, as a trial does; where one update would take too
+long, its time comes from FLOPs and a measured rate of matrix products instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from moe_models.accounting import count
+from trainables.config import TrialConfig
+from trainables.data import TokenizedCorpus
+from trainables.loop import Trainer
+
+LONGEST_UPDATE_SECONDS = 0.5
+"""Above this, by its FLOPs, an update is not tried."""
+PROBE_SECONDS = 5.0
+"""Time for all probes of an estimate."""
+CLEARLY_FASTER = 0.9
+"""bf16 is taken where its update takes less than this share of fp32's."""
+EFFICIENCY = 0.25
+"""Share of the bare matrix products' rate that training reaches; only for times that cannot be measured."""
+PROBE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a study will take."""
+
+    seconds: float
+    method: str
+    """How it was found, in words."""
+
+
+def faster_precision(config: TrialConfig, corpus: TokenizedCorpus, device: torch.device) -> str:
+    """Return `bf16` where autocast makes an update clearly faster, else `fp32`.
+
+    Where an update takes too long to try, a GPU takes bf16 and a CPU fp32.
+    """
+    with _one_thread():
+        if _flops(config) / matmul_rate(device) > LONGEST_UPDATE_SECONDS:
+            return "bf16" if device.type == "cuda" else "fp32"
+        seconds = {
+            precision: update_seconds(
+                replace(config, training=replace(config.training, precision=precision)), corpus, device, repeats=5
+            )
+            for precision in ("fp32", "bf16")
+        }
+    return "bf16" if seconds["bf16"] < CLEARLY_FASTER * seconds["fp32"] else "fp32"
+
+
+def estimate_runs(
+    configs: list[tuple[TrialConfig, TokenizedCorpus, int]], slots: int, device: torch.device
+) -> Estimate:
+    """Estimate the time of a study's runs, start-up and report apart.
+
+    Args:
+        configs: each cell's configuration, its corpus, and the number of its runs.
+        slots: runs at a time.
+        device: what they train on.
+    """
+    started = time.monotonic()
+    total, measured = 0.0, 0
+    with _one_thread():
+        rate = matmul_rate(device) * EFFICIENCY
+        known: list[float] = []  # seconds per FLOP of the updates that were measured
+        for config, corpus, runs in configs:
+            flops = _flops(config)
+            fits = flops / rate < LONGEST_UPDATE_SECONDS and time.monotonic() - started < PROBE_SECONDS
+            if fits:
+                update = update_seconds(config, corpus, device, repeats=2)
+                known.append(update / flops)
+                measured += 1
+            else:
+                update = flops * (sum(known) / len(known) if known else 1 / rate)
+            training = config.training
+            evaluations = -(-training.updates // training.evaluate_every)
+            # A forward pass is a third of the training FLOPs.
+            tokens = len(corpus.validation.tokens) / training.tokens_per_update / 3
+            total += runs * update * (training.updates + evaluations * tokens)
+    method = "from FLOPs and the measured rate of matrix products"
+    if measured:
+        method = f"from measured updates of {measured} of {len(configs)} cells"
+    return Estimate(total / slots, method)
+
+
+def update_seconds(config: TrialConfig, corpus: TokenizedCorpus, device: torch.device, repeats: int) -> float:
+    """Return the time of one update: the least of some, after one to warm up."""
+    endless = replace(config.training, updates=10_000, row_every=1, evaluate_every=10_000)
+    trainer = Trainer(replace(config, training=endless), PROBE_SEED, corpus, device)
+    run = trainer.run()
+    times = []
+    for _ in range(repeats + 1):
+        before = trainer.train_seconds
+        next(run)
+        times.append(trainer.train_seconds - before)
+    return min(times[1:])
+
+
+def matmul_rate(device: torch.device, size: int = 1024) -> float:
+    """Return fp32 matrix products' FLOPs a second, with one thread on a CPU."""
+    a = torch.ones(size, size, device=device)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def _flops(config: TrialConfig) -> float:
+    return float(count(config.model).flops_per_token * config.training.tokens_per_update)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

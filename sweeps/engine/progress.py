@@ -1,0 +1,164 @@
+"""What a study shows while it runs: a live display on a terminal, one line for each ended run elsewhere."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from analysis.schema import DIVERGED, FAILED, FINISHED, STEP, TRAIN_LOSS, VAL_LOSS, TrialRecord
+from sweeps.engine.plan import PlannedRun
+
+REFRESHES_A_SECOND = 2
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: `42 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Progress:
+    """Counts what happens to the runs of a study, and shows it. Use as a context manager.
+
+    Args:
+        study: its name.
+        earlier: records that were there before.
+        runs: those to be trained now.
+        slots: runs at a time.
+        console: where to show it; live only on a terminal.
+    """
+
+    def __init__(
+        self, study: str, earlier: Iterable[TrialRecord], runs: Iterable[PlannedRun], slots: int, console: Console
+    ) -> None:
+        self.study = study
+        self.console = console
+        self.counts: Counter[str] = Counter()
+        self.busy_seconds = 0.0
+        self._losses: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        for record in earlier:
+            self._count(record)
+        self._earlier = self.counts.total()
+        self._costs = {run.config_hash: run.cell.cost for run in runs}
+        self.slots = max(1, min(slots, len(self._costs)))
+        self._share = dict.fromkeys(self._costs, 0.0)
+        self._running: dict[str, tuple[PlannedRun, str]] = {}
+        self._first_start: float | None = None
+        self._last_end: float | None = None
+        self._live = Live(
+            get_renderable=self._display,
+            console=console,
+            refresh_per_second=REFRESHES_A_SECOND,
+            transient=True,
+        )
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line, above the display where there is one."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def started(self, run: PlannedRun) -> None:
+        """A run begins to train."""
+        if self._first_start is None:
+            self._first_start = time.monotonic()
+        self._running[run.config_hash] = (run, "starting")
+
+    def reported(self, run: PlannedRun, rows: Iterable[Mapping[str, Any]], busy_seconds: float) -> None:
+        """A run has made rows, and was training or evaluating for so long since it last said so."""
+        self.busy_seconds += busy_seconds
+        for row in rows:
+            updates = run.cell.config.training.updates
+            self._share[run.config_hash] = row[STEP] / updates
+            loss = row.get(TRAIN_LOSS)
+            what = f"update {row[STEP]} of {updates}" + ("" if loss is None else f", training loss {loss:.3f}")
+            self._running[run.config_hash] = (run, what)
+
+    def ended(self, run: PlannedRun, record: TrialRecord) -> None:
+        """A run has a record, or has failed."""
+        self._last_end = time.monotonic()
+        self._running.pop(run.config_hash, None)
+        self._share[run.config_hash] = 1.0
+        self._count(record)
+        if not self.console.is_terminal or record.status != FINISHED:
+            self.say(self._line(record))
+
+    def utilisation(self) -> float | None:
+        """Share of slots x (first start to last end) that was training or evaluation; None before anything ended."""
+        if self._first_start is None or self._last_end is None:
+            return None
+        return self.busy_seconds / (self.slots * (self._last_end - self._first_start))
+
+    def seconds_left(self) -> float | None:
+        """Return the time left, by the FLOPs done so far; None before there are any."""
+        done = sum(cost * self._share[address] for address, cost in self._costs.items())
+        if self._first_start is None or done == 0:
+            return None
+        left = sum(self._costs.values()) - done
+        return (time.monotonic() - self._first_start) * left / done
+
+    def best(self) -> list[tuple[str, str, float, int]]:
+        """Return for each scale the cell with the lowest mean validation loss so far: (scale, cell, loss, seeds)."""
+        best: dict[str, tuple[str, str, float, int]] = {}
+        for (scale, cell), losses in self._losses.items():
+            candidate = (scale, cell, statistics.fmean(losses), len(losses))
+            if scale not in best or candidate[2] < best[scale][2]:
+                best[scale] = candidate
+        return list(best.values())
+
+    def _count(self, record: TrialRecord) -> None:
+        self.counts[record.status] += 1
+        loss = record.result_row()[VAL_LOSS]
+        if loss is not None:
+            self._losses[record.scale, record.cell].append(loss)
+
+    @property
+    def _total(self) -> int:
+        return self._earlier + len(self._costs)
+
+    def _line(self, record: TrialRecord) -> str:
+        row = record.result_row()
+        if record.status == FINISHED:
+            outcome = f"val_loss {row[VAL_LOSS]:.4f}, {duration(row['train_seconds'])} of training"
+        else:
+            outcome = f"{record.status}: {record.error}"
+        left = self.seconds_left()
+        eta = f", about {duration(left)} left" if left else ""
+        return f"[{self.counts.total()}/{self._total}] {record.cell}, seed {record.seed}: {outcome}{eta}"
+
+    def _display(self) -> Group:
+        left, used = self.seconds_left(), self.utilisation()
+        counts = [f"{self.counts[FINISHED]} of {self._total} finished", f"{len(self._running)} running"]
+        counts += [f"{self.counts[status]} {status}" for status in (DIVERGED, FAILED) if self.counts[status]]
+        counts.append("no estimate yet" if left is None else f"about {duration(left)} left")
+        if used is not None:
+            counts.append(f"slots {used:.0%} used")
+        table = Table.grid(padding=(0, 2))
+        for run, what in sorted(self._running.values(), key=lambda item: item[0].config_hash):
+            table.add_row(Text(f"{run.cell.name}, seed {run.seed}", style="cyan"), what)
+        for scale, cell, loss, seeds in self.best():
+            table.add_row(Text(f"best at {scale}", style="green"), f"{cell}: val_loss {loss:.4f} (n = {seeds})")
+        bar = ProgressBar(total=max(1, self._total), completed=self.counts.total(), width=60)
+        return Group(Text(self.study, style="bold"), bar, Text(", ".join(counts)), table)

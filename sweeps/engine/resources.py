@@ -1,0 +1,59 @@
+"""How many runs at a time, and what each of them gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from moe_models.errors import ConfigError, require
+from sweeps.engine.environment import cpu_cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """The machine as a study uses it. A run has one CPU core, and its share of a GPU where there is one."""
+
+    slots: int
+    """Runs at a time."""
+    gpus: int
+    """GPUs used: none where runs ask for none."""
+    gpus_per_trial: float
+    reason: str
+    """What was seen, in words."""
+
+    @property
+    def device(self) -> torch.device:
+        """What runs train on."""
+        return torch.device("cuda" if self.gpus_per_trial else "cpu")
+
+
+def find_resources(max_concurrent: int | None, gpus_per_trial: float | None) -> Resources:
+    """Return what a study may use.
+
+    Raises:
+        ConfigError: more GPU is asked for than there is.
+    """
+    available, cores = torch.cuda.device_count(), cpu_cores()
+    share = gpus_per_trial if gpus_per_trial is not None else float(available > 0)
+    require(
+        share <= available,
+        f"--gpus-per-trial {share:g} asks for more than this machine has ({_gpus(available)}); "
+        "leave it out to train on what is there",
+    )
+    if share == 0:
+        slots = max_concurrent or cores
+        seen = "no GPU was seen" if available == 0 else "--gpus-per-trial 0"
+        return Resources(slots=slots, gpus=0, gpus_per_trial=0.0, reason=f"{seen}, {cores} CPU cores")
+    fit = int(1 / share + 1e-9) * available if share <= 1 else int(available / share)
+    if max_concurrent is not None and max_concurrent > fit:
+        raise ConfigError(
+            f"--max-concurrent {max_concurrent} with --gpus-per-trial {share:g} asks for more than this machine has "
+            f"({_gpus(available)}: {fit} at a time)"
+        )
+    reason = f"{_gpus(available)} seen ({torch.cuda.get_device_name(0)})"
+    return Resources(slots=max_concurrent or fit, gpus=available, gpus_per_trial=share, reason=reason)
+
+
+def _gpus(count: int) -> str:
+    return {0: "no GPU", 1: "1 GPU"}.get(count, f"{count} GPUs")

@@ -1,0 +1,324 @@
+"""Runs a plan on Ray Tune: one Tuner over the (cell, seed) pairs that have no record, actors reused.
+
+Tune is used for what it does well: actors, resources, failures. Its files are scratch and are deleted: resuming needs
+only the records and the checkpoints, which lie in the study's folder under each run's hash.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from analysis.schema import FAILED, RECORDS_FOLDER, TrialRecord
+from sweeps.engine.plan import FAILURES_FOLDER, Plan, PlannedRun
+from sweeps.engine.progress import Progress
+from sweeps.engine.resources import Resources
+from sweeps.engine.tracking import MlflowTracker
+
+SCRATCH_FOLDER = ".tune"
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody reads Tune's files
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours stops the study and says how to go on
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tuner.restore is not used
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # errors are recorded and shown once
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How running a plan ended."""
+
+    interrupted: bool
+    """Stopped by a signal: the same command goes on from here."""
+    failures: tuple[TrialRecord, ...]
+    """Runs that an error ended."""
+
+
+class _Queue(Searcher):
+    """Hands Tune the runs one by one, in order. Tune's own variant generator would start them in any."""
+
+    def __init__(self, configs: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__()
+        self._configs = list(configs)
+        self._next = 0
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._next == len(self._configs):
+            return Searcher.FINISHED
+        self._next += 1
+        return dict(self._configs[self._next - 1])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to learn from results."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the records say what is left."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _Stop(tune.Stopper):
+    """Stops the whole experiment once a signal came."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.asked
+
+
+class _Observer(tune.Callback):
+    """Turns Tune's events into MLflow runs, progress and, where a run failed, its record."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        runs: Sequence[PlannedRun],
+        environment: Mapping[str, str],
+        tracker: MlflowTracker,
+        progress: Progress,
+    ) -> None:
+        self.plan = plan
+        self.environment = environment
+        self.tracker = tracker
+        self.progress = progress
+        self.failures: list[TrialRecord] = []
+        self._runs = {(run.cell.name, run.seed): run for run in runs}
+        self._rows: dict[str, list[dict[str, Any]]] = {run.config_hash: [] for run in runs}
+        self._ended: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks into snapshots, which nobody reads here."""
+        return {}
+
+    def _runs_of(self, trial: Trial) -> list[PlannedRun]:
+        return [self._runs[trial.config["labels"]["cell"], seed] for seed in trial.config["seeds"]]
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        for run in self._runs_of(trial):
+            self.tracker.start(run)
+            self.progress.started(run)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        busy = result.get("seconds_busy", 0.0)
+        for run in self._runs_of(trial):
+            rows = [row for row in result.get("rows", ()) if row["seed"] == run.seed]
+            if rows:
+                self._rows[run.config_hash] += rows
+                self.tracker.log_rows(run.config_hash, rows)
+            self.progress.reported(run, rows, busy)
+            busy = 0.0
+            self._end_if_recorded(run)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        for run in self._runs_of(trial):
+            if run.config_hash not in self._ended and not self._end_if_recorded(run):
+                self._fail(run, "the trial ended without writing its record")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        error = trial.get_error()
+        for run in self._runs_of(trial):
+            if run.config_hash not in self._ended and not self._end_if_recorded(run):
+                self._fail(run, _one_line(error))
+
+    def _end_if_recorded(self, run: PlannedRun) -> bool:
+        path = self.plan.folder / RECORDS_FOLDER / f"{run.config_hash}.json"
+        if run.config_hash in self._ended or not path.exists():
+            return False
+        self._end(run, TrialRecord.read(path))
+        return True
+
+    def _end(self, run: PlannedRun, record: TrialRecord) -> None:
+        self._ended.add(run.config_hash)
+        self._rows.pop(run.config_hash)
+        self.tracker.end(record)
+        self.progress.ended(run, record)
+
+    def _fail(self, run: PlannedRun, error: str) -> None:
+        record = TrialRecord(
+            **labels_of(self.plan, run),
+            seed=run.seed,
+            config_hash=run.config_hash,
+            status=FAILED,
+            error=error,
+            rows=[
+                {name: value for name, value in row.items() if name != "seed"} for row in self._rows[run.config_hash]
+            ],
+            config=run.cell.config.to_dict(),
+            environment=dict(self.environment),
+        )
+        record.write(self.plan.folder / FAILURES_FOLDER)
+        self.failures.append(record)
+        self._end(run, record)
+
+
+def labels_of(plan: Plan, run: PlannedRun) -> dict[str, Any]:
+    """Return what names a run in its record: study, cell, scale, factors."""
+    cell = run.cell
+    return {"study": plan.name, "cell": cell.name, "scale": cell.scale, "factors": dict(cell.factors)}
+
+
+def trial_config(plan: Plan, run: PlannedRun, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration of a run's Tune trial: plain data that names everything the worker needs."""
+    return {
+        "config": run.cell.config.to_dict(),
+        "seeds": [run.seed],
+        "labels": labels_of(plan, run),
+        "corpus_directory": str(plan.corpora[run.cell.scale].directory),
+        "study_directory": str(plan.folder),
+        "environment": dict(environment),
+        "threads": plan.choices["threads"],
+    }
+
+
+def run_plan(
+    plan: Plan,
+    resources: Resources,
+    *,
+    environment: Mapping[str, str],
+    tracker: MlflowTracker,
+    progress: Progress,
+    trainable: type[tune.Trainable],
+) -> Outcome:
+    """Train every run of the plan that has no record yet.
+
+    A run that fails is kept apart in `failures/` and the others go on. SIGINT or SIGTERM stops the study in order, a
+    second one at once; Ray is shut down in any case, unless the caller had started it.
+    """
+    runs = plan.open_runs()
+    if not runs:
+        return Outcome(interrupted=False, failures=())
+    for run in runs:  # they are tried again
+        (plan.folder / FAILURES_FOLDER / f"{run.config_hash}.json").unlink(missing_ok=True)
+    observer = _Observer(plan, runs, environment, tracker, progress)
+    stop = _Stop()
+    queue = _Queue([trial_config(plan, run, environment) for run in runs])
+    with _signals(stop, progress), _quiet(), _ray(resources), _scratch(plan.folder) as scratch:
+        if not stop.asked:
+            tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus_per_trial}),
+                tune_config=tune.TuneConfig(
+                    search_alg=queue,
+                    num_samples=len(runs),
+                    # Beyond the slots some trials wait, staged: only for such does Tune keep an actor to be reused.
+                    max_concurrent_trials=2 * resources.slots,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name="run",
+                    storage_path=str(scratch),
+                    stop=stop,
+                    callbacks=[observer],
+                    verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                    failure_config=tune.FailureConfig(max_failures=0),
+                ),
+            ).fit()
+    return Outcome(interrupted=stop.asked, failures=tuple(observer.failures))
+
+
+@contextmanager
+def _ray(resources: Resources) -> Iterator[None]:
+    """A Ray of our own, on this machine alone, ended with the study; or the one that the caller has started."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(
+        address="local",  # never join a cluster that happens to run
+        num_cpus=resources.slots,
+        num_gpus=resources.gpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Tune's folder, emptied before (a killed driver leaves it) and after."""
+    scratch = folder / SCRATCH_FOLDER
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Tune from talking: what matters is in the records and on the display."""
+    before = {name: os.environ.get(name) for name in TUNE_ENVIRONMENT}
+    os.environ.update(TUNE_ENVIRONMENT)
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@contextmanager
+def _signals(stop: _Stop, progress: Progress) -> Iterator[None]:
+    """Make the first SIGINT or SIGTERM stop the study in order, the second at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        progress.say("stopping; once more to stop at once")
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _one_line(error: BaseException | None) -> str:
+    """Return the cause of a trial's error, without the layers that Ray wraps it in."""
+    from ray.exceptions import RayTaskError
+
+    if isinstance(error, RayTaskError):
+        error = error.cause
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

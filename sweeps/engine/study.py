@@ -1,0 +1,82 @@
+"""What a study is: a declaration of cells, and what may be said about them. Nothing here imports torch.
+
+A study's file is short: it names its factors and gives every cell its levels and a function from a scale to a model.
+Everything else (options, plan, running, tracking, report) is the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch takes a second to import, which `--help` need not wait for
+    from moe_models.config import ModelConfig
+    from trainables.scales import Scale
+
+DEFAULT_DESIGN = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One model of a study, at any scale."""
+
+    name: str
+    factors: Mapping[str, Any]
+    """Level of each of the study's factors: 0 or 1, or a name."""
+    build: Callable[[Scale], ModelConfig]
+    """The model at a scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeControl:
+    """A factor that must change nothing: its two levels compute the same function, up to rounding."""
+
+    factor: str
+    tolerance_nats: float
+    """Paired differences of validation loss beyond this are an alarm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """One set of cells, with what their layout allows to be computed."""
+
+    cells: tuple[Cell, ...]
+    factorial: bool = False
+    """Whether main effects over the cells mean something: only the named factors differ between any two."""
+    feed_forward_levels: tuple[str, ...] = ()
+    """Factors that together are one factor with a level for each combination; none where empty."""
+    notes: tuple[str, ...] = ()
+    """Lines that the report prints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study as its author declares it."""
+
+    script: str
+    """Name of its file, without the suffix."""
+    title: str
+    factors: tuple[str, ...]
+    designs: Mapping[str, Design]
+    """By the names that `--design` takes; one of them is `default`."""
+    baseline: str = "baseline"
+    """The cell that all others are compared with."""
+    negative_control: NegativeControl | None = None
+    notes: tuple[str, ...] = field(default=())
+    """Lines that the report prints, whatever the design."""
+
+    def __post_init__(self) -> None:
+        assert DEFAULT_DESIGN in self.designs, f"{self.script} has no design '{DEFAULT_DESIGN}'"
+        for name, design in self.designs.items():
+            names = [cell.name for cell in design.cells]
+            assert len(set(names)) == len(names), f"{self.script}, design {name}: a cell's name occurs twice"
+            assert self.baseline in names, f"{self.script}, design {name}: there is no cell '{self.baseline}'"
+            for cell in design.cells:
+                assert set(cell.factors) == set(self.factors), f"{self.script}: factors of cell '{cell.name}'"
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the study's command line; return the process's exit code."""
+        from sweeps.engine.cli import main
+
+        return main(self, argv)

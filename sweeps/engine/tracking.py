@@ -1,0 +1,381 @@
+"""MLflow: one parent run a study, one nested run a (cell, seed). Only the driver writes, in batches.
+
+The study's records are the truth and MLflow a copy of them: a run is found again by its tags, only rows after the last
+one logged are added, and records that an interrupted driver left uncopied are copied at the next start. A server that
+fails on the way therefore costs no result: it is said once, and the next run of the study copies what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from analysis.schema import (
+    CURVE_COLUMNS,
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    PLAN_FILE,
+    RANKING_TEX,
+    REPORT_HTML,
+    REPORT_MD,
+    RESULTS_CSV,
+    RESULTS_JSON,
+    STEP,
+    TrialRecord,
+    read_records,
+)
+from moe_models.errors import ConfigError, require
+from sweeps.engine.plan import Plan, PlannedRun
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+T = TypeVar("T")
+
+DEFAULT_DATABASE = "mlflow.db"
+DEFAULT_ARTIFACTS = "mlruns"
+ANSWER_SECONDS = 5.0
+"""How long a tracking server may take to answer."""
+BATCH = 1000
+"""Metrics a call (MLflow's limit)."""
+PARAMS_A_CALL = 100
+PREFIX = "ablatune."
+PARENT_TAG = "mlflow.parentRunId"
+RUN_NAME_TAG = "mlflow.runName"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # opens the "Model training" view instead of the GenAI one
+    "mlflow.experiment.primaryMetric.name": "val_loss",
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
+}
+MLFLOW_STATUS = {FINISHED: "FINISHED", DIVERGED: "FINISHED", FAILED: "FAILED"}
+"""Diverging is an outcome: the run has ended, its tag `ablatune.status` says how."""
+REPORT_FILES = (PLAN_FILE, RESULTS_CSV, RESULTS_JSON, REPORT_MD, REPORT_HTML, RANKING_TEX)
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def tracking_uri() -> str:
+    """Return where runs go: MLFLOW_TRACKING_URI, or the database `mlflow.db` in the current folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / DEFAULT_DATABASE}"
+
+
+def public(uri: str) -> str:
+    """Return a URI without user and password, fit to be shown."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    host = parts.netloc.rpartition("@")[2]
+    return uri.replace(parts.netloc, host, 1)
+
+
+def require_tracking(uri: str) -> None:
+    """Refuse, within seconds, a tracking URI that no study could be written to.
+
+    Raises:
+        ConfigError: the server does not answer, the folder cannot be written, or the kind of URI is unknown.
+    """
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if scheme in ("http", "https"):
+        _require_server(uri, parts.scheme, parts.netloc.rpartition("@")[2])
+    elif scheme == "sqlite":
+        folder = _database(uri).parent
+        require(folder.is_dir(), f"the MLflow database {_database(uri)} cannot be made: {folder} is not a folder")
+        require(os.access(folder, os.W_OK), f"the MLflow database {_database(uri)}: {folder} cannot be written")
+    elif scheme in DATABASE_PORTS:
+        host, port = parts.hostname or "localhost", parts.port or DATABASE_PORTS[scheme]
+        try:
+            socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise _no_answer(uri, error) from error
+    elif not uri.startswith("databricks"):
+        kinds = f"http, https, sqlite, {', '.join(DATABASE_PORTS)} or databricks"
+        raise ConfigError(f"MLFLOW_TRACKING_URI '{public(uri)}' must be one of {kinds}, such as sqlite:///mlflow.db")
+
+
+def _require_server(uri: str, scheme: str, host: str) -> None:
+    try:
+        urllib.request.urlopen(f"{scheme}://{host}/health", timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        pass  # it answers, if only to ask for a password, which MLflow's client has
+    except (OSError, ValueError) as error:
+        raise _no_answer(uri, error) from error
+
+
+def _no_answer(uri: str, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0]
+    return ConfigError(
+        f"the tracking server {public(uri)} does not answer ({reason}): start it, correct MLFLOW_TRACKING_URI, or "
+        f"unset it to use {DEFAULT_DATABASE} in the current folder"
+    )
+
+
+def _database(uri: str) -> Path:
+    """Return the file of a SQLite URI: `sqlite:////absolute` or `sqlite:///relative`."""
+    return Path(uri.partition("://")[2].removeprefix("/").partition("?")[0])
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested configuration as MLflow params: `model.attention.kind`, values as text."""
+    flat: dict[str, str] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = str(value)
+    return flat
+
+
+class MlflowTracker:
+    """Writes one study's runs. Make it before any worker starts: it creates the database."""
+
+    def __init__(self, plan: Plan, environment: Mapping[str, str], uri: str, warn: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.environment = environment
+        self.uri = uri
+        self._warn = warn
+        self._failing = False
+        self._ids: dict[str, str] = {}
+        """MLflow run of each configuration's hash."""
+        self._last_step: dict[str, int] = {}
+        """Last update that was logged, by hash."""
+        self._open: set[str] = set()
+        """Hashes whose MLflow run is not ended."""
+        self.client = self._connect()
+        self.experiment_id = self._experiment()
+        self.parent_id = self._parent()
+        self._find_children()
+
+    def _connect(self) -> MlflowClient:
+        # A dead server must not hold the study up: MLflow would try for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        from filelock import FileLock
+        from mlflow import MlflowClient
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        if not self.uri.startswith("sqlite"):
+            return MlflowClient(tracking_uri=self.uri)
+        with FileLock(f"{_database(self.uri)}.lock"):  # two processes that create it at once can break it for good
+            client = MlflowClient(tracking_uri=self.uri)
+            client.search_experiments(max_results=1)
+        return client
+
+    def _experiment(self) -> str:
+        name = self.plan.study.script
+        found: Experiment | None = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = None
+            if self.uri.startswith("sqlite"):
+                location = (_database(self.uri).resolve().parent / DEFAULT_ARTIFACTS / name).as_uri()
+            return self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
+        require(
+            found.lifecycle_stage == "active",
+            f"MLflow experiment '{name}' in {public(self.uri)} is deleted: restore it (mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}) or use another store",
+        )
+        for key, value in EXPERIMENT_TAGS.items():
+            if key not in found.tags:
+                self.client.set_experiment_tag(found.experiment_id, key, value)
+        return found.experiment_id
+
+    def _tag_filter(self, **tags: str) -> str:
+        return " AND ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in tags.items())
+
+    def _parent(self) -> str:
+        tags = {"study": self.plan.name, "kind": "study"}
+        found = self.client.search_runs([self.experiment_id], self._tag_filter(**tags), max_results=1)
+        if found:
+            self.client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0].info.run_id
+        return self.client.create_run(
+            self.experiment_id,
+            run_name=self.plan.name,
+            tags={PREFIX + name: value for name, value in tags.items()}
+            | {
+                f"{PREFIX}corpus_hash": self.plan.to_json()["data_hash"],
+                "mlflow.note.content": self.plan.study.title,
+                **{PREFIX + name: value for name, value in self.environment.items()},
+            },
+        ).info.run_id
+
+    def _find_children(self) -> None:
+        token: str | None = ""
+        while token is not None:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                f"tags.`{PARENT_TAG}` = '{self.parent_id}'",
+                max_results=1000,
+                page_token=token or None,
+            )
+            for run in page:
+                self._remember(run)
+            token = page.token or None
+
+    def _remember(self, run: Run) -> None:
+        address = run.data.tags[f"{PREFIX}config_hash"]
+        self._ids[address] = run.info.run_id
+        self._last_step[address] = int(run.data.metrics.get(STEP, 0))
+        if run.info.status == "RUNNING":
+            self._open.add(address)
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Say once that MLflow fails; the records lack nothing."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            if not self._failing:
+                reason = str(error).splitlines()[0]
+                self._warn(
+                    f"MLflow cannot be written ({public(reason)}); the study goes on and keeps its records: "
+                    "run the same command again to copy them"
+                )
+            self._failing = True
+
+    def copy_records(self, folder: Path) -> None:
+        """Bring MLflow up to date with the records of a study: what a killed driver could not write."""
+        with self._tolerant():
+            for record in read_records(folder):
+                address = record.config_hash
+                complete = address in self._ids and address not in self._open
+                if not complete or self._last_step[address] < record.result_row()["steps"]:
+                    self._copy(record)
+            self.client.log_artifact(self.parent_id, str(folder / PLAN_FILE))
+
+    def start(self, run: PlannedRun) -> None:
+        """Open the run of a (cell, seed) that begins to train."""
+        with self._tolerant():
+            address = run.config_hash
+            if address in self._ids and address not in self._open and self._finished(address):
+                # It is trained again because its record is gone: the copy must not outlive it.
+                self.client.delete_run(self._ids.pop(address))
+                self._last_step.pop(address)
+            self._ensure(address, self._labels_of(run), run.cell.config.to_dict(), self.environment)
+
+    def log_rows(self, address: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows of a run's curve, those after the last one logged."""
+        with self._tolerant():
+            if address in self._ids:  # else it could not be opened, and `end` writes it as a whole
+                self._log(address, rows)
+
+    def end(self, record: TrialRecord) -> None:
+        """Close a run that has ended, whatever of its rows was missing included."""
+        with self._tolerant():
+            self._copy(record)
+
+    def close(self, folder: Path, *, complete: bool) -> None:
+        """Copy what could not be written on the way, attach the report, and end all runs."""
+        self.copy_records(folder)
+        with self._tolerant():
+            for address in list(self._open):
+                self.client.set_terminated(self._ids[address], status="KILLED")
+                self._open.discard(address)
+            for path in sorted([*(folder / name for name in REPORT_FILES), *folder.glob("*.png")]):
+                if path.exists():
+                    self.client.log_artifact(self.parent_id, str(path))
+            self.client.set_terminated(self.parent_id, status="FINISHED" if complete else "KILLED")
+
+    def _finished(self, address: str) -> bool:
+        status = self.client.get_run(self._ids[address]).data.tags.get(f"{PREFIX}status")
+        return status in (FINISHED, DIVERGED)
+
+    def _labels_of(self, run: PlannedRun) -> dict[str, Any]:
+        cell = run.cell
+        return {"cell": cell.name, "scale": cell.scale, "factors": dict(cell.factors), "seed": run.seed}
+
+    def _ensure(
+        self, address: str, labels: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, str]
+    ) -> None:
+        """Have an open MLflow run for a hash: the one found, or a new one."""
+        from mlflow.entities import Param
+
+        if address in self._ids:
+            if address not in self._open:
+                self._reopen(address)
+            return
+        factors = {f"{PREFIX}factor.{name}": str(level) for name, level in labels["factors"].items()}
+        tags = {
+            PARENT_TAG: self.parent_id,
+            f"{PREFIX}study": self.plan.name,
+            f"{PREFIX}cell": labels["cell"],
+            f"{PREFIX}scale": labels["scale"],
+            f"{PREFIX}factors": json.dumps(labels["factors"]),
+            f"{PREFIX}seed": str(labels["seed"]),
+            f"{PREFIX}config_hash": address,
+            f"{PREFIX}corpus_hash": config["data"]["content_hash"],
+            **factors,
+            **{PREFIX + name: value for name, value in environment.items()},
+        }
+        name = f"{labels['cell']}, seed {labels['seed']}"
+        run_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+        self._ids[address], self._last_step[address] = run_id, 0
+        self._open.add(address)
+        params = [Param(key, value) for key, value in flatten({**config, "seed": labels["seed"]}).items()]
+        for batch in _batches(params, PARAMS_A_CALL):
+            self.client.log_batch(run_id, params=list(batch))
+
+    def _reopen(self, address: str) -> None:
+        """Go on with a run that had failed or been interrupted."""
+        run_id = self._ids[address]
+        ended = {f"{PREFIX}status", f"{PREFIX}error"} & self.client.get_run(run_id).data.tags.keys()
+        for tag in ended:
+            self.client.delete_tag(run_id, tag)
+        self.client.update_run(run_id, status="RUNNING")
+        self._open.add(address)
+
+    def _log(self, address: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        new = [row for row in rows if row[STEP] > self._last_step[address]]
+        metrics = [
+            Metric(name, float(row[name]), now, row[STEP])
+            for row in new
+            for name in CURVE_COLUMNS
+            if row.get(name) is not None
+        ]
+        for batch in _batches(metrics, BATCH):
+            self.client.log_batch(self._ids[address], metrics=list(batch))
+        if new:
+            self._last_step[address] = new[-1][STEP]
+
+    def _copy(self, record: TrialRecord) -> None:
+        labels = {"cell": record.cell, "scale": record.scale, "factors": record.factors, "seed": record.seed}
+        address = record.config_hash
+        self._ensure(address, labels, record.config, record.environment)
+        self._log(address, record.rows)
+        run_id = self._ids[address]
+        self.client.set_tag(run_id, f"{PREFIX}status", record.status)
+        if record.error:
+            self.client.set_tag(run_id, f"{PREFIX}error", record.error)
+        self.client.set_terminated(run_id, status=MLFLOW_STATUS[record.status])
+        self._open.discard(address)
+
+
+def ui_command(uri: str) -> str:
+    """Return how to look at the runs in a browser."""
+    if urlsplit(uri).scheme in ("http", "https"):
+        return f"open {public(uri)} in a browser"
+    python = "mlflow" if sys.prefix == sys.base_prefix else str(Path(sys.prefix) / "bin" / "mlflow")
+    return f"{python} ui --backend-store-uri {public(uri)}"

@@ -1,0 +1,52 @@
+"""Trainables for the tests and timings of the engine: real Ray, real records, no training or a planned fault."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from analysis.schema import FINISHED, RECORDS_FOLDER, STEP, TRAIN_LOSS, VAL_LOSS, TrialRecord
+from trainables.config import TrialConfig
+from trainables.ray_trainable import AblationTrainable
+
+
+class TrivialTrainable(tune.Trainable):
+    """Ends at its first step with a real record: what a trial costs beside its training."""
+
+    SECONDS = 0.0
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.settings = config
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        time.sleep(self.SECONDS)
+        seed, updates = self.settings["seeds"][0], self.settings["config"]["training"]["updates"]
+        row = {STEP: updates, TRAIN_LOSS: 3.0, VAL_LOSS: 3.0, "train_seconds": self.SECONDS}
+        TrialRecord(
+            **self.settings["labels"],
+            seed=seed,
+            config_hash=TrialConfig.from_dict(self.settings["config"]).hash(seed),
+            status=FINISHED,
+            rows=[row],
+            config=self.settings["config"],
+            environment=self.settings["environment"],
+        ).write(Path(self.settings["study_directory"]) / RECORDS_FOLDER)
+        rows = [{**row, "seed": seed}]
+        return {"rows": rows, "status": FINISHED, "seconds_busy": self.SECONDS, tune.result.DONE: True}
+
+
+class FaultyTrainable(AblationTrainable):
+    """The real trainable, except that the cell `mlp` raises with seed 1 while `fault` lies in the study's folder."""
+
+    def step(self) -> dict[str, Any]:
+        fault = self.study_directory is not None and (self.study_directory / "fault").exists()
+        if fault and self.labels["cell"] == "mlp" and self.trainer.seed == 1:
+            raise RuntimeError("planned\nfault")
+        return super().step()

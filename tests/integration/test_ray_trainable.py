@@ -1,0 +1,168 @@
+"""The trainable in a Tuner of the user's own, on real Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from ray import tune
+
+from analysis import schema
+from analysis.schema import TrialRecord
+from trainables.checkpoint import load_checkpoint, save_checkpoint
+from trainables.config import DataConfig, TrialConfig
+from trainables.data import TokenizedCorpus, prepare_corpus
+from trainables.loop import Trainer
+from trainables.ray_trainable import AblationTrainable
+from trainables.scales import SCALES
+
+LABELS = {"study": "s", "cell": "c", "scale": "cpu", "factors": {"attention": 0}}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> TokenizedCorpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    paragraphs = [f"in the beginning was paragraph {i} and it said {i * i} words " * 6 for i in range(40)]
+    (folder / "text.txt").write_text("\n\n".join(paragraphs))
+    return prepare_corpus(str(folder / "text.txt"), vocab_size=300, seq_len=16, cache_dir=folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def config(corpus: TokenizedCorpus, **training: Any) -> TrialConfig:
+    scale = SCALES["cpu"]
+    model = scale.model(attention="mha", norm="rmsnorm", feed_forward="moe_deepseek_plain")
+    settings = {"updates": 6, "batch_size": 4, "seq_len": 16, "row_every": 2, "evaluate_every": 3} | training
+    return TrialConfig(
+        model=dataclasses.replace(model, vocab_size=300),
+        training=scale.with_training(**settings),
+        data=DataConfig(corpus=corpus.name, content_hash=corpus.content_hash),
+    )
+
+
+def trial(corpus: TokenizedCorpus, folder: Path, seeds: list[int], **training: Any) -> dict[str, Any]:
+    return {
+        "config": config(corpus, **training).to_dict(),
+        "seeds": seeds,
+        "labels": LABELS,
+        "corpus_directory": str(corpus.directory),
+        "study_directory": str(folder),
+    }
+
+
+def deterministic(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in schema.NONDETERMINISTIC_COLUMNS} for row in rows]
+
+
+def expected_rows(setting: TrialConfig, seed: int, corpus: TokenizedCorpus) -> list[dict[str, Any]]:
+    trainer = Trainer(setting, seed, corpus, torch.device("cpu"))
+    for _ in trainer.run():
+        pass
+    return deterministic(trainer.rows)
+
+
+def test_reused_actors_leave_nothing_behind(corpus: TokenizedCorpus, cluster: None, tmp_path: Path) -> None:
+    """Six trials on one or two actors: each record equals that of the plain loop, one a (configuration, seed)."""
+    space = {
+        **trial(corpus, tmp_path / "study", [0]),
+        "config": {
+            **config(corpus).to_dict(),
+            "training": {
+                **dataclasses.asdict(config(corpus).training),
+                "muon_learning_rate": tune.grid_search([0.01, 0.02]),
+            },
+        },
+        "seeds": tune.grid_search([[0], [1], [2, 3]]),
+    }
+    results = tune.Tuner(
+        AblationTrainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(metric="val_loss", mode="min", reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0),
+    ).fit()
+    assert not results.errors
+    assert results.get_best_result().metrics["val_loss"] > 0
+    records = {record.config_hash: record for record in schema.read_records(tmp_path / "study")}
+    assert len(records) == 8
+    for rate in (0.01, 0.02):
+        setting = config(corpus, muon_learning_rate=rate)
+        for seed in range(4):
+            record = records[setting.hash(seed)]
+            assert (record.status, record.seed, record.cell) == ("finished", seed, "c")
+            assert deterministic(record.rows) == expected_rows(setting, seed, corpus)
+            assert TrialConfig.from_dict(record.config) == setting
+    assert not list((tmp_path / "study" / "checkpoints").glob("*"))
+
+
+def test_a_half_trained_run_goes_on_from_its_own_checkpoint(corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    setting = config(corpus)
+    half = Trainer(setting, 0, corpus, torch.device("cpu"))
+    progress = half.run()
+    for _ in range(4):
+        next(progress)
+    half.train_seconds = 1000.0
+    path = tmp_path / "checkpoints" / f"{setting.hash(0)}.pt"
+    save_checkpoint(path, half.state_dict())
+    actor = AblationTrainable(trial(corpus, tmp_path, [0]))
+    assert actor.trainer.update == 4
+    while not actor.train()["done"]:
+        pass
+    record = TrialRecord.read(tmp_path / "records" / f"{setting.hash(0)}.json")
+    assert deterministic(record.rows) == expected_rows(setting, 0, corpus)
+    assert record.rows[-1]["train_seconds"] > 1000, "the time before the interruption is part of the run's"
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(
+    corpus: TokenizedCorpus, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = config(corpus)
+    path = tmp_path / "checkpoints" / f"{setting.hash(0)}.pt"
+    save_checkpoint(path, Trainer(setting, 0, corpus, torch.device("cpu")).state_dict())
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[: len(whole) // 2], "garbage": b"x" * 500, "empty": b""}[damage])
+    actor = AblationTrainable(trial(corpus, tmp_path, [0]))
+    assert "cannot be read and is ignored" in capsys.readouterr().err
+    while not actor.train()["done"]:
+        pass
+    record = TrialRecord.read(tmp_path / "records" / f"{setting.hash(0)}.json")
+    assert deterministic(record.rows) == expected_rows(setting, 0, corpus)
+
+
+def test_tunes_own_checkpoint_restores_the_whole_trial(corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    first = AblationTrainable(trial(corpus, tmp_path / "a", [0, 1]))
+    first.train()
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    first.save_checkpoint(str(folder))
+    second = AblationTrainable(trial(corpus, tmp_path / "b", [0, 1]))
+    second.load_checkpoint(str(folder))
+    assert second.trainer.state_dict()["update"] == first.trainer.state_dict()["update"]
+    assert second.pending_seeds == first.pending_seeds
+    assert load_checkpoint(folder / "trial.pt")["latest"] == first.latest
+
+
+def test_a_divergence_is_a_result(corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    setting = config(corpus, optimizer="adamw", adamw_learning_rate=1e30, weight_decay=0.0)
+    actor = AblationTrainable(
+        trial(corpus, tmp_path, [0], optimizer="adamw", adamw_learning_rate=1e30, weight_decay=0.0)
+    )
+    while not (report := actor.train())["done"]:
+        pass
+    assert report["status"] == "diverged"
+    record = TrialRecord.read(tmp_path / "records" / f"{setting.hash(0)}.json")
+    assert record.status == "diverged"
+    assert record.error is not None
+    assert "became" in record.error
+    assert record.result_row()["val_loss"] is None

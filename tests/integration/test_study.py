@@ -1,0 +1,301 @@
+"""Whole studies: the real command, real training, real Ray and a real MLflow database."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray.cloudpickle
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from analysis.schema import NONDETERMINISTIC_COLUMNS, RECORDS_FOLDER, TrialRecord, read_records
+from sweeps.exp6_grid import STUDY
+from tests import fakes_ray
+
+SCRIPT = Path(__file__).parents[2] / "sweeps" / "exp6_grid.py"
+pytestmark = [pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """One Ray for the tests that run in this process; a driver joins the one that is started."""
+    ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def command(corpus_file: Path) -> Callable[..., list[str]]:
+    def make(variants: str = "baseline,mlp", seeds: int = 2, steps: int = 3, *more: str) -> list[str]:
+        fixed = ["--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32", "--max-concurrent", "2"]
+        return ["--variants", variants, "--seeds", str(seeds), "--steps", str(steps), *fixed, *more]
+
+    return make
+
+
+def study_folder() -> Path:
+    (folder,) = Path("results").iterdir()
+    return folder
+
+
+def nested_runs() -> list[Run]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{Path('mlflow.db').absolute()}")
+    experiment = client.get_experiment_by_name("exp6_grid")
+    assert experiment is not None
+    return [run for run in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in run.data.tags]
+
+
+def require_mlflow_to_equal_the_records(folder: Path) -> None:
+    """Every record has exactly one nested run, with its last values, ended, under one parent."""
+    records, runs = read_records(folder), nested_runs()
+    assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) == 1
+    by_hash = {run.data.tags["ablatune.config_hash"]: run for run in runs}
+    assert len(by_hash) == len(runs) == len(records)
+    for record in records:
+        run = by_hash[record.config_hash]
+        assert run.data.tags["ablatune.status"] == record.status
+        assert run.data.metrics["val_loss"] == record.rows[-1]["val_loss"]
+        assert run.info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_one_command_gives_a_finished_study_and_extends_it(
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert STUDY.main(command(seeds=2)) == 0
+    folder = study_folder()
+    for name in ("plan.json", "results.csv", "results.json", "report.md", "report.html", "ranking.tex"):
+        assert (folder / name).exists()
+    assert list(folder.glob("*.png"))
+    assert not (folder / ".tune").exists()
+    assert list((folder / "checkpoints").glob("*")) == []
+    records = read_records(folder)
+    assert {(record.cell, record.seed) for record in records} == {(c, s) for c in ("baseline", "mlp") for s in (0, 1)}
+    assert all(record.rows[-1]["step"] == 3 for record in records)
+    output = capsys.readouterr().out
+    assert "4 finished" in output
+    assert "mlflow ui --backend-store-uri sqlite:///" in output
+    assert "report.html" in output
+    require_mlflow_to_equal_the_records(folder)
+
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / RECORDS_FOLDER).iterdir()}
+    assert STUDY.main(command("baseline,mlp,attention", 3)) == 0
+    assert study_folder() == folder
+    assert len(read_records(folder)) == 9
+    after = {path.name: path.stat().st_mtime_ns for path in (folder / RECORDS_FOLDER).iterdir()}
+    assert {name: after[name] for name in before} == before, "a finished run was trained again"
+    require_mlflow_to_equal_the_records(folder)
+
+    capsys.readouterr()
+    assert STUDY.main(command("mlp", 1, 3, "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["runs"] == {"finished": 9, "diverged": 0, "failed": 0}
+    assert Path(result["report"]).exists()
+    assert len(json.loads((folder / "plan.json").read_text())["cells"]) == 3
+    require_mlflow_to_equal_the_records(folder)
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_a_result_depends_on_neither_concurrency_nor_order(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert STUDY.main(command("baseline,moe", 2)) == 0
+    together = {record.config_hash: comparable(record) for record in read_records(study_folder())}
+    other = tmp_path / "other"
+    for variant in ("moe", "baseline"):
+        assert STUDY.main([*command(variant, 2), "--max-concurrent", "1", "--output", str(other)]) == 0
+    (folder,) = other.iterdir()
+    assert {record.config_hash: comparable(record) for record in read_records(folder)} == together
+
+
+def comparable(record: TrialRecord) -> list[dict[str, Any]]:
+    """Return the curve without what may differ from run to run."""
+    return [{k: v for k, v in row.items() if k not in NONDETERMINISTIC_COLUMNS} for row in record.rows]
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_a_failed_run_costs_the_others_nothing_and_is_tried_again(
+    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.FaultyTrainable)
+    assert STUDY.main(command("baseline", 1)) == 0
+    folder = study_folder()
+    (folder / "fault").touch()
+    assert STUDY.main(command(seeds=2)) == 1
+    assert {(record.cell, record.seed) for record in read_records(folder)} == {
+        ("baseline", 0), ("baseline", 1), ("mlp", 0),
+    }  # fmt: skip
+    (failure,) = (TrialRecord.read(path) for path in (folder / "failures").iterdir())
+    assert (failure.cell, failure.seed, failure.status) == ("mlp", 1, "failed")
+    assert failure.error == "RuntimeError: planned fault"
+    assert "mlp, seed 1: failed: RuntimeError: planned fault" in capsys.readouterr().out
+    failed = [run for run in nested_runs() if run.data.tags["ablatune.status"] == "failed"]
+    assert [(run.info.status, run.data.tags["ablatune.error"]) for run in failed] == [("FAILED", failure.error)]
+    assert (folder / "report.html").exists()
+
+    (folder / "fault").unlink()
+    assert STUDY.main(command(seeds=2)) == 0
+    assert list((folder / "failures").iterdir()) == []
+    assert len(read_records(folder)) == 4
+    require_mlflow_to_equal_the_records(folder)
+
+
+def driver(arguments: list[str]) -> subprocess.Popen[str]:
+    """Start the command as a user does, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def group_is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_study_goes_on(command: Callable[..., list[str]], how: signal.Signals) -> None:
+    arguments = command("baseline,mlp,moe", 2, 60)
+    process = driver(arguments)
+    wait_for(lambda: bool(list(Path("results").glob(f"*/{RECORDS_FOLDER}/*.json"))), process)
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # as a terminal's Ctrl-C: to the whole group
+    else:
+        process.kill()
+    _, errors = process.communicate(timeout=60)
+    folder = study_folder()
+    first = {record.config_hash: comparable(record) for record in read_records(folder)}
+    assert 1 <= len(first) < 6
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert len(errors.strip().splitlines()) == 1
+        assert "the same command continues the study" in errors
+        assert not {run.info.status for run in nested_runs()} & {"RUNNING"}
+        assert group_is_gone(process.pid), "processes were left behind"
+    deadline = time.monotonic() + 30
+    while not group_is_gone(process.pid) and time.monotonic() < deadline:  # Ray's die after a killed driver
+        time.sleep(0.2)
+    assert group_is_gone(process.pid)
+
+    second = driver(arguments)
+    output, errors = second.communicate(timeout=240)
+    assert (second.returncode, errors) == (0, "")
+    assert f"{len(first)} of them done before" in output
+    records = {record.config_hash: comparable(record) for record in read_records(folder)}
+    assert len(records) == 6
+    assert {address: records[address] for address in first} == first
+    require_mlflow_to_equal_the_records(folder)
+
+
+def test_two_drivers_cannot_run_one_study(
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert STUDY.main([*command(), "--dry-run", "--json"]) == 0
+    folder = Path(json.loads(capsys.readouterr().out)["folder"])
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        assert STUDY.main(command()) == 2
+    assert "another process is running this study" in capsys.readouterr().err
+    assert not (folder / "plan.json").exists()
+
+
+def test_a_dry_run_says_all_and_writes_nothing(
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert STUDY.main([*command(), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["scale"] == "cpu"
+    assert plan["seeds"] == [0, 1]
+    assert [cell["name"] for cell in plan["cells"]] == ["baseline", "mlp"]
+    assert plan["cells"][1]["factors"] == {"attention": 0, "rmsnorm": 0, "mlp": 1, "moe": 0}
+    assert all(cell["params_total"] > 0 for cell in plan["cells"])
+    assert plan["estimate_seconds"] > 0
+    assert STUDY.main([*command(), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert plan["study"] in text
+    assert f"{plan['cells'][0]['params_total']:,}" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--variants", "mpl"], "unknown cell 'mpl': did you mean 'mlp'?"),
+        (["--scale", "gpu"], "unknown scale 'gpu'"),
+        (["--corpus", "webb"], "unknown corpus 'webb': did you mean 'web'?"),
+        (["--corpus", "short.txt"], "short"),
+        (["--corpus", "empty.txt"], "empty"),
+        (["--corpus", "binary.txt"], "binary.txt"),
+        (["--seeds", "0"], "--seeds must be 1 or more but got 0"),
+        (["--steps", "-5"], "--steps must be 1 or more but got -5"),
+        (["--output", "short.txt"], "--output short.txt"),
+        (["--gpus-per-trial", "99"], "--gpus-per-trial 99 asks for more than this machine has"),
+        (["--gpu", "1"], "did you mean"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    more: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("short.txt").write_text("too short\n")
+    Path("empty.txt").write_text("")
+    Path("binary.txt").write_bytes(bytes(range(256)) * 40)
+    before = sorted(tmp_path.iterdir())
+    assert STUDY.main(more) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_tracking_server_that_is_not_there(
+    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    assert STUDY.main(command()) == 2
+    error = capsys.readouterr().err
+    assert "the tracking server http://127.0.0.1:9 does not answer" in error
+    assert "secret" not in error
+    assert not Path("results").exists()
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert STUDY.main(["--debug", "--scale", "gpu"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_script_refuses_an_argument_before_anything_slow() -> None:
+    started = time.monotonic()
+    result = subprocess.run([sys.executable, str(SCRIPT), "--seeds", "0"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: --seeds must be 1 or more but got 0\n"
+    modules = (
+        "import sys, sweeps.exp6_grid, sweeps.engine.cli; sys.exit(any(m in sys.modules for m in ('torch', 'ray')))"
+    )
+    assert subprocess.run([sys.executable, "-c", modules], check=False).returncode == 0
+    assert time.monotonic() - started < 30

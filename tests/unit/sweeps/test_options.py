@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from moe_models.errors import ConfigError
+from sweeps.engine.options import Options, parse
+from sweeps.exp6_grid import STUDY
+
+
+def test_defaults_are_the_whole_study() -> None:
+    options = parse(STUDY, [])
+    assert options == Options()
+    assert len(options.cells(STUDY)) == 16
+
+
+def test_cells_come_in_the_study_s_order_and_once() -> None:
+    assert parse(STUDY, ["--variants", "mlp, baseline"]).cells(STUDY) == ["baseline", "mlp"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--variants", "atention"], ["unknown cell 'atention'", "did you mean 'attention'"]),
+        (["--variants", "mlp,mlp"], ["--variants", "'mlp' twice"]),
+        (["--variants", "mlp,,moe"], ["--variants", "empty name"]),
+        (["--variants", ""], ["--variants", "empty name"]),
+        (["--design", "orthogonl"], ["unknown design", "orthogonal"]),
+        (["--seeds", "0"], ["--seeds must be 1 or more but got 0"]),
+        (["--seeds", "-3"], ["--seeds must be 1 or more but got -3"]),
+        (["--seeds", "many"], ["--seeds", "whole number", "many"]),
+        (["--seeds", "1.5"], ["--seeds", "whole number", "1.5"]),
+        (["--seeds"], ["--seeds", "Missing value"]),
+        (["--steps", "0"], ["--steps must be 1 or more but got 0"]),
+        (["--steps", "ten"], ["--steps", "whole number", "ten"]),
+        (["--max-concurrent", "0"], ["--max-concurrent must be 1 or more but got 0"]),
+        (["--gpus-per-trial", "-0.5"], ["--gpus-per-trial", "-0.5"]),
+        (["--gpus-per-trial", "1.5"], ["--gpus-per-trial", "1.5"]),
+        (["--gpus-per-trial", "nan"], ["--gpus-per-trial", "nan"]),
+        (["--gpus-per-trial", "inf"], ["--gpus-per-trial", "inf"]),
+        (["--precision", "fp8"], ["--precision", "fp8", "bf16"]),
+        (["--seed", "3"], ["--seed", "did you mean --seeds?"]),
+        (["--max_concurent", "3"], ["did you mean --max-concurrent?"]),
+        (["exp6"], ["exp6"]),
+    ],
+)
+def test_bad_options_give_one_line(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(STUDY, argv)
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(STUDY, ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in Options.__dataclass_fields__:
+        assert "--" + name.replace("_", "-") in text
+    assert "baseline" in text

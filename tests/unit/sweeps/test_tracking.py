@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from analysis.schema import CURVE_COLUMNS, DIVERGED, FAILED, FINISHED, RECORDS_FOLDER, TrialRecord
+from moe_models.errors import ConfigError
+from sweeps.engine.plan import Plan, PlannedRun
+from sweeps.engine.tracking import MlflowTracker, public, require_tracking, tracking_uri, ui_command
+
+ENVIRONMENT = {"git_commit": "abc", "versions": "python 3", "hardware": "2 cores"}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def tracked(plan_for: Callable[..., Plan], database: str) -> Iterator[tuple[Plan, Callable[[], MlflowTracker]]]:
+    """A plan, and a function that opens a tracker as a driver does; the plan's runs are removed afterwards."""
+    plan = plan_for(variants="baseline,mlp")
+    plan.write()
+
+    def connect() -> MlflowTracker:
+        return MlflowTracker(plan, ENVIRONMENT, database, warn=pytest.fail)
+
+    yield plan, connect
+    client = MlflowClient(tracking_uri=database)
+    for run in all_runs(client):
+        client.delete_run(run.info.run_id)
+
+
+def all_runs(client: MlflowClient) -> list[Run]:
+    experiment = client.get_experiment_by_name("exp6_grid")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def children(client: MlflowClient) -> dict[str, Run]:
+    nested = [run for run in all_runs(client) if "mlflow.parentRunId" in run.data.tags]
+    addresses = [run.data.tags["ablatune.config_hash"] for run in nested]
+    assert len(set(addresses)) == len(addresses), "a (cell, seed) has two runs"
+    return dict(zip(addresses, nested, strict=True))
+
+
+def row(step: int, **values: Any) -> dict[str, Any]:
+    return {**dict.fromkeys(CURVE_COLUMNS, None), "step": step, "train_loss": 5.0 - step / 10, **values}
+
+
+def record(plan: Plan, run: PlannedRun, status: str = FINISHED, **fields: Any) -> TrialRecord:
+    defaults = {"rows": [row(2), row(4, val_loss=3.5)], "config": run.cell.config.to_dict(), "environment": ENVIRONMENT}
+    return TrialRecord(
+        study=plan.name, cell=run.cell.name, scale="cpu", factors=dict(run.cell.factors), seed=run.seed,
+        config_hash=run.config_hash, status=status, **{**defaults, **fields},
+    )  # fmt: skip
+
+
+def steps(client: MlflowClient, run: Run, metric: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+
+
+def test_a_run_has_its_labels_params_and_curve(tracked: Any) -> None:
+    plan, connect = tracked
+    tracker, run = connect(), plan.runs()[0]
+    tracker.start(run)
+    tracker.log_rows(run.config_hash, [row(2)])
+    tracker.end(record(plan, run))
+    tracker.close(plan.folder, complete=True)
+    found = children(tracker.client)[run.config_hash]
+    tags, params = found.data.tags, found.data.params
+    assert tags["mlflow.parentRunId"] == tracker.parent_id
+    expected = {
+        "study": plan.name, "cell": "baseline", "scale": "cpu", "seed": "0", "config_hash": run.config_hash,
+        "status": "finished", "corpus_hash": plan.corpora["cpu"].content_hash, "factor.attention": "0", **ENVIRONMENT,
+    }  # fmt: skip
+    assert {name: tags[f"ablatune.{name}"] for name in expected} == expected
+    assert json.loads(tags["ablatune.factors"]) == dict(run.cell.factors)
+    assert params["model.attention.kind"] == "mha"
+    assert params["training.updates"] == "4"
+    assert params["seed"] == "0"
+    assert params["data.content_hash"] == plan.corpora["cpu"].content_hash
+    assert steps(tracker.client, found, "train_loss") == [2, 4]
+    assert steps(tracker.client, found, "val_loss") == [4]
+    assert "load_imbalance" not in found.data.metrics
+    assert found.info.status == "FINISHED"
+    parent = tracker.client.get_run(tracker.parent_id)
+    assert parent.info.status == "FINISHED"
+    assert [entry.path for entry in tracker.client.list_artifacts(tracker.parent_id)] == ["plan.json"]
+
+
+def test_the_experiment_opens_as_model_training(tracked: Any) -> None:
+    _, connect = tracked
+    tracker = connect()
+    tags = tracker.client.get_experiment(tracker.experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_second_driver_goes_on_where_the_first_was_killed(tracked: Any) -> None:
+    plan, connect = tracked
+    run, other = plan.runs()[:2]
+    killed = connect()
+    killed.start(run)
+    killed.log_rows(run.config_hash, [row(1), row(2)])
+    record(plan, other).write(plan.folder / RECORDS_FOLDER)  # ended while nobody was there to copy it
+    tracker = connect()
+    assert tracker.parent_id == killed.parent_id
+    tracker.copy_records(plan.folder)
+    tracker.start(run)
+    tracker.log_rows(run.config_hash, [row(1), row(2), row(3)])
+    tracker.end(record(plan, run, rows=[row(1), row(2), row(3), row(4, val_loss=3.0)]))
+    tracker.close(plan.folder, complete=True)
+    found = children(tracker.client)
+    assert set(found) == {run.config_hash, other.config_hash}
+    assert steps(tracker.client, found[run.config_hash], "train_loss") == [1, 2, 3, 4]
+    assert steps(tracker.client, found[other.config_hash], "train_loss") == [2, 4]
+    assert {one.info.status for one in found.values()} == {"FINISHED"}
+
+
+def test_a_run_that_ended_while_the_driver_was_dead_is_closed(tracked: Any) -> None:
+    plan, connect = tracked
+    run = plan.runs()[0]
+    connect().start(run)
+    record(plan, run).write(plan.folder / RECORDS_FOLDER)
+    tracker = connect()
+    tracker.copy_records(plan.folder)
+    assert children(tracker.client)[run.config_hash].info.status == "FINISHED"
+
+
+def test_copying_again_changes_nothing(tracked: Any) -> None:
+    plan, connect = tracked
+    run = plan.runs()[0]
+    record(plan, run).write(plan.folder / RECORDS_FOLDER)
+    ends = []
+    for _ in range(2):
+        tracker = connect()
+        tracker.copy_records(plan.folder)
+        found = children(tracker.client)[run.config_hash]
+        assert steps(tracker.client, found, "train_loss") == [2, 4]
+        ends.append(found.info.end_time)
+    assert ends[0] == ends[1]
+
+
+def test_a_run_trained_again_replaces_its_copy(tracked: Any) -> None:
+    plan, connect = tracked
+    run = plan.runs()[0]
+    first = connect()
+    first.start(run)
+    first.end(record(plan, run))
+    second = connect()  # the record was deleted
+    second.start(run)
+    second.end(record(plan, run, rows=[row(1), row(4, val_loss=2.0)]))
+    found = children(second.client)[run.config_hash]
+    assert steps(second.client, found, "train_loss") == [1, 4]
+
+
+@pytest.mark.parametrize(("status", "shown"), [(FAILED, "FAILED"), (DIVERGED, "FINISHED")])
+def test_how_a_run_ended_is_a_tag(tracked: Any, status: str, shown: str) -> None:
+    plan, connect = tracked
+    tracker, run = connect(), plan.runs()[0]
+    tracker.start(run)
+    tracker.end(record(plan, run, status, error="it broke"))
+    found = children(tracker.client)[run.config_hash]
+    assert (found.data.tags["ablatune.status"], found.data.tags["ablatune.error"]) == (status, "it broke")
+    assert found.info.status == shown
+
+
+def test_a_failed_run_is_continued_when_it_is_tried_again(tracked: Any) -> None:
+    plan, connect = tracked
+    tracker, run = connect(), plan.runs()[0]
+    tracker.start(run)
+    tracker.end(record(plan, run, FAILED, rows=[row(1)], error="it broke"))
+    again = connect()
+    again.start(run)
+    assert children(again.client)[run.config_hash].info.status == "RUNNING"
+    again.end(record(plan, run))
+    found = children(again.client)[run.config_hash]
+    assert found.info.status == "FINISHED"
+    assert "ablatune.error" not in found.data.tags
+    assert steps(again.client, found, "train_loss") == [1, 2, 4]
+
+
+def test_an_interrupted_study_leaves_nothing_running(tracked: Any) -> None:
+    plan, connect = tracked
+    tracker = connect()
+    tracker.start(plan.runs()[0])
+    tracker.close(plan.folder, complete=False)
+    assert {run.info.status for run in all_runs(tracker.client)} == {"KILLED"}
+
+
+def test_an_interrupted_run_goes_on(tracked: Any) -> None:
+    plan, connect = tracked
+    first, run = connect(), plan.runs()[0]
+    first.start(run)
+    first.log_rows(run.config_hash, [row(2)])
+    first.close(plan.folder, complete=False)
+    second = connect()
+    second.start(run)
+    second.end(record(plan, run))
+    found = children(second.client)[run.config_hash]
+    assert found.info.status == "FINISHED"
+    assert steps(second.client, found, "train_loss") == [2, 4]
+
+
+def test_a_run_id_in_the_environment_is_not_written_to(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, connect = tracked
+    foreign = connect().parent_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", foreign)
+    tracker = connect()
+    tracker.start(plan.runs()[0])
+    assert foreign not in [run.info.run_id for run in children(tracker.client).values()]
+    assert tracker.client.get_run(foreign).data.params == {}
+
+
+def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
+    plan_for: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    plan, said = plan_for(variants="baseline"), []
+    plan.write()
+    tracker = MlflowTracker(plan, ENVIRONMENT, f"sqlite:///{tmp_path / 'mlflow.db'}", warn=said.append)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MlflowException("http://user:secret@host/api refused\nmore")
+
+    monkeypatch.setattr(tracker.client, "create_run", fail)
+    monkeypatch.setattr(tracker.client, "log_batch", fail)
+    run = plan.runs()[0]
+    tracker.start(run)
+    tracker.log_rows(run.config_hash, [row(1)])
+    tracker.end(record(plan, run))
+    record(plan, run).write(plan.folder / RECORDS_FOLDER)
+    monkeypatch.undo()
+    tracker.close(plan.folder, complete=True)
+    assert steps(tracker.client, children(tracker.client)[run.config_hash], "train_loss") == [2, 4]
+    assert len(said) == 1
+    assert "run the same command again" in said[0]
+    assert "secret" not in said[0]
+
+
+def test_the_default_is_a_database_in_the_current_folder(tmp_path: Path) -> None:
+    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    require_tracking(tracking_uri())
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_uris_are_shown_without_passwords() -> None:
+    assert public("https://me:secret@host:5000/x") == "https://host:5000/x"
+    assert public("postgresql+psycopg2://me:s@cret@host/db") == "postgresql+psycopg2://host/db"
+    assert public("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"
+    assert "secret" not in ui_command("https://me:secret@host:5000")
+    assert "--backend-store-uri sqlite:////tmp/mlflow.db" in ui_command("sqlite:////tmp/mlflow.db")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_a_server_that_is_not_there(scheme: str) -> None:
+    with pytest.raises(ConfigError, match="does not answer") as error:
+        require_tracking(f"{scheme}://me:secret@127.0.0.1:{free_port()}")
+    assert "secret" not in str(error.value)
+
+
+def test_a_server_that_says_nothing_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.engine.tracking.ANSWER_SECONDS", 0.5)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        started = time.monotonic()
+        with pytest.raises(ConfigError, match="does not answer"):
+            require_tracking(f"http://127.0.0.1:{mute.getsockname()[1]}")
+        assert time.monotonic() - started < 5
+
+
+def test_a_server_that_asks_for_a_password_answers() -> None:
+    class Guarded(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(401)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Guarded) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        require_tracking(f"http://127.0.0.1:{server.server_port}")
+        thread.join()
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////nowhere/mlflow.db", "ftp://host", "mlruns", "file:///tmp/mlruns"])
+def test_a_uri_that_cannot_be_used(uri: str) -> None:
+    with pytest.raises(ConfigError):
+        require_tracking(uri)
