@@ -12,11 +12,9 @@ import numpy as np
 import torch
 
 from moe_models.errors import require
+from moe_models.loss import IGNORED_TARGET
 from moe_models.streams import generator
 from trainables.data import Split
-
-IGNORED_TARGET = -100
-"""Target of a padded place: torch's cross-entropy leaves it out."""
 
 
 class TrainingBatches:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_models.errors import ConfigError
-from trainables.batches import IGNORED_TARGET, EvaluationBatches, TrainingBatches
+from moe_models.loss import IGNORED_TARGET
+from trainables.batches import EvaluationBatches, TrainingBatches
 from trainables.data import Split
 
 
