@@ -1,8 +1,8 @@
 """The training loop: one model, one seed, a generator of curve rows. No Ray, no MLflow.
 
 Rows are made at fixed updates (`row_every`, `evaluate_every`, the last one), so a curve does not depend on the
-machine's speed. All noise comes from counter-based streams, so a resumed run continues exactly: on a CPU its rows equal an
-uninterrupted run's, times and memory aside.
+machine's speed. All noise comes from counter-based streams, so a resumed run continues exactly: on a CPU its rows
+equal an uninterrupted run's, times and memory aside.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/extending.md does what it says: its code, in one new file, is picked up by the contract tests and passes them."""
+"""docs/extending.md keeps its word: its code, in one new file, is picked up by the contract tests and passes."""
 
 from __future__ import annotations
 

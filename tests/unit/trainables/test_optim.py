@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -90,8 +91,8 @@ def test_schedule_ends_where_training_ends() -> None:
     assert factors[0] == pytest.approx(1 / 20)
     assert factors[19] == 1.0
     assert factors[-1] == pytest.approx(0.1)
-    assert all(a < b for a, b in zip(factors[:19], factors[1:20], strict=True))
-    assert all(a > b for a, b in zip(factors[19:-1], factors[20:], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(factors[:20]))
+    assert all(a > b for a, b in itertools.pairwise(factors[19:]))
     middle = (20 + 200) // 2 - 1
     assert factors[middle] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
 
