@@ -12,10 +12,12 @@ from moe_models.feed_forward import FEED_FORWARD, FeedForwardConfig
 from moe_models.norms import NORM, NormConfig
 from moe_models.registry import component, dataclass_from_dict, to_dict
 
+PLACEMENTS = ("pre", "post")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only transformer: pre-norm blocks of attention and feed-forward, a final norm, a tied head."""
+    """A decoder-only transformer: blocks of attention and feed-forward, a final norm, a tied head."""
 
     vocab_size: int
     """Entries of the token embedding, which is also the head."""
@@ -32,7 +34,9 @@ class ModelConfig:
     attention: AttentionConfig = component(ATTENTION)
     feed_forward: FeedForwardConfig = component(FEED_FORWARD)
     block_norm: NormConfig = component(NORM)
-    """The norms before each sublayer."""
+    """The norms of each sublayer."""
+    placement: str = "pre"
+    """Where the block norms stand: `pre`, x + f(norm(x)), or `post`, norm(x + f(x)). https://arxiv.org/abs/2002.04745."""
     final_norm: NormConfig = component(NORM)
     """The norm before the head."""
 
@@ -41,6 +45,10 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"{name} must be 1 or more but got {getattr(self, name)}")
         require(0.0 <= self.dropout < 1.0, f"dropout must be in [0, 1) but got {self.dropout}")
         require(self.init_std > 0.0, f"init_std must be positive but got {self.init_std}")
+        require(
+            self.placement in PLACEMENTS,
+            f"placement must be one of {', '.join(PLACEMENTS)} but got '{self.placement}'",
+        )
         self.attention.validate(self.d_model)
         self.feed_forward.validate(self.d_model)
 

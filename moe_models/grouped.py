@@ -26,8 +26,8 @@ def combine(y_MI: Tensor, weights_NK: Tensor, order_M: Tensor) -> Tensor:
     return (y_NKI * weights_NK.to(y_NKI.dtype).unsqueeze(-1)).sum(1)
 
 
-def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    """Multiply each expert's rows with its weight: (M, I) to (M, O); the first counts[0] rows are expert 0's.
+def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, bias_EO: Tensor | None, counts_E: Tensor) -> Tensor:
+    """Put each expert's rows through its linear map: (M, I) to (M, O); the first counts[0] rows are expert 0's.
 
     Under autocast the operands are cast as `F.linear` would cast them.
     """
@@ -36,8 +36,10 @@ def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor
         dtype = torch.get_autocast_dtype(device)
         x_MI, weight_EOI = x_MI.to(dtype), weight_EOI.to(dtype)
     if device == "cuda" and HAS_GROUPED_MM and x_MI.dtype == torch.bfloat16:
-        return F.grouped_mm(x_MI, weight_EOI.mT, offs=counts_E.cumsum(0).int())
-    return _GroupedLinear.apply(x_MI, weight_EOI, counts_E.tolist())
+        y_MO = F.grouped_mm(x_MI, weight_EOI.mT, offs=counts_E.cumsum(0).int())
+    else:
+        y_MO = _GroupedLinear.apply(x_MI, weight_EOI, counts_E.tolist())
+    return y_MO if bias_EO is None else y_MO + _Repeat.apply(bias_EO.to(y_MO.dtype), counts_E.tolist())
 
 
 class _Dispatch(torch.autograd.Function):
@@ -95,3 +97,16 @@ class _GroupedLinear(torch.autograd.Function):
             torch.mm(grad_O, weight_OI, out=grad_x_I)
             torch.mm(grad_O.T, x_I, out=grad_weight_OI)
         return grad_x_MI, grad_weight_EOI, None
+
+
+class _Repeat(torch.autograd.Function):
+    """Each expert's row as often as it has rows: (E, O) to (M, O); the gradient is summed expert by expert."""
+
+    @staticmethod
+    def forward(ctx: Any, bias_EO: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts = counts
+        return torch.cat([bias_O.expand(count, -1) for bias_O, count in zip(bias_EO, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return torch.stack([grad_O.sum(0) for grad_O in grads[0].split(ctx.counts)]), None

@@ -1,4 +1,4 @@
-"""The transformer: embedding, pre-norm blocks, final norm, tied head.
+"""The transformer: embedding, blocks, final norm, tied head.
 
 Shapes: B batch, T positions, D model width, V vocabulary.
 """
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from moe_models.config import ModelConfig
 from moe_models.dropout import dropout
 from moe_models.loss import linear_cross_entropy, token_losses
+from moe_models.parameters import is_bias
 from moe_models.routers import Router
 from moe_models.streams import Noise, generator
 
@@ -30,11 +31,12 @@ class ModelOutput:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); or, with post placement, norm(x + sublayer(x)) each."""
 
     def __init__(self, config: ModelConfig, role: str) -> None:
         super().__init__()
         self.dropout = config.dropout
+        self.is_pre_norm = config.placement == "pre"
         self.role = role
         self.attention_norm = config.block_norm.build(config.d_model)
         self.attention = config.attention.build(config.d_model, dropout=config.dropout, role=f"{role}.attention")
@@ -45,10 +47,13 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor | None]:
         """Map (B, T, D) to (B, T, D) and the auxiliary loss."""
-        y_BTD = self.attention(self.attention_norm(x_BTD), noise)
+        y_BTD = self.attention(self.attention_norm(x_BTD) if self.is_pre_norm else x_BTD, noise)
         x_BTD = x_BTD + dropout(y_BTD, self.dropout, noise, f"{self.role}.attention.after")
-        y_BTD, auxiliary_loss = self.feed_forward(self.feed_forward_norm(x_BTD), noise)
-        return x_BTD + dropout(y_BTD, self.dropout, noise, f"{self.role}.feed_forward.after"), auxiliary_loss
+        if not self.is_pre_norm:
+            x_BTD = self.attention_norm(x_BTD)
+        y_BTD, auxiliary_loss = self.feed_forward(self.feed_forward_norm(x_BTD) if self.is_pre_norm else x_BTD, noise)
+        x_BTD = x_BTD + dropout(y_BTD, self.dropout, noise, f"{self.role}.feed_forward.after")
+        return x_BTD if self.is_pre_norm else self.feed_forward_norm(x_BTD), auxiliary_loss
 
 
 class MoETransformer(nn.Module):
@@ -114,8 +119,10 @@ def initialise(model: MoETransformer, seed: int) -> None:
     """
     std = model.config.init_std
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+        if is_bias(name):
+            parameter.zero_()
+        elif parameter.ndim == 1:
+            parameter.fill_(1.0)
         elif parameter.ndim == 2:
             parameter.normal_(0.0, std, generator=generator(seed, "init", name))
         else:

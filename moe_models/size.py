@@ -18,7 +18,7 @@ class Size:
     n_experts: int
     top_k: int
     latent_rank: int
-    """Query and key-value ranks of latent attention."""
+    """Query rank of latent attention, of which presets derive the key-value rank."""
 
     @property
     def head_dim(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moe_models.parameters import is_matrix
 from trainables.config import TrainingConfig
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -107,8 +108,10 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
 
     `muon`: Muon on the blocks' matrices, AdamW on embedding (and tied head), gains and biases. `adamw`: AdamW alone.
     """
-    matrices = [p for name, p in model.named_parameters() if name.startswith("layers.") and p.ndim >= 2]
-    rest = [p for name, p in model.named_parameters() if not (name.startswith("layers.") and p.ndim >= 2)]
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (matrices if name.startswith("layers.") and is_matrix(name, parameter) else rest).append(parameter)
     if config.optimizer == "adamw":
         return [_adamw([*matrices, *rest], config)]
     muon = Muon(matrices, lr=config.muon_learning_rate, momentum=config.muon_momentum)

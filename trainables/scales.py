@@ -25,8 +25,10 @@ class Scale:
     dropout: float
     training: TrainingConfig
 
-    def model(self, *, attention: str, norm: str, feed_forward: str) -> ModelConfig:
-        """Return a model of this size from presets. `norm` is the blocks'; the final norm is always `rmsnorm`."""
+    def model(
+        self, *, attention: str, norm: str, feed_forward: str, final_norm: str = "rmsnorm", placement: str = "pre"
+    ) -> ModelConfig:
+        """Return a model of this size from presets. `norm` is the blocks'; `placement` is where these stand."""
         return ModelConfig(
             vocab_size=self.vocab_size,
             d_model=self.size.d_model,
@@ -36,7 +38,8 @@ class Scale:
             attention=ATTENTION.configure(attention, self.size),
             feed_forward=FEED_FORWARD.configure(feed_forward, self.size),
             block_norm=NORM.configure(norm, self.size),
-            final_norm=NORM.configure("rmsnorm", self.size),
+            final_norm=NORM.configure(final_norm, self.size),
+            placement=placement,
         )
 
     def with_training(self, *, updates: int | None = None, **choices: Any) -> TrainingConfig:
@@ -78,9 +81,41 @@ SCALES: dict[str, Scale] = {
                 evaluation_batch_size=16,
             ),
         ),
+        Scale(
+            name="paper_512d",
+            description="3 layers, 512 wide, vocabulary 49,152: the published size of exp1's components",
+            size=Size(d_model=512, n_layers=3, n_heads=8, d_ff=1_024, n_experts=8, top_k=2, latent_rank=128),
+            vocab_size=49_152,
+            dropout=0.1,
+            training=TrainingConfig(
+                updates=375,
+                batch_size=16,
+                seq_len=256,
+                accumulation=4,
+                row_every=5,
+                evaluate_every=75,
+                evaluation_batch_size=16,
+            ),
+        ),
+        Scale(
+            name="paper_768d",
+            description="10 layers, 768 wide, vocabulary 49,152: the published size of exp1's attention",
+            size=Size(d_model=768, n_layers=10, n_heads=12, d_ff=3_072, n_experts=8, top_k=2, latent_rank=128),
+            vocab_size=49_152,
+            dropout=0.1,
+            training=TrainingConfig(
+                updates=25,
+                batch_size=16,
+                seq_len=512,
+                accumulation=4,
+                row_every=1,
+                evaluate_every=5,
+                evaluation_batch_size=16,
+            ),
+        ),
     )
 }
-"""By name. `paper_256d` makes 250 updates of 4 micro-batches: the published 1,000 micro-steps."""
+"""By name. The paper scales' updates, of 4 micro-batches each, make the published 1,000, 1,500 and 100 micro-steps."""
 
 
 def scale_named(name: str) -> Scale:

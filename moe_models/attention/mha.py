@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from moe_models.attention.base import ATTENTION, causal_attention, heads_first, heads_last
 from moe_models.errors import require
 from moe_models.positions import POSITION, PositionConfig, Rotary
+from moe_models.positions.none import NoPosition
 from moe_models.positions.rope import Rope
 from moe_models.registry import component
 from moe_models.size import Size
@@ -24,6 +25,8 @@ class MultiHeadAttention:
     kind: ClassVar[str]
     n_heads: int
     """Heads; d_model must be an even multiple of it."""
+    bias: bool = False
+    """Biases on both projections."""
     position: PositionConfig = component(POSITION, default=Rope())
 
     def validate(self, d_model: int) -> None:
@@ -53,8 +56,8 @@ class MultiHeadAttentionModule(nn.Module):
         self.role = role
         head_dim = d_model // config.n_heads
         self.scale = head_dim**-0.5 * config.position.softmax_factor()
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.out = nn.Linear(d_model, d_model, bias=False)
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=config.bias)
+        self.out = nn.Linear(d_model, d_model, bias=config.bias)
         self.rotary = Rotary(config.position, head_dim)
 
     def forward(self, x_BTD: Tensor, noise: Noise | None) -> Tensor:
@@ -78,3 +81,9 @@ class MultiHeadAttentionModule(nn.Module):
 def mha(size: Size) -> MultiHeadAttention:
     """Return the baseline's attention."""
     return MultiHeadAttention(n_heads=size.n_heads)
+
+
+@ATTENTION.preset("mha_biased_no_position")
+def mha_biased_no_position(size: Size) -> MultiHeadAttention:
+    """Return the attention that came with the change of the published exp4 and exp5: biases, no positions."""
+    return MultiHeadAttention(n_heads=size.n_heads, bias=True, position=NoPosition())

@@ -13,6 +13,7 @@ from moe_models.errors import require
 from moe_models.norms.deepseek_rmsnorm import DeepSeekRMSNorm
 from moe_models.positions import POSITION, PositionConfig, Rotary
 from moe_models.positions.rope import Rope
+from moe_models.positions.rope_linear import RopeLinear
 from moe_models.registry import component
 from moe_models.size import Size
 from moe_models.streams import Noise
@@ -129,4 +130,32 @@ def mla_rope_only(size: Size) -> MultiHeadLatentAttention:
         nope_dim=0,
         v_dim=size.head_dim,
         bias=True,
+    )
+
+
+@ATTENTION.preset("mla_lora")
+def mla_lora(size: Size) -> MultiHeadLatentAttention:
+    """Return the published 768d study's `lora`: no position-free dimensions, twice the rank for keys and values."""
+    return MultiHeadLatentAttention(
+        n_heads=size.n_heads,
+        q_rank=size.latent_rank,
+        kv_rank=2 * size.latent_rank,
+        rope_dim=size.head_dim,
+        nope_dim=0,
+        v_dim=size.head_dim,
+    )
+
+
+@ATTENTION.preset("mla_enhanced")
+def mla_enhanced(size: Size) -> MultiHeadLatentAttention:
+    """Return the published 768d study's `enhanced`: as `lora`, with wider heads, biases and positions at half speed."""
+    return MultiHeadLatentAttention(
+        n_heads=size.n_heads,
+        q_rank=size.latent_rank,
+        kv_rank=2 * size.latent_rank,
+        rope_dim=2 * size.head_dim,
+        nope_dim=0,
+        v_dim=3 * size.head_dim,
+        bias=True,
+        position=RopeLinear(factor=2.0),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,3 +46,8 @@ def validate_hidden(d_ff: int, activation: str, where: str) -> None:
     require(d_ff >= 1, f"{where}.d_ff must be 1 or more but got {d_ff}")
     if activation not in ACTIVATIONS:
         raise unknown_name(f"{where}.activation", activation, ACTIVATIONS)
+
+
+def optional_parameter(wanted: bool, *shape: int) -> nn.Parameter | None:
+    """Return an uninitialised parameter, or None where it is not wanted."""
+    return nn.Parameter(torch.empty(shape)) if wanted else None

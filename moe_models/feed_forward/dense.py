@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moe_models.dropout import dropout
-from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, validate_hidden
+from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, optional_parameter, validate_hidden
 from moe_models.size import Size
 from moe_models.streams import Noise
 
@@ -18,13 +18,15 @@ from moe_models.streams import Noise
 @FEED_FORWARD.register("dense")
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """down(act(up x)), or gated: down(act(gate x) · up x). No biases."""
+    """down(act(up x)), or gated: down(act(gate x) · up x)."""
 
     kind: ClassVar[str]
     d_ff: int
     """Hidden width."""
     gated: bool = True
     activation: str = "silu"
+    bias: bool = False
+    """Whether each of the linear maps has a bias."""
 
     def validate(self, d_model: int) -> None:
         """Check width and activation."""
@@ -37,7 +39,7 @@ class Dense:
 
 
 class DenseModule(nn.Module):
-    """The module of `Dense`: weights up_HD, down_DH and, if gated, gate_HD."""
+    """The module of `Dense`: linear maps up, down and, if gated, gate."""
 
     def __init__(self, config: Dense, d_model: int, dropout: float, role: str) -> None:
         super().__init__()
@@ -46,20 +48,41 @@ class DenseModule(nn.Module):
         self.role = role
         self.up = nn.Parameter(torch.empty(config.d_ff, d_model))
         self.down = nn.Parameter(torch.empty(d_model, config.d_ff))
-        self.gate = nn.Parameter(torch.empty(config.d_ff, d_model)) if config.gated else None
+        self.gate = optional_parameter(config.gated, config.d_ff, d_model)
+        self.up_bias = optional_parameter(config.bias, config.d_ff)
+        self.down_bias = optional_parameter(config.bias, d_model)
+        self.gate_bias = optional_parameter(config.bias and config.gated, config.d_ff)
 
     def forward(self, x_BTD: Tensor, noise: Noise | None) -> tuple[Tensor, None]:
         """Map (B, T, D) to (B, T, D); there is no auxiliary loss."""
-        hidden_BTH = F.linear(x_BTD, self.up)
+        hidden_BTH = F.linear(x_BTD, self.up, self.up_bias)
         if self.gate is None:
             hidden_BTH = self.activation(hidden_BTH)
         else:
-            hidden_BTH = self.activation(F.linear(x_BTD, self.gate)) * hidden_BTH
+            hidden_BTH = self.activation(F.linear(x_BTD, self.gate, self.gate_bias)) * hidden_BTH
         hidden_BTH = dropout(hidden_BTH, self.dropout, noise, f"{self.role}.hidden")
-        return F.linear(hidden_BTH, self.down), None
+        return F.linear(hidden_BTH, self.down, self.down_bias), None
 
 
 @FEED_FORWARD.preset("dense_gated")
 def dense_gated(size: Size) -> Dense:
     """Return one gated layer of the width of one expert."""
     return Dense(d_ff=size.d_ff, gated=True)
+
+
+@FEED_FORWARD.preset("dense_gated_double")
+def dense_gated_double(size: Size) -> Dense:
+    """Return one gated layer of twice the width of one expert, as the published 512d study had it."""
+    return Dense(d_ff=2 * size.d_ff, gated=True)
+
+
+@FEED_FORWARD.preset("dense_gated_glm4")
+def dense_gated_glm4(size: Size) -> Dense:
+    """Return GLM4's dense layer in the published 512d study's proportion: 10,944 hidden for 512 wide."""
+    return Dense(d_ff=size.d_model * 10_944 // 512, gated=True)
+
+
+@FEED_FORWARD.preset("dense_plain")
+def dense_plain(size: Size) -> Dense:
+    """Return one plain layer of the width of one expert."""
+    return Dense(d_ff=size.d_ff, gated=False)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from moe_models.dropout import dropout
 from moe_models.errors import require
-from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, validate_hidden
+from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, optional_parameter, validate_hidden
 from moe_models.feed_forward.dense import Dense
 from moe_models.grouped import combine, dispatch, grouped_linear
 from moe_models.registry import component
@@ -34,6 +34,8 @@ class MixtureOfExperts:
     gated: bool = False
     """Expert form: plain down(act(up x)), or gated down(act(gate x) · up x)."""
     activation: str = "silu"
+    bias: bool = False
+    """Whether each expert's linear maps have biases."""
     n_shared: int = 0
     """Shared experts that every token passes: one dense layer of n_shared · d_ff of the same form."""
     router: RouterConfig = component(ROUTER)
@@ -60,7 +62,9 @@ class MixtureOfExpertsModule(nn.Module):
         self.experts = Experts(config, d_model, dropout, f"{role}.experts")
         self.shared: nn.Module | None = None
         if config.n_shared:
-            shared = Dense(d_ff=config.n_shared * config.d_ff, gated=config.gated, activation=config.activation)
+            shared = Dense(
+                d_ff=config.n_shared * config.d_ff, gated=config.gated, activation=config.activation, bias=config.bias
+            )
             self.shared = shared.build(d_model, dropout=dropout, role=f"{role}.shared")
 
     def forward(self, x_BTD: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor | None]:
@@ -76,7 +80,7 @@ class MixtureOfExpertsModule(nn.Module):
 
 
 class Experts(nn.Module):
-    """Experts with stacked weights: up_EHD, down_EDH and, if gated, gate_EHD."""
+    """Experts with stacked weights: up_EHD, down_EDH and, if gated, gate_EHD; biases (E, outputs) where wanted."""
 
     def __init__(self, config: MixtureOfExperts, d_model: int, dropout: float, role: str) -> None:
         super().__init__()
@@ -87,19 +91,22 @@ class Experts(nn.Module):
         up_shape = (config.n_experts, config.d_ff, d_model)
         self.up = nn.Parameter(torch.empty(up_shape))
         self.down = nn.Parameter(torch.empty(config.n_experts, d_model, config.d_ff))
-        self.gate = nn.Parameter(torch.empty(up_shape)) if config.gated else None
+        self.gate = optional_parameter(config.gated, *up_shape)
+        self.up_bias = optional_parameter(config.bias, config.n_experts, config.d_ff)
+        self.down_bias = optional_parameter(config.bias, config.n_experts, d_model)
+        self.gate_bias = optional_parameter(config.bias and config.gated, config.n_experts, config.d_ff)
 
     def forward(self, x_ND: Tensor, experts_NK: Tensor, weights_NK: Tensor, noise: Noise | None) -> Tensor:
         """Return Σ_k weight_k · expert_k(x) for each of N tokens, shape (N, D). Rows M = N·K are sorted by expert."""
         order_M, counts = sort_by_expert(experts_NK, self.n_experts)
         x_MD = dispatch(x_ND, order_M, self.top_k)
-        hidden_MH = grouped_linear(x_MD, self.up, counts)
+        hidden_MH = grouped_linear(x_MD, self.up, self.up_bias, counts)
         if self.gate is None:
             hidden_MH = self.activation(hidden_MH)
         else:
-            hidden_MH = self.activation(grouped_linear(x_MD, self.gate, counts)) * hidden_MH
+            hidden_MH = self.activation(grouped_linear(x_MD, self.gate, self.gate_bias, counts)) * hidden_MH
         hidden_MH = dropout(hidden_MH, self.dropout, noise, f"{self.role}.hidden", rows=order_M)
-        y_MD = grouped_linear(hidden_MH, self.down, counts)
+        y_MD = grouped_linear(hidden_MH, self.down, self.down_bias, counts)
         return combine(y_MD, weights_NK, order_M)
 
 
@@ -121,6 +128,36 @@ def moe_softmax_gated(size: Size) -> MixtureOfExperts:
     return _moe(size, SoftmaxTopK(), gated=True)
 
 
+@FEED_FORWARD.preset("moe_softmax_plain_relu")
+def moe_softmax_plain_relu(size: Size) -> MixtureOfExperts:
+    """Return the baseline with ReLU."""
+    return _moe(size, SoftmaxTopK(), gated=False, activation="relu")
+
+
+@FEED_FORWARD.preset("moe_softmax_gated_relu")
+def moe_softmax_gated_relu(size: Size) -> MixtureOfExperts:
+    """Return experts gated by ReLU (ReGLU) under the baseline's routing."""
+    return _moe(size, SoftmaxTopK(), gated=True, activation="relu")
+
+
+@FEED_FORWARD.preset("moe_softmax_plain_gelu")
+def moe_softmax_plain_gelu(size: Size) -> MixtureOfExperts:
+    """Return the baseline with GELU."""
+    return _moe(size, SoftmaxTopK(), gated=False, activation="gelu")
+
+
+@FEED_FORWARD.preset("moe_softmax_gated_gelu")
+def moe_softmax_gated_gelu(size: Size) -> MixtureOfExperts:
+    """Return experts gated by GELU (GeGLU) under the baseline's routing."""
+    return _moe(size, SoftmaxTopK(), gated=True, activation="gelu")
+
+
+@FEED_FORWARD.preset("moe_softmax_biased_relu")
+def moe_softmax_biased_relu(size: Size) -> MixtureOfExperts:
+    """Return plain ReLU experts and a router, all with biases: one branch of the published exp4's layer."""
+    return _moe(size, SoftmaxTopK(bias=True), gated=False, activation="relu", bias=True)
+
+
 @FEED_FORWARD.preset("moe_deepseek_plain")
 def moe_deepseek_plain(size: Size) -> MixtureOfExperts:
     """Return the baseline's experts under DeepSeek routing."""
@@ -133,5 +170,11 @@ def moe_deepseek_gated(size: Size) -> MixtureOfExperts:
     return _moe(size, DeepSeekRouting(), gated=True)
 
 
-def _moe(size: Size, router: RouterConfig, *, gated: bool) -> MixtureOfExperts:
-    return MixtureOfExperts(n_experts=size.n_experts, top_k=size.top_k, d_ff=size.d_ff, gated=gated, router=router)
+@FEED_FORWARD.preset("moe_glm4")
+def moe_glm4(size: Size) -> MixtureOfExperts:
+    """Return GLM-4.5's layer: DeepSeek routing over gated experts, one shared. https://arxiv.org/abs/2508.06471."""
+    return _moe(size, DeepSeekRouting(), gated=True, n_shared=1)
+
+
+def _moe(size: Size, router: RouterConfig, **form: Any) -> MixtureOfExperts:
+    return MixtureOfExperts(n_experts=size.n_experts, top_k=size.top_k, d_ff=size.d_ff, router=router, **form)

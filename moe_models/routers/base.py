@@ -50,19 +50,21 @@ class Router(nn.Module):
 
     load_E: Tensor
 
-    def __init__(self, d_model: int, n_experts: int, top_k: int, role: str) -> None:
+    def __init__(self, d_model: int, n_experts: int, top_k: int, role: str, *, bias: bool = False) -> None:
         super().__init__()
         self.n_experts = n_experts
         self.top_k = top_k
         self.role = role
         self.weight = nn.Parameter(torch.empty(n_experts, d_model))
+        self.bias = nn.Parameter(torch.empty(n_experts)) if bias else None
         self.register_buffer("load_E", torch.zeros(n_experts), persistent=False)
 
     def forward(self, x_BTD: Tensor, noise: Noise | None) -> Routing:
         """Route each token by itself; `noise` is None in evaluation."""
         with torch.autocast(x_BTD.device.type, enabled=False):
             # Routing decisions are discrete: bf16 logits would tie and flip them.
-            routing = self.route(F.linear(x_BTD.float(), self.weight.float()), noise)
+            bias_E = None if self.bias is None else self.bias.float()
+            routing = self.route(F.linear(x_BTD.float(), self.weight.float(), bias_E), noise)
         if self.training:
             with torch.no_grad():
                 self.load_E += torch.bincount(routing.experts_BTK.flatten(), minlength=self.n_experts)

@@ -28,6 +28,8 @@ class SoftmaxTopK:
     """Standard deviation of the Gaussian noise on the logits while training."""
     balance_weight: float = 0.01
     """Weight of E · Σ_e (share of assignments to e) · (mean probability of e)."""
+    bias: bool = False
+    """Whether the logits have a learned bias."""
 
     def validate(self, n_experts: int, top_k: int) -> None:
         """Check that k experts can be chosen."""
@@ -47,7 +49,7 @@ class SoftmaxTopKRouter(Router):
     """The module of `SoftmaxTopK`."""
 
     def __init__(self, config: SoftmaxTopK, d_model: int, n_experts: int, top_k: int, role: str) -> None:
-        super().__init__(d_model, n_experts, top_k, role)
+        super().__init__(d_model, n_experts, top_k, role, bias=config.bias)
         self.config = config
 
     def route(self, logits_BTE: Tensor, noise: Noise | None) -> Routing:

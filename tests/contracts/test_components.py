@@ -9,7 +9,7 @@ import torch
 
 from moe_models.accounting import count, count_model
 from moe_models.attention import ATTENTION
-from moe_models.config import ModelConfig
+from moe_models.config import PLACEMENTS, ModelConfig
 from moe_models.feed_forward import FEED_FORWARD
 from moe_models.model import MoETransformer, build_model
 from moe_models.norms import NORM
@@ -28,11 +28,16 @@ MODELS = [
     *(("attention", preset) for preset in ATTENTION.presets()),
     *(("feed_forward", preset) for preset in FEED_FORWARD.presets()),
     *(("norm", preset) for preset in NORM.presets()),
+    *(("placement", placement) for placement in PLACEMENTS),
 ]
+KNOWN_DEAD = {"unused_glm4": ".feed_forward.unused."}
+"""Presets that declare parameters without a use, and where in the model these are."""
 
 
 def model_config(slot: str = "norm", preset: str = "rmsnorm", dropout: float = 0.0) -> ModelConfig:
-    chosen = {"attention": "mha", "feed_forward": "moe_softmax_plain", "norm": "rmsnorm", slot: preset}
+    chosen = {"attention": "mha", "feed_forward": "moe_softmax_plain", "norm": "rmsnorm", "placement": "pre"} | {
+        slot: preset
+    }
     return ModelConfig(
         vocab_size=VOCABULARY,
         d_model=SIZE.d_model,
@@ -44,6 +49,7 @@ def model_config(slot: str = "norm", preset: str = "rmsnorm", dropout: float = 0
         feed_forward=FEED_FORWARD.configure(chosen["feed_forward"], SIZE),
         block_norm=NORM.configure(chosen["norm"], SIZE),
         final_norm=NORM.configure(chosen["norm"], SIZE),
+        placement=chosen["placement"],
     )
 
 
@@ -77,7 +83,11 @@ class TestModel:
             output = model(tokens(step), Noise(1, step, 0))
             assert output.hidden_BTD.shape == (BATCH, LENGTH, SIZE.d_model)
             (model.loss(output, tokens(step + 1)) + output.auxiliary_loss).backward()
+        dead = KNOWN_DEAD.get(preset, "none")
         for name, parameter in model.named_parameters():
+            if dead in name:
+                assert parameter.grad is None, f"{name} is said to be dead but has a gradient"
+                continue
             assert parameter.grad is not None, f"{name} has no gradient"
             assert torch.isfinite(parameter.grad).all(), name
             assert parameter.grad.abs().max() > 0, f"{name} never gets a gradient"
@@ -161,6 +171,9 @@ class TestModel:
         assert count(config) == count_model(built)
         assert count(config).params_total == sum(p.numel() for p in built.parameters())
         assert count(config).params_active <= count(config).params_total
+        dead = sum(p.numel() for name, p in built.named_parameters() if KNOWN_DEAD.get(preset, "none") in name)
+        assert (dead > 0) == (preset in KNOWN_DEAD)
+        assert count(config).params_active <= count(config).params_total - dead
 
     def test_inference_mode_leaves_nothing_that_breaks_training(self, slot: str, preset: str) -> None:
         model = build_model(model_config(slot, preset), seed=1)

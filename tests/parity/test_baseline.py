@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,11 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moe_models.attention.mha import MultiHeadAttention
+from moe_models.config import PLACEMENTS, ModelConfig
 from moe_models.feed_forward.base import ACTIVATIONS
+from moe_models.feed_forward.dense import Dense
 from moe_models.feed_forward.moe import MixtureOfExperts
+from moe_models.feed_forward.parallel import Parallel
 from moe_models.loss import IGNORED_TARGET, linear_cross_entropy, token_losses
+from moe_models.model import MoETransformer
 from moe_models.norms.deepseek_rmsnorm import DeepSeekRMSNorm
+from moe_models.norms.layernorm import LayerNorm
 from moe_models.norms.rmsnorm import RMSNorm
+from moe_models.positions.none import NoPosition
 from moe_models.routers.softmax_topk import SoftmaxTopK
 
 
@@ -60,32 +67,39 @@ def test_mha_is_softmax_attention_with_rope_position_by_position() -> None:
     experts=st.integers(1, 6),
     data=st.data(),
     gated=st.booleans(),
+    bias=st.booleans(),
     activation=st.sampled_from(sorted(ACTIVATIONS)),
     tokens=st.integers(1, 12),
     seed=st.integers(0, 2**31),
 )
 def test_moe_is_each_token_through_its_experts(
-    experts: int, data: st.DataObject, gated: bool, activation: str, tokens: int, seed: int
+    experts: int, data: st.DataObject, gated: bool, bias: bool, activation: str, tokens: int, seed: int
 ) -> None:
     top_k = data.draw(st.integers(1, experts))
     config = MixtureOfExperts(
-        n_experts=experts, top_k=top_k, d_ff=10, gated=gated, activation=activation, router=SoftmaxTopK()
-    )
+        n_experts=experts, top_k=top_k, d_ff=10, gated=gated, activation=activation, bias=bias,
+        router=SoftmaxTopK(bias=bias),
+    )  # fmt: skip
     module = config.build(16, dropout=0.0, role="feed_forward")
     stream = torch.Generator().manual_seed(seed)
     randomise(module, stream)
     x = torch.randn(1, tokens, 16, generator=stream, dtype=torch.float32, requires_grad=True)
     act = ACTIVATIONS[activation]
+
+    def linear(name: str, e: int, x_I: Tensor) -> Tensor:
+        y_O = getattr(module.experts, name)[e] @ x_I
+        return y_O + getattr(module.experts, f"{name}_bias")[e] if bias else y_O
+
     rows = []
     for token in x[0]:
-        logits = module.router.weight @ token
+        logits = module.router.weight @ token + (module.router.bias if bias else 0)
         chosen = sorted(range(experts), key=lambda e: -logits[e].item())[:top_k]
         weights = torch.stack([logits[e] for e in chosen]).softmax(0)
         total = torch.zeros(16)
         for weight, e in zip(weights, chosen, strict=True):
-            hidden = module.experts.up[e] @ token
-            hidden = act(module.experts.gate[e] @ token) * hidden if gated else act(hidden)
-            total = total + weight * (module.experts.down[e] @ hidden)
+            hidden = linear("up", e, token)
+            hidden = act(linear("gate", e, token)) * hidden if gated else act(hidden)
+            total = total + weight * linear("down", e, hidden)
         rows.append(total)
     expected = torch.stack(rows)
     actual = module(x, None)[0][0]
@@ -98,6 +112,65 @@ def test_moe_is_each_token_through_its_experts(
         strict=True,
     ):
         torch.testing.assert_close(ours, slow, rtol=1e-4, atol=1e-5 * max(1.0, slow.abs().max().item()))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_block_is_torchs_transformer_layer(placement: str, activation: str) -> None:
+    """Biases, attention without positions, LayerNorm and both placements at once, against torch's own layer."""
+    d_model, length = 24, 7
+    config = ModelConfig(
+        vocab_size=5,
+        d_model=d_model,
+        n_layers=1,
+        max_seq_len=length,
+        attention=MultiHeadAttention(n_heads=3, bias=True, position=NoPosition()),
+        feed_forward=Dense(d_ff=40, gated=False, activation=activation, bias=True),
+        block_norm=LayerNorm(),
+        final_norm=RMSNorm(),
+        placement=placement,
+    )
+    block = MoETransformer(config).layers[0]
+    theirs = torch.nn.TransformerEncoderLayer(
+        d_model, 3, 40, dropout=0.0, activation=activation, batch_first=True, norm_first=placement == "pre"
+    )
+    stream = torch.Generator().manual_seed(0)
+    randomise(theirs, stream)
+    names = {
+        "attention.qkv.weight": "self_attn.in_proj_weight", "attention.qkv.bias": "self_attn.in_proj_bias",
+        "attention.out.weight": "self_attn.out_proj.weight", "attention.out.bias": "self_attn.out_proj.bias",
+        "feed_forward.up": "linear1.weight", "feed_forward.up_bias": "linear1.bias",
+        "feed_forward.down": "linear2.weight", "feed_forward.down_bias": "linear2.bias",
+        "attention_norm.weight": "norm1.weight", "attention_norm.bias": "norm1.bias",
+        "feed_forward_norm.weight": "norm2.weight", "feed_forward_norm.bias": "norm2.bias",
+    }  # fmt: skip
+    block.load_state_dict({mine: theirs.state_dict()[name] for mine, name in names.items()})
+    x = torch.randn(2, length, d_model, generator=stream, requires_grad=True)
+    probe = torch.randn(2, length, d_model, generator=stream)
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(length)
+    expected, actual = theirs(x, src_mask=mask, is_causal=True), block(x, None)[0]
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    mine = dict(block.named_parameters())
+    other = dict(theirs.named_parameters())
+    for ours, reference in zip(
+        torch.autograd.grad((actual * probe).sum(), [x, *(mine[name] for name in names)]),
+        torch.autograd.grad((expected * probe).sum(), [x, *(other[name] for name in names.values())]),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+
+
+def test_parallel_is_the_mean_of_its_branches() -> None:
+    dense = Dense(d_ff=12)
+    moe = MixtureOfExperts(n_experts=4, top_k=2, d_ff=12, activation="relu", bias=True, router=SoftmaxTopK(bias=True))
+    module = Parallel(dense=dense, moe=moe).build(8, dropout=0.0, role="feed_forward")
+    stream = torch.Generator().manual_seed(0)
+    randomise(module, stream)
+    x = torch.randn(2, 5, 8, generator=stream)
+    actual, auxiliary_loss = module(x, None)
+    expected, expected_loss = module.moe(x, None)
+    torch.testing.assert_close(actual, 0.5 * expected + 0.5 * module.dense(x, None)[0])
+    assert torch.equal(auxiliary_loss, expected_loss)
 
 
 def test_balance_loss_is_one_weight_when_balanced_and_experts_weights_when_collapsed() -> None:

@@ -16,16 +16,6 @@ from trainables.scales import SCALES
 
 VOCAB, D, FF, LAYERS, HEADS, EXPERTS, RANK, HEAD_DIM = 49_152, 256, 1_024, 3, 4, 8, 128, 64
 
-PUBLISHED = {
-    "baseline": 25_960_192,
-    "rmsnorm": 25_960_192,
-    "attention": 25_815_232,
-    "attention_rmsnorm": 25_815_232,
-    "mlp": 15_730_432,
-    "rmsnorm_mlp": 15_730_432,
-    "attention_mlp": 15_585_472,
-}
-
 
 def by_formula(factors: dict[str, int], *, orthogonal: bool) -> tuple[int, int]:
     """Return total and active parameters of an exp6 cell at `paper_256d`, from the layers' shapes alone."""
@@ -58,12 +48,100 @@ def test_exp6_counts(design: str) -> None:
         counts = count(cell.build(SCALES["paper_256d"]))
         expected = by_formula(dict(cell.factors), orthogonal=design == "orthogonal")
         assert (counts.params_total, counts.params_active) == expected, cell.name
-        if design == "default" and cell.name in PUBLISHED:
-            assert counts.params_total == PUBLISHED[cell.name], cell.name
 
 
-@pytest.mark.parametrize("attention", ATTENTION.presets())
-@pytest.mark.parametrize("feed_forward", FEED_FORWARD.presets())
+MHA, PLAIN = "mha", "moe_softmax_plain"
+MLA, DEEPSEEK_NORM = {"attention": "mla_rope_only"}, {"norm": "deepseek_rmsnorm"}
+MLP, DOUBLE_MLP = {"feed_forward": "dense_gated"}, {"feed_forward": "dense_gated_double"}
+GATED, PARALLEL = {"feed_forward": "moe_softmax_gated"}, {"feed_forward": "parallel_dense_moe"}
+UNUSED_GLM4 = {"feed_forward": "unused_glm4"}
+POST_LAYERNORM = {"attention": "mha_biased_no_position", "norm": "layernorm", "placement": "post"}
+PUBLISHED: list[tuple[str, str, str, dict[str, str], int]] = [
+    ("exp1_512d", "attention_moe_8e_2k_512d", "paper_512d", MLA | UNUSED_GLM4, 231_423_680),
+    ("exp1_512d", "attention_mlp_512d", "paper_512d", MLA | DOUBLE_MLP, 36_281_024),
+    ("exp1_512d", "moe_8e_2k_512d", "paper_512d", UNUSED_GLM4, 232_894_976),
+    ("exp1_512d", "baseline", "paper_512d", {}, 53_493_248),
+    ("exp1_512d", "mlp_512d", "paper_512d", DOUBLE_MLP, 37_752_320),
+    ("exp1_768d", "baseline", "paper_768d", {}, 438_906_624),
+    ("exp1_768d", "lora", "paper_768d", {"attention": "mla_lora"}, 427_605_504),
+    ("exp1_768d", "enhanced", "paper_768d", {"attention": "mla_enhanced"}, 444_821_504),
+    ("exp3", "deepseek_rmsnorm", "paper_256d", {"final_norm": "deepseek_rmsnorm"}, 25_960_192),
+    ("exp3", "baseline", "paper_256d", {}, 25_960_192),
+    ("exp4", "deepseek_mlp", "paper_256d", POST_LAYERNORM | PARALLEL, 28_354_840),
+    ("exp4", "baseline", "paper_256d", {}, 25_960_192),
+    ("exp5", "deepseek_moe", "paper_256d", POST_LAYERNORM | GATED, 32_256_256),
+    ("exp5", "baseline", "paper_256d", {}, 25_960_192),
+    # Of exp6's names, every `moe` was the model without it: the baseline's experts stayed.
+    ("exp6", "attention_rmsnorm", "paper_256d", MLA | DEEPSEEK_NORM, 25_815_232),
+    ("exp6", "attention_moe", "paper_256d", MLA, 25_815_232),
+    ("exp6", "all_components", "paper_256d", MLA | DEEPSEEK_NORM, 25_815_232),
+    ("exp6", "attention", "paper_256d", MLA, 25_815_232),
+    ("exp6", "attention_mlp", "paper_256d", MLA | MLP, 15_585_472),
+    ("exp6", "mlp_moe", "paper_256d", {}, 25_960_192),
+    ("exp6", "rmsnorm", "paper_256d", DEEPSEEK_NORM, 25_960_192),
+    ("exp6", "baseline", "paper_256d", {}, 25_960_192),
+    ("exp6", "moe", "paper_256d", {}, 25_960_192),
+    ("exp6", "rmsnorm_moe", "paper_256d", DEEPSEEK_NORM, 25_960_192),
+    ("exp6", "rmsnorm_mlp", "paper_256d", DEEPSEEK_NORM | MLP, 15_730_432),
+    ("exp6", "mlp", "paper_256d", MLP, 15_730_432),
+    # Only the experts changed.
+    ("exp5, sound", "deepseek_moe", "paper_256d", GATED, 32_251_648),
+]  # fmt: skip
+"""Study, variant, scale, what differs from the baseline's presets, and the printed count of trainable parameters."""
+
+
+@pytest.mark.parametrize(("study", "variant", "scale", "changes", "printed"), PUBLISHED)
+def test_published_counts(study: str, variant: str, scale: str, changes: dict[str, str], printed: int) -> None:
+    presets = {"attention": MHA, "norm": "rmsnorm", "feed_forward": PLAIN} | changes
+    assert count(SCALES[scale].model(**presets)).params_total == printed, f"{study}: {variant}"
+
+
+ATTENTION_SIZES = {  # at width D with H heads of K, latent rank R
+    "mha_biased_no_position": lambda D, H, K, R: 4 * (D * D + D),
+    "mla": lambda D, H, K, R: 2 * D * R + 2 * R + D * K // 2 + R * H * K // 2 * 3 + R * H * 2 * K + H * K * D,
+    "glm4": lambda D, H, K, R: 2 * D * H * K + H * K + 2 * (D + 1) * K * H // 4,
+    "glm4_qk_norm": lambda D, H, K, R: 2 * D * H * K + H * K + 2 * (D + 1) * K * H // 4 + 2 * K,
+}
+FEED_FORWARD_SIZES = {  # at width D with E experts of F, of which each token meets k
+    "dense_plain": lambda D, F, E, k: 2 * D * F,
+    "moe_softmax_gated_gelu": lambda D, F, E, k: D * E + k * 3 * D * F,
+    "moe_softmax_plain_relu": lambda D, F, E, k: D * E + k * 2 * D * F,
+    "moe_softmax_biased_relu": lambda D, F, E, k: (D + 1) * E + k * (2 * D * F + F + D),
+    "moe_glm4": lambda D, F, E, k: D * E + (k + 1) * 3 * D * F,
+}
+
+
+@pytest.mark.parametrize("preset", ATTENTION_SIZES)
+def test_attention_counts(preset: str) -> None:
+    scale = SCALES["paper_512d"]
+    size = scale.size
+    block = ATTENTION_SIZES[preset](size.d_model, size.n_heads, size.head_dim, size.latent_rank)
+    rest = 49_152 * 512 + 512 + 3 * (2 * 512 + 3 * 512 * 1_024)
+    model = scale.model(attention=preset, norm="rmsnorm", feed_forward="dense_gated")
+    assert count(model).params_total == count(model).params_active == rest + 3 * block
+
+
+@pytest.mark.parametrize("preset", FEED_FORWARD_SIZES)
+def test_feed_forward_counts(preset: str) -> None:
+    scale = SCALES["paper_512d"]
+    rest = 49_152 * 512 + 512 + 3 * (2 * 512 + 4 * 512 * 512)
+    counts = count(scale.model(attention=MHA, norm="rmsnorm", feed_forward=preset))
+    assert counts.params_total == rest + 3 * FEED_FORWARD_SIZES[preset](512, 1_024, 8, 8)
+    assert counts.params_active == rest + 3 * FEED_FORWARD_SIZES[preset](512, 1_024, 8, 2)
+
+
+def test_what_nothing_uses_is_counted_but_not_active() -> None:
+    config = SCALES["paper_512d"].model(attention=MHA, norm="rmsnorm", feed_forward="unused_glm4")
+    without = SCALES["paper_512d"].model(attention=MHA, norm="rmsnorm", feed_forward="dense_gated_glm4")
+    assert count(config).params_total - count(without).params_total == 3 * 51_383_296
+    assert count(config).params_active == count(without).params_active == count(without).params_total
+    assert count(config).flops_per_token == count(without).flops_per_token
+
+
+@pytest.mark.parametrize(
+    ("attention", "feed_forward"),
+    [*((attention, PLAIN) for attention in ATTENTION.presets()), *((MHA, layer) for layer in FEED_FORWARD.presets())],
+)
 def test_flops_are_what_torch_counts(attention: str, feed_forward: str) -> None:
     scale = SCALES["cpu"]
     config = scale.model(attention=attention, norm="rmsnorm", feed_forward=feed_forward)

@@ -7,10 +7,16 @@ import dataclasses
 import pytest
 import torch
 
+from moe_models.attention.glm4 import Glm4Attention
 from moe_models.attention.mha import MultiHeadAttention
 from moe_models.config import ModelConfig
 from moe_models.dropout import dropout
 from moe_models.errors import ConfigError
+from moe_models.feed_forward import FeedForwardConfig
+from moe_models.feed_forward.dense import Dense
+from moe_models.feed_forward.moe import moe_softmax_biased_relu
+from moe_models.feed_forward.parallel import Parallel
+from moe_models.feed_forward.unused_glm4 import UnusedGlm4
 from moe_models.model import build_model
 from moe_models.streams import Noise, derive_seed, generator
 from trainables.scales import SCALES
@@ -18,10 +24,15 @@ from trainables.scales import SCALES
 CONFIG = SCALES["cpu"].model(attention="mla_rope_only", norm="rmsnorm", feed_forward="moe_deepseek_gated")
 
 
-def test_initial_values() -> None:
-    model = build_model(CONFIG, seed=3)
+def glm4_with(**changes: int) -> Glm4Attention:
+    return Glm4Attention(**({"n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "rope_dim": 8} | changes))
+
+
+@pytest.mark.parametrize("feed_forward", [CONFIG.feed_forward, moe_softmax_biased_relu(SCALES["cpu"].size)])
+def test_initial_values(feed_forward: FeedForwardConfig) -> None:
+    model = build_model(dataclasses.replace(CONFIG, feed_forward=feed_forward), seed=3)
     for name, parameter in model.named_parameters():
-        if name.endswith(".bias"):
+        if name.endswith("bias"):
             assert (parameter == 0).all(), name
         elif parameter.ndim == 1:
             assert (parameter == 1).all(), name
@@ -53,8 +64,15 @@ def test_seeds_differ_and_repeat() -> None:
         ({"d_model": -1}, "d_model must be 1 or more but got -1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\) but got 1.0"),
         ({"init_std": 0.0}, "init_std must be positive"),
+        ({"placement": "middle"}, "placement must be one of pre, post but got 'middle'"),
         ({"attention": MultiHeadAttention(n_heads=5)}, r"n_heads \(5\) must divide d_model \(64\)"),
         ({"attention": MultiHeadAttention(n_heads=64)}, "even head dimensions"),
+        ({"attention": glm4_with(n_kv_heads=3)}, r"n_kv_heads must divide n_heads \(4\) but got 3"),
+        ({"attention": glm4_with(rope_dim=18)}, r"rope_dim must be even and from 2 to head_dim \(16\) but got 18"),
+        ({"attention": glm4_with(rope_dim=7)}, "rope_dim must be even"),
+        ({"feed_forward": Parallel(dense=Dense(d_ff=8), moe=Dense(d_ff=8))}, "parallel.moe must be a moe layer"),
+        ({"feed_forward": UnusedGlm4(vocab_size=0, n_heads=4, used=Dense(d_ff=8))}, "vocab_size must be 1 or more"),
+        ({"feed_forward": UnusedGlm4(vocab_size=9, n_heads=4, used=Dense(d_ff=0))}, "dense.d_ff must be 1 or more"),
     ],
 )
 def test_bad_configurations_are_refused(changes: dict, message: str) -> None:

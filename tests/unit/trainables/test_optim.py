@@ -69,7 +69,7 @@ def test_a_zero_gradient_moves_nothing() -> None:
 
 
 def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:
-    config = SCALES["cpu"].model(attention="mla_rope_only", norm="rmsnorm", feed_forward="moe_deepseek_gated")
+    config = SCALES["cpu"].model(attention="mla_rope_only", norm="rmsnorm", feed_forward="moe_softmax_biased_relu")
     model = build_model(config, seed=0)
     muon, adamw = build_optimizers(model, training())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -80,9 +80,23 @@ def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:
     assert "embedding" in in_adamw
     assert "layers.0.feed_forward.experts.up" in in_muon
     assert "layers.0.feed_forward.router.weight" in in_muon
+    assert "layers.0.feed_forward.experts.up_bias" in in_adamw  # two dimensions, but no matrix
     assert all("norm" in name or name.endswith("bias") or name == "embedding" for name in in_adamw)
     (alone,) = build_optimizers(model, training(optimizer="adamw"))
     assert len(alone.param_groups[0]["params"]) == len(names)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_unused_parameters_stay_as_they_are(optimizer: str) -> None:
+    config = SCALES["cpu"].model(attention="mha", norm="rmsnorm", feed_forward="unused_glm4")
+    model, start = build_model(config, seed=0), build_model(config, seed=0)
+    tokens_BT = torch.arange(128).view(2, 64)
+    model.loss(model(tokens_BT), tokens_BT + 1).backward()
+    for each in build_optimizers(model, training(optimizer=optimizer)):
+        each.step()
+        each.load_state_dict(each.state_dict())
+    for (name, parameter), before in zip(model.named_parameters(), start.parameters(), strict=True):
+        assert torch.equal(parameter, before) == (".unused." in name), name
 
 
 def test_schedule_ends_where_training_ends() -> None:

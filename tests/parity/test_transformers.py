@@ -1,24 +1,28 @@
-"""Our DeepSeek parts against Hugging Face transformers', weights copied over: outputs and all gradients."""
+"""Our DeepSeek and GLM4 parts against Hugging Face transformers', weights copied over: outputs and all gradients."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import DeepseekV3Config
+from transformers import DeepseekV3Config, Glm4MoeConfig, Glm4MoeForCausalLM
 from transformers.models.deepseek_v3 import modeling_deepseek_v3 as theirs
+from transformers.models.glm4_moe import modeling_glm4_moe as glm4
 
+from moe_models.attention.glm4 import Glm4Attention
 from moe_models.attention.mla import MultiHeadLatentAttention
 from moe_models.feed_forward.dense import Dense
 from moe_models.feed_forward.moe import MixtureOfExperts
+from moe_models.feed_forward.unused_glm4 import unused_glm4
 from moe_models.norms.deepseek_rmsnorm import DeepSeekRMSNorm
 from moe_models.positions.rope import Rope
 from moe_models.positions.rope_dynamic import RopeDynamic
 from moe_models.positions.rope_linear import RopeLinear
 from moe_models.positions.rope_yarn import RopeYarn
 from moe_models.routers.deepseek import DeepSeekRouting
+from moe_models.size import Size
 
 D_MODEL = 32
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -121,8 +125,95 @@ def test_mla(
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4 * max(1.0, other.abs().max().item()))
 
 
+def in_neighbouring_pairs(rows: Tensor, heads: int, rope_dim: int) -> Tensor:
+    """Reorder the rows of GLM's query or key projection: it turns pairs (i, i + rope_dim / 2), we (2i, 2i + 1)."""
+    pairs = torch.arange(rope_dim).view(2, -1).T.flatten()
+    by_head = rows.unflatten(0, (heads, -1))
+    order = torch.cat([pairs, torch.arange(rope_dim, by_head.shape[1])])
+    return by_head[:, order].flatten(0, 1)
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    head_dim=st.sampled_from([4, 6, 8, 16]),
+    rotary_fraction=st.sampled_from([0.5, 1.0]),
+    bias=st.booleans(),
+    qk_norm=st.booleans(),
+    length=st.integers(1, 24),
+    seed=st.integers(0, 2**31),
+)
+def test_glm4_attention(
+    kv_heads: int, group: int, head_dim: int, rotary_fraction: float, bias: bool, qk_norm: bool, length: int, seed: int
+) -> None:
+    heads, rope_dim = kv_heads * group, int(head_dim * rotary_fraction)
+    assume(rope_dim % 2 == 0)
+    config = Glm4MoeConfig(
+        hidden_size=D_MODEL, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
+        attention_bias=bias, use_qk_norm=qk_norm, attn_implementation="eager",
+        rope_parameters={
+            "rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": rotary_fraction,
+        },
+    )  # fmt: skip
+    reference = glm4.Glm4MoeAttention(config, layer_idx=0)
+    stream = torch.Generator().manual_seed(seed)
+    randomise(reference, stream)
+    mine = Glm4Attention(
+        n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, rope_dim=rope_dim, bias=bias, qk_norm=qk_norm
+    ).build(D_MODEL, dropout=0.0, role="attention")
+    names = {
+        "q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out", "q_norm": "query_norm",
+        "k_norm": "key_norm",
+    }  # fmt: skip
+    reordered = {"q_proj": heads, "k_proj": kv_heads, "q_norm": 1, "k_norm": 1}
+
+    def translate(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+        layer, kind = name.split(".")
+        if layer in reordered:
+            tensor = in_neighbouring_pairs(tensor, reordered[layer], rope_dim)
+        return f"{names[layer]}.{kind}", tensor
+
+    mine.load_state_dict(dict(translate(name, value) for name, value in reference.state_dict().items()))
+
+    x = torch.randn(2, length, D_MODEL, generator=stream, requires_grad=True)
+    probe = torch.randn(2, length, D_MODEL, generator=stream)
+    cos_sin = glm4.Glm4MoeRotaryEmbedding(config)(x, torch.arange(length).unsqueeze(0))
+    mask = torch.full((length, length), float("-inf")).triu(1)
+    expected, _ = reference(x, cos_sin, attention_mask=mask)
+    actual = mine(x, None)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * max(1.0, expected.abs().max().item()))
+    parameters = dict(mine.named_parameters())
+    x_grad, *their_grads = gradients(expected, probe, [x, *reference.parameters()])
+    translated = dict(translate(n, g) for (n, _), g in zip(reference.named_parameters(), their_grads, strict=True))
+    my_grads = gradients(actual, probe, [x, *(parameters[name] for name in translated)])
+    for ours, other in zip(my_grads, [x_grad, *translated.values()], strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5 * max(1.0, other.abs().max().item()))
+
+
+def test_unused_glm4_is_a_whole_glm4_model() -> None:
+    """As the published study built it, counted parameter by parameter."""
+    config = Glm4MoeConfig(
+        vocab_size=49_152, hidden_size=512, num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=8,
+        head_dim=64, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=1_024, n_shared_experts=1,
+        tie_word_embeddings=False, pad_token_id=0, attention_bias=True,
+    )  # fmt: skip
+    size = Size(d_model=512, n_layers=3, n_heads=8, d_ff=1_024, n_experts=8, top_k=2, latent_rank=128)
+    with torch.device("meta"):
+        reference = Glm4MoeForCausalLM(config)
+        mine = unused_glm4(size).build(512, dropout=0.0, role="feed_forward")
+    shapes = [sorted(tuple(p.shape) for p in model.parameters()) for model in (mine, reference)]
+    assert shapes[0] == shapes[1]
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in mine.named_children()}
+    assert counts == {"used": 16_809_984, "unused": 51_383_296}
+
+
+FAMILIES = {"deepseek_v3": (DeepseekV3Config, theirs.DeepseekV3MoE), "glm4": (Glm4MoeConfig, glm4.Glm4MoeMoE)}
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
     groups=st.integers(1, 4),
     group_size=st.integers(2, 4),
     data=st.data(),
@@ -134,18 +225,19 @@ def test_mla(
     seed=st.integers(0, 2**31),
 )
 def test_moe(
-    groups: int, group_size: int, data: st.DataObject, d_ff: int, shared: int, normalise: bool, scaling: float,
-    length: int, seed: int,
+    family: str, groups: int, group_size: int, data: st.DataObject, d_ff: int, shared: int, normalise: bool,
+    scaling: float, length: int, seed: int,
 ) -> None:  # fmt: skip
+    config_class, moe_class = FAMILIES[family]
     experts = groups * group_size
     top_groups = data.draw(st.integers(1, groups), label="top_groups")
     top_k = data.draw(st.integers(1, top_groups * group_size), label="top_k")
-    config = DeepseekV3Config(
+    config = config_class(
         hidden_size=D_MODEL, moe_intermediate_size=d_ff, n_routed_experts=experts, num_experts_per_tok=top_k,
         n_shared_experts=shared, n_group=groups, topk_group=top_groups, norm_topk_prob=normalise,
         routed_scaling_factor=scaling,
     )  # fmt: skip
-    reference = theirs.DeepseekV3MoE(config)
+    reference = moe_class(config)
     stream = torch.Generator().manual_seed(seed)
     randomise(reference, stream)
     bias_E = torch.rand(experts, generator=stream) - 0.5
