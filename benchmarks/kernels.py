@@ -60,8 +60,8 @@ def expert_ways(size: tuple[int, int, int, int]) -> tuple[Way, Way]:
     order, counts = flat.argsort(stable=True), torch.bincount(flat, minlength=EXPERTS)
 
     def ours() -> list[Tensor]:
-        hidden = F.silu(grouped_linear(dispatch(x, order, TOP_K), up, counts))
-        return with_gradients(combine(grouped_linear(hidden, down, counts), weights, order), [x, up, down])
+        hidden = F.silu(grouped_linear(dispatch(x, order, TOP_K), up, None, counts))
+        return with_gradients(combine(grouped_linear(hidden, down, None, counts), weights, order), [x, up, down])
 
     def loop() -> list[Tensor]:
         y = torch.zeros_like(x)
