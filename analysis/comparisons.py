@@ -121,7 +121,7 @@ def contributions(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     """
     compared = zip(comparisons["cell"], comparisons["baseline"], strict=True)
     changed = [changed_factors(results, cell, baseline) for cell, baseline in compared]
-    single = comparisons[[len(factors) == 1 for factors in changed]].copy()
+    single = comparisons.loc[[len(factors) == 1 for factors in changed]].copy()
     single["factor"] = [factors[0] for factors in changed if len(factors) == 1]
     accuracy = results.finished(schema.VAL_ACCURACY)
     change = accuracy.loc[single["cell"]].to_numpy() - accuracy.loc[single["baseline"]].to_numpy()

@@ -63,7 +63,7 @@ def main_effects(results: Results) -> tuple[pd.DataFrame, tuple[str, ...]]:
     for scale in results.scales.unique():
         where = f" at scale {scale}" if scale else ""
         grid = _grid(results, results.scales.index[results.scales == scale], joined)
-        problem = _incomplete(results, grid)
+        problem = _incomplete(results, grid, joined)
         if problem:
             notes.append(f"no effects of whole factors{where}: {problem}")
             continue
@@ -117,9 +117,8 @@ def _grid(results: Results, cells: pd.Index, joined: tuple[str, ...]) -> pd.Data
         grid[factor] = levels[factor].map(names)
     if joined:
         on = (grid[list(joined)] == ON).to_numpy()
-        combined = [[f for f, is_on in zip(joined, row, strict=True) if is_on] for row in on]
         grid = grid.drop(columns=list(joined))
-        grid[FEED_FORWARD] = [_combination(names, joined) for names in combined]
+        grid[FEED_FORWARD] = [_combination(list(itertools.compress(joined, row)), joined) for row in on]
     return grid
 
 
@@ -129,15 +128,16 @@ def _combination(names: Sequence[str], joined: Sequence[str]) -> str:
     return "both" if len(names) == len(joined) == 2 else " + ".join(names)
 
 
-def _incomplete(results: Results, grid: pd.DataFrame) -> str:
+def _incomplete(results: Results, grid: pd.DataFrame, joined: tuple[str, ...]) -> str:
     """Return why the grid does not allow contrasts, or empty text."""
-    levels = {factor: list(dict.fromkeys(grid[factor])) for factor in grid.columns}
+    levels = {factor: [OFF, ON] for factor in grid.columns}
+    if joined:
+        subsets = itertools.product((False, True), repeat=len(joined))
+        levels[FEED_FORWARD] = [_combination(list(itertools.compress(joined, on)), joined) for on in subsets]
     for factor, names in levels.items():
-        if factor == FEED_FORWARD and len(names) > 1:
-            continue
-        if set(names) != {OFF, ON}:
-            found = "only one" if len(names) == 1 else str(len(names))
-            return f"factor {factor} needs two levels but has {found}"
+        found = dict.fromkeys(grid[factor])
+        if not set(found) <= set(names):
+            return f"factor {factor} needs two levels but has {len(found)}"
     there = set(grid.itertuples(index=False, name=None))
     if len(there) < len(grid):
         return "two cells have the same levels of all factors"

@@ -10,7 +10,7 @@ from analysis.load_csv import load_csv
 from analysis.load_mlflow import is_tracking_uri, load_mlflow
 from analysis.results import Results
 from analysis.runs import baselines_of_plan, curves_table, parse_plan, resolve_plan, runs_table, unknown
-from analysis.schema import CELL, PLAN_FILE, RECORDS_FOLDER, SEED, TrialRecord, read_records
+from analysis.schema import CELL, FAILURES_FOLDER, PLAN_FILE, SEED, TrialRecord, read_records
 
 
 def load_results(
@@ -46,13 +46,10 @@ def load_folder(folder: Path, study: str | None, baseline: str | None, metric: s
     plan = _read_plan(folder / PLAN_FILE)
     if study not in (None, plan["study"]):
         raise unknown("study", str(study), [plan["study"]])
-    try:
-        records = read_records(folder)
-    except (ValueError, OSError) as error:
-        raise AnalysisError(str(error)) from error
+    records = _read_records(folder)
     if not records:
-        raise AnalysisError(f"{folder / RECORDS_FOLDER} has no records: nothing of the study has ended yet")
-    _check_addresses(folder / RECORDS_FOLDER, plan, records)
+        raise AnalysisError(f"{folder} has no records: nothing of the study has ended yet")
+    _check_addresses(folder, plan, records)
     cells = [cell["name"] for cell in plan["cells"]]
     factors = tuple(plan["factors"])
     runs = runs_table([record.result_row() for record in records], factors, cells)
@@ -76,12 +73,23 @@ def _read_plan(path: Path) -> dict[str, Any]:
         raise AnalysisError(f"{path} cannot be read: {error}") from error
 
 
+def _read_records(folder: Path) -> list[TrialRecord]:
+    """Read the records, and of the runs that have none the failures."""
+    try:
+        records = read_records(folder)
+        failures = [TrialRecord.read(path) for path in sorted((folder / FAILURES_FOLDER).glob("*.json"))]
+    except (ValueError, OSError) as error:
+        raise AnalysisError(str(error)) from error
+    ended = {record.config_hash for record in records}
+    return [*records, *(failure for failure in failures if failure.config_hash not in ended)]
+
+
 def _check_addresses(folder: Path, plan: dict[str, Any], records: list[TrialRecord]) -> None:
     """Refuse a record that the plan has no place for: its figures would be of something else."""
     hashes = {cell["name"]: cell["hashes"] for cell in plan["cells"]}
     for record in records:
         if hashes.get(record.cell, {}).get(str(record.seed)) != record.config_hash:
             raise AnalysisError(
-                f"{folder / record.config_hash}.json (cell '{record.cell}', seed {record.seed}) "
+                f"{folder}: record {record.config_hash}.json (cell '{record.cell}', seed {record.seed}) "
                 f"is not a run of {PLAN_FILE}: move it elsewhere"
             )

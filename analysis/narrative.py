@@ -63,7 +63,7 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
             rows, lambda row: f"{_figures(row, unit)}; could detect {text.number(row['detectable'])}{unit} or more"
         )
         findings.append(Finding(outcomes.OPEN, f"Not resolved with {_seeds(rows['n'])}", cells))
-    for kind, claim in ((outcomes.IDENTICAL, f"No difference from {name} at all"), (outcomes.UNTESTED, "Not tested")):
+    for kind, claim in ((outcomes.IDENTICAL, f"The same as {name}"), (outcomes.UNTESTED, "Not tested")):
         rows = found[found["outcome"] == kind]
         if len(rows):
             findings.append(Finding(kind, claim, _cells(rows, lambda row: str(row["verdict"]))))

@@ -10,6 +10,7 @@ BEGINNINGS = {
     "together worse": WORSE,
     "not resolved": OPEN,
     "identical": IDENTICAL,
+    "within tolerance": IDENTICAL,  # of the negative control
     "exactly zero": IDENTICAL,
 }
 

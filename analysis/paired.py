@@ -6,6 +6,7 @@ that the seed is a block everywhere and nothing is counted twice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ WITHIN_TOLERANCE = "within tolerance ({:g} nats): the same model up to rounding"
 
 def rounding(results: Results) -> float:
     """Return the spread of differences of the metric that rounding alone can make."""
-    return ROUNDING * float(np.nanmax(results.finished(results.metric).abs(), initial=0.0))
+    return ROUNDING * float(results.finished(results.metric).abs().fillna(0.0).to_numpy().max())
 
 
 def paired_table(differences: pd.DataFrame, blocked: pd.Series, results: Results) -> pd.DataFrame:
@@ -66,14 +67,13 @@ def paired_table(differences: pd.DataFrame, blocked: pd.Series, results: Results
     detectable = significance.detectable_effect(n, max(family, 1)) * sd
     table["detectable"] = np.where(tested, detectable, np.nan)
 
-    table["verdict"] = [
-        reason or _verdict(row, results)
-        for reason, row in zip(blocked, table.assign(identical=identical).to_dict("records"), strict=True)
-    ]
+    rows = table.assign(identical=identical).to_dict("records")
+    verdicts = [reason or _verdict(row, results) for reason, row in zip(blocked, rows, strict=True)]
+    table["verdict"] = pd.Series(verdicts, index=table.index, dtype=object)
     return table
 
 
-def _verdict(row: dict[str, Any], results: Results) -> str:
+def _verdict(row: Mapping[Any, Any], results: Results) -> str:
     """Say in words what a row of the table comes to."""
     n = row["n"]
     if n == 0:

@@ -92,8 +92,11 @@ class Results:
 
     def _by_seed(self, runs: pd.DataFrame, column: str, dtype: type) -> pd.DataFrame:
         seeds = pd.Index(sorted(self.runs[schema.SEED].unique()), name=schema.SEED)
-        table = np.full((len(self.cells), len(seeds)), np.nan, dtype=dtype)
-        places = self.cells.index.get_indexer(runs[schema.CELL]), seeds.get_indexer(runs[schema.SEED])
+        table: np.ndarray = np.full((len(self.cells), len(seeds)), np.nan, dtype=dtype)
+        places = (
+            self.cells.index.get_indexer(pd.Index(runs[schema.CELL])),
+            seeds.get_indexer(pd.Index(runs[schema.SEED])),
+        )
         table[places] = runs[column].to_numpy(dtype=dtype)
         return pd.DataFrame(table, index=self.cells.index, columns=seeds, dtype=dtype)
 

@@ -82,6 +82,8 @@ NONDETERMINISTIC_COLUMNS = (TOKENS_PER_SECOND, TRAIN_SECONDS, EVALUATION_SECONDS
 
 PLAN_FILE = "plan.json"
 RECORDS_FOLDER = "records"
+FAILURES_FOLDER = "failures"
+"""Records of runs that an error ended; running the study again retries them."""
 RESULTS_CSV = "results.csv"
 RESULTS_JSON = "results.json"
 REPORT_MD = "report.md"
@@ -151,9 +153,8 @@ class TrialRecord:
     def read(cls, path: Path) -> TrialRecord:
         """Read a record; a file that is not one raises ValueError with the path."""
         try:
-            data = json.loads(path.read_text())
-            return cls(**data)
-        except (json.JSONDecodeError, TypeError) as error:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a trial record: {error}") from error
 
 

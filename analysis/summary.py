@@ -134,11 +134,11 @@ def _power_notes(comparisons: pd.DataFrame) -> list[str]:
 def _identity_notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
     """Warn of cells whose losses equal their baseline's in every seed although more than the control factor differs."""
     control = (results.plan.get("negative_control") or {}).get("factor")
-    identical = comparisons[comparisons["verdict"].str.startswith("identical")]
     notes = []
-    for cell, baseline in zip(identical["cell"], identical["baseline"], strict=True):
+    columns = (comparisons["cell"], comparisons["baseline"], comparisons["verdict"])
+    for cell, baseline, verdict in zip(*columns, strict=True):
         changed = pairs.changed_factors(results, cell, baseline)
-        if changed != [control]:
+        if verdict.startswith("identical") and changed != [control]:
             what = ", ".join(changed) or "name alone"
             notes.append(f"WARNING: {cell} equals {baseline} in every seed though they differ in {what}: one model?")
     return notes
@@ -146,6 +146,9 @@ def _identity_notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
 
 def _control_notes(control: pd.DataFrame) -> list[str]:
     """Repeat the alarms of the negative control."""
-    alarms = control[control["verdict"].str.startswith("ALARM").astype(bool)]
-    columns = (alarms["cell"], alarms["partner"], alarms["verdict"])
-    return [f"negative control, {cell} against {partner}: {line}" for cell, partner, line in zip(*columns, strict=True)]
+    columns = (control["cell"], control["partner"], control["verdict"])
+    return [
+        f"negative control, {cell} against {partner}: {verdict}"
+        for cell, partner, verdict in zip(*columns, strict=True)
+        if verdict.startswith("ALARM")
+    ]

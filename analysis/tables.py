@@ -159,8 +159,8 @@ def _table(name: str, data: pd.DataFrame, layout: list[_Column]) -> Table:
     rows = tuple(tuple(column.show(row) for column in layout) for row in records(data))
     meaning = COLUMNS.get(name, {})
     # Columns that say nothing: without a figure (peak memory where it cannot be measured), or nothing diverged.
-    silent = [{text.NOTHING, "0"} if column.source in LOST else {text.NOTHING} for column in layout]
-    kept = [i for i in range(len(layout)) if any(row[i] not in silent[i] for row in rows)]
+    silent = ["0" if column.source in LOST else text.NOTHING for column in layout]
+    kept = [i for i in range(len(layout)) if any(row[i] != silent[i] for row in rows)]
     return Table(
         name=name,
         headers=tuple(layout[i].header for i in kept),

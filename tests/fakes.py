@@ -24,6 +24,8 @@ EFFECTS = {"attention": 0.0, "rmsnorm": 0.0, "mlp": 0.035, "moe": -0.045}
 """True differences in nats; `mlp` and `moe` together add `INTERACTION`."""
 INTERACTION = -0.02
 TOKENS_PER_UPDATE = 1024
+FAILURES = "failures"
+"""Folder of the records of failed runs."""
 
 
 def make_study(
@@ -81,7 +83,7 @@ def make_study(
                 "status": status,
             }
             curve = _curve(entries[-1], GRID[base], seed, updates, rows, noise, 0.3 * scale_place)
-            _record(run, curve, hashes[str(seed)]).write(folder / RECORDS_FOLDER)
+            _record(run, curve, hashes[str(seed)]).write(folder / (FAILURES if status == FAILED else RECORDS_FOLDER))
     write_json(folder / PLAN_FILE, _plan(folder.name, entries, seeds, updates, scales, design))
     return folder
 

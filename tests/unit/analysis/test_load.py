@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -57,10 +56,20 @@ def test_runs_that_did_not_finish_have_no_validation_result(study: Path) -> None
     assert runs.loc[("moe", 1), "status"] == "diverged"
     assert runs.loc[("mlp", 2), "status"] == "failed"
     for run in (("moe", 1), ("mlp", 2)):
-        assert math.isnan(runs.loc[run, "val_loss"])
+        assert runs["val_loss"].isna()[run]
         assert runs.loc[run, "error"]
     assert runs.loc[("mlp", 2), "steps"] == 0
     assert runs["error"].notna().sum() == 2
+
+
+def test_a_record_counts_more_than_an_earlier_failure(study: Path) -> None:
+    failure = next((study / "failures").glob("*.json"))
+    data = json.loads(failure.read_text())
+    TrialRecord(**{**data, "status": "finished", "error": None, "rows": [{"step": 300, "val_loss": 4.0}]}).write(
+        study / RECORDS_FOLDER
+    )
+    run = load_results(study).runs.query("cell == 'mlp' and seed == 2").iloc[0]
+    assert (run["status"], run["val_loss"]) == ("finished", 4.0)
 
 
 def test_a_folder_gives_the_curves(study: Path) -> None:
@@ -101,7 +110,7 @@ def test_a_record_that_the_plan_does_not_have_is_refused(study: Path) -> None:
     record = read_records(study)[0]
     TrialRecord(**{**vars(record), "config_hash": "0000"}).write(study / RECORDS_FOLDER)
     with pytest.raises(
-        AnalysisError, match=rf"0000\.json \(cell '{record.cell}', seed {record.seed}\) is not a run of"
+        AnalysisError, match=rf"record 0000\.json \(cell '{record.cell}', seed {record.seed}\) is not a run of"
     ):
         load_results(study)
 
@@ -127,10 +136,12 @@ def test_a_source_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("scales", [("cpu",), ("cpu", "large")])
 def test_results_csv_reads_back_as_the_same_runs(tmp_path: Path, scales: tuple[str, ...]) -> None:
-    failures = {"diverged": [("moe", 1)], "failed": [("mlp", 0)]}
-    results = load_results(make_study(tmp_path / "grid", cells=CELLS, seeds=2, scales=scales, **failures))
+    folder = make_study(
+        tmp_path / "grid", cells=CELLS, seeds=2, scales=scales, diverged=[("moe", 1)], failed=[("mlp", 0)]
+    )
+    results = load_results(folder)
     again = load_results(write(tmp_path / "other.csv", results_csv(results.runs)))
-    pd.testing.assert_frame_equal(again.runs, results.runs)
+    pd.testing.assert_frame_equal(again.runs, results.runs, check_exact=True)
     assert (again.study, again.factors, again.baselines) == (results.study, results.factors, results.baselines)
     assert again.notes == ()
 
@@ -148,7 +159,7 @@ def test_csv_keeps_numbers_exactly(
     runs = runs_table([{**row, "val_loss": loss, "tokens": tokens}], ("kind",), ())
     path = tmp_path_factory.mktemp("csv") / "results.csv"
     path.write_text(results_csv(runs))
-    pd.testing.assert_frame_equal(load_results(path).runs, runs)
+    pd.testing.assert_frame_equal(load_results(path).runs, runs, check_exact=True)
 
 
 def test_anyones_csv_needs_three_columns(tmp_path: Path) -> None:
@@ -208,6 +219,7 @@ def test_rows_without_a_loss_are_counted_not_dropped(tmp_path: Path) -> None:
     text = "cell,seed,val_loss\nbaseline,0,1\nbaseline,1,nan\nnew,0,inf\nnew,1,\nnew,2,2\n"
     results = load_results(write(tmp_path / "mine.csv", text))
     assert list(results.runs["status"]) == ["finished", "diverged", "diverged", "failed", "finished"]
+    assert list(results.runs["val_loss"].isna()) == [False, True, True, True, False]
     assert results.notes == (
         "rows with NaN or infinite val_loss, counted as diverged: 2",
         "rows with no val_loss, counted as failed: 1",
@@ -254,7 +266,8 @@ def copy_to_mlflow(folder: Path, uri: str, open_runs: int = 0) -> None:
     experiment = found.experiment_id if found else client.create_experiment("exp6_grid", artifacts)
     parent = client.create_run(experiment, tags={"ablatune.study": folder.name, "ablatune.kind": "study"}).info.run_id
     client.log_artifact(parent, str(folder / "plan.json"))
-    for place, record in enumerate(read_records(folder)):
+    failures = [TrialRecord.read(path) for path in sorted((folder / "failures").glob("*.json"))]
+    for place, record in enumerate([*read_records(folder), *failures]):
         tags = {
             "mlflow.parentRunId": parent,
             "ablatune.study": folder.name,
@@ -287,14 +300,16 @@ def test_mlflow_gives_the_same_results_as_the_folder(store: tuple[str, Path], mo
     monkeypatch.setattr(load_mlflow, "PAGE", 3)
     uri, folder = store
     there, here = load_results(uri), load_results(folder)
-    pd.testing.assert_frame_equal(there.runs, here.runs)
+    pd.testing.assert_frame_equal(there.runs, here.runs, check_exact=True)
     assert (there.study, there.factors, there.baselines) == (here.study, here.factors, here.baselines)
     assert there.plan == here.plan
     assert there.notes == ()
     columns = ["cell", "seed", "step", *load_mlflow.CURVES]
-    evaluated = [frame.curves.dropna(subset=["val_loss"])[columns] for frame in (there, here)]
-    sort = [frame.sort_values(["cell", "seed", "step"], ignore_index=True) for frame in evaluated]
-    pd.testing.assert_frame_equal(*sort)
+    curves = [
+        frame.curves.dropna(subset=["val_loss"])[columns].sort_values(["cell", "seed", "step"], ignore_index=True)
+        for frame in (there, here)
+    ]
+    pd.testing.assert_frame_equal(curves[0], curves[1], check_exact=True)
 
 
 def test_no_curves_are_fetched_for_very_many_runs(store: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

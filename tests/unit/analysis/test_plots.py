@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis import figure_style, plots
 from analysis.load import load_results
@@ -29,13 +30,20 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Analysis]:
     return results, analyse(results)
 
 
+def data(line: Line2D) -> tuple[list[float], list[float]]:
+    """Return the x and y of a line's points."""
+    x, y = line.get_data()
+    return np.asarray(x, dtype=float).tolist(), np.asarray(y, dtype=float).tolist()
+
+
 def diamonds(axes: Axes) -> dict[str, tuple[float, str]]:
     """Return (x, colour) of the estimate in each row, by the row's label."""
     labels = [label.get_text() for label in axes.get_yticklabels()]
     found = {}
     for line in axes.lines:
-        if line.get_marker() == "D" and len(line.get_xdata()):
-            found[labels[int(line.get_ydata()[0])]] = (float(line.get_xdata()[0]), line.get_color())
+        x, y = data(line)
+        if line.get_marker() == "D" and x:
+            found[labels[int(y[0])]] = (x[0], str(line.get_color()))
     return found
 
 
@@ -65,9 +73,9 @@ def test_ranking_shows_means_seeds_and_the_baseline(grid: tuple[Results, Analysi
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     finished = results.runs[results.runs["status"] == "finished"]
     for cell, line in zip(order, dots, strict=True):
-        assert list(line.get_xdata()) == list(finished.loc[finished["cell"] == cell, "val_loss"])
-    vertical = [line for line in axes.lines if list(line.get_ydata()) == [0, 1]]
-    assert [line.get_xdata()[0] for line in vertical] == [expected["baseline"]]
+        assert data(line)[0] == list(finished.loc[finished["cell"] == cell, "val_loss"])
+    vertical = [data(line)[0][0] for line in axes.lines if data(line)[1] == [0, 1]]
+    assert vertical == [expected["baseline"]]
     assert "1 diverged" in words(figure)
     assert "1 failed" in words(figure)
     assert "nats per token" in axes.get_xlabel()
@@ -85,7 +93,7 @@ def test_differences_show_the_comparisons_in_the_colour_of_their_verdict(grid: t
     assert shown["attention_moe"][1] == figure_style.OPEN  # diverged: not tested
     assert f"over {table['family'].iloc[0]} comparisons" in words(figure)
     bars = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "None"]
-    low = [line.get_xdata()[0] for line in bars]
+    low = [data(line)[0][0] for line in bars]
     assert low == pytest.approx(list(table["difference_low"].dropna()))
 
 
@@ -125,6 +133,7 @@ def test_each_scale_has_its_own_panel(tmp_path: Path) -> None:
         ("together worse than the sum", "worse"),
         ("not resolved (could detect 0.02 nats)", "not resolved"),
         ("identical in 5 of 5 seeds", "identical"),
+        ("within tolerance (0.005 nats): the same model up to rounding", "identical"),
         ("exactly zero in 5 of 5 seeds", "identical"),
         ("diverged in 1 of 5 seeds", "not tested"),
     ],
@@ -143,7 +152,7 @@ def test_each_scale_is_cut_by_its_own_length(tmp_path: Path) -> None:
     results.curves.loc[longer, "step"] *= 10
     figure = plots.loss_figure(results, "tokens")
     assert figure is not None
-    drawn = {line.get_label(): len(line.get_xdata()) for axes in figure.axes for line in axes.lines}
+    drawn = {line.get_label(): len(data(line)[0]) for axes in figure.axes for line in axes.lines}
     assert drawn == {"baseline@cpu": 5, "moe@cpu": 5, "baseline@large": 5, "moe@large": 5}
 
 
@@ -206,8 +215,7 @@ def test_a_panel_draws_its_cells_over_the_others(grid: tuple[Results, Analysis])
                        .sort_values(ascending=False, kind="stable").index)  # fmt: skip
     line = next(line for line in axes.lines if line.get_label() == "mlp")
     curve = mean_curves(results, "tokens").query("cell == 'mlp' and step >= 100")
-    assert np.array_equal(line.get_xdata(), curve["x"] / 1000)
-    assert np.array_equal(line.get_ydata(), curve["mean"])
+    assert data(line) == (list(curve["x"] / 1000), list(curve["mean"]))
     assert sum(line.get_color() == figure_style.FAINT for line in axes.lines) == 11
     assert "4 to 5 seeds" in words(figure)
 

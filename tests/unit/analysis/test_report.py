@@ -90,7 +90,7 @@ def test_markdown_holds_the_comparisons(written: Report, analysis: Analysis) -> 
 
 
 def test_the_same_figures_stand_in_every_format(written: Report, analysis: Analysis) -> None:
-    row = analysis.comparisons.set_index("cell").loc["moe"]
+    row = next(row for row in analysis.comparisons.to_dict("records") if row["cell"] == "moe")
     figures = text.estimate(row["difference"], row["difference_low"], row["difference_high"], sign=True)
     assert f"moe: {figures} nats" in written.markdown.read_text()
     assert figures in written.html.read_text()
@@ -120,7 +120,7 @@ def test_html_and_markdown_escape_what_came_from_outside(tmp_path: Path) -> None
 
 def test_csv_reads_back_as_the_same_results(written: Report, results: Results) -> None:
     again = load_results(written.csv)
-    pd.testing.assert_frame_equal(again.runs, results.runs)
+    pd.testing.assert_frame_equal(again.runs, results.runs, check_exact=True)
     assert (again.study, again.factors, again.baselines) == (results.study, results.factors, results.baselines)
     first = written.csv.read_text().splitlines()[1].split(",")
     assert first[:8] == ["grid", "baseline", "0", "0", "0", "0", "0", "finished"]
@@ -213,6 +213,18 @@ def test_all_warnings_are_in_the_report(written: Report, results: Results, analy
     page = written.markdown.read_text()
     for note in (*results.plan["notes"], *results.notes, *analysis.notes):
         assert f"- {note}" in page
+
+
+def test_what_loading_left_out_is_in_the_report(tmp_path: Path) -> None:
+    results = tiny_study(tmp_path, baseline=[1.0, 2.0, 3.0], new=[1.5, math.nan, 3.5])
+    page = write_report(results, tmp_path / "out").markdown.read_text()
+    assert "- rows with NaN or infinite val_loss, counted as diverged: 1" in page
+
+
+def test_columns_without_news_are_left_out(tmp_path: Path) -> None:
+    results = tiny_study(tmp_path, baseline=[1.0, 2.0, 3.0], new=[1.5, 2.0, 3.5])
+    page = write_report(results, tmp_path / "out").markdown.read_text()
+    assert list(markdown_table(page, "Ranking")[0]) == ["rank", "cell", "n", "val_loss [95 %]", "sd"]
 
 
 def test_efficiency_shows_its_formulas(written: Report, analysis: Analysis) -> None:

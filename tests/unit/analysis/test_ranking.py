@@ -1,0 +1,67 @@
+"""The ranking: means, intervals, ties, and cells that have no rank."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.ranking import RANKING_COLUMNS, rank_cells
+from tests.fakes_results import make_results
+
+
+def test_means_ranks_and_intervals() -> None:
+    table = rank_cells(make_results({"baseline": [5.0, 5.2, 5.1], "a": [4.7, 4.9, 5.1], "b": [5.3, 5.4, 5.5]}))
+    assert list(table.columns) == list(RANKING_COLUMNS)
+    assert table["cell"].tolist() == ["a", "baseline", "b"]
+    assert table["rank"].tolist() == [1, 2, 3]
+    assert table["mean"].tolist() == pytest.approx([4.9, 5.1, 5.4])
+    assert table["sd"].tolist() == pytest.approx([0.2, 0.1, 0.1])
+    expected = stats.t.interval(0.95, 2, loc=4.9, scale=0.2 / 3**0.5)
+    assert table.loc[0, ["ci_low", "ci_high"]].tolist() == pytest.approx(list(expected), abs=1e-8)
+    assert table["is_baseline"].tolist() == [False, True, False]
+
+
+def test_one_seed_has_no_interval() -> None:
+    table = rank_cells(make_results({"baseline": [5.0], "a": [4.9]}))
+    assert table["rank"].tolist() == [1, 2]
+    assert table[["sd", "ci_low", "ci_high"]].isna().all(axis=None)
+
+
+def test_ties_share_the_better_rank_and_keep_their_order() -> None:
+    table = rank_cells(make_results({"baseline": [5.0, 5.1], "b": [4.0, 4.2], "a": [5.0, 5.1], "c": [6.0, 6.0]}))
+    assert table["cell"].tolist() == ["b", "baseline", "a", "c"]
+    assert table["rank"].tolist() == [1, 2, 2, 4]
+
+
+def test_a_cell_with_diverged_runs_has_no_rank_however_good_its_survivors_are() -> None:
+    table = rank_cells(
+        make_results({"a": [1.0, "diverged", 1.2], "baseline": [5.0, 5.1, 5.2], "b": [4.0, "failed", 4.1]})
+    ).set_index("cell")
+    assert table.index.tolist() == ["b", "baseline", "a"]
+    assert pd.isna(table.loc["a", "rank"])
+    assert table.loc["a", ["n", "diverged", "mean"]].tolist() == pytest.approx([2, 1, 1.1])
+    assert table.loc["b", ["rank", "n", "failed"]].tolist() == [1, 2, 1]
+
+
+def test_planned_runs_without_a_record_are_missing() -> None:
+    results = make_results({"baseline": [5.0, 5.1, 5.2], "a": [4.0, None, "failed"]}, plan={"seeds": [0, 1, 2]})
+    assert rank_cells(results).set_index("cell")["missing"].to_dict() == {"baseline": 0, "a": 1}
+
+
+def test_higher_is_better_where_the_plan_says_so() -> None:
+    results = make_results({"baseline": [5.0], "a": [6.0]}, plan={"metric": "val_perplexity", "direction": "max"})
+    assert rank_cells(results)["cell"].tolist() == ["a", "baseline"]
+
+
+def test_ranks_are_within_a_scale() -> None:
+    levels = {
+        f"{cell}@{scale}": {"variant": place, "scale": scale}
+        for scale in ("small", "large")
+        for place, cell in enumerate(("baseline", "a"))
+    }
+    losses = {"baseline@small": [5.0], "a@small": [4.0], "baseline@large": [1.0], "a@large": [2.0]}
+    table = rank_cells(make_results(losses, levels=levels, baseline=lambda cell: f"baseline@{cell.split('@')[1]}"))
+    assert table["cell"].tolist() == ["a@small", "baseline@small", "baseline@large", "a@large"]
+    assert table["rank"].tolist() == [1, 2, 1, 2]
+    assert table["scale"].tolist() == ["small", "small", "large", "large"]
