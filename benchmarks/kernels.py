@@ -17,9 +17,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from moe_models.grouped import combine, dispatch, grouped_linear
+from moe_models.grouped import arrange_by_expert, combine, dispatch, grouped_linear
 from moe_models.loss import linear_cross_entropy
-from trainables.optim import NEWTON_SCHULZ_COEFFICIENTS, NEWTON_SCHULZ_STEPS, newton_schulz
+from trainables.optim import NEWTON_SCHULZ_COEFFICIENTS, NEWTON_SCHULZ_STEPS, newton_schulz_factor
 
 REPEATS = 15
 SIZES = {"cpu": (1_024, 64, 256, 1_024), "paper_256d": (4_096, 256, 1_024, 49_152)}
@@ -56,12 +56,11 @@ def expert_ways(size: tuple[int, int, int, int]) -> tuple[Way, Way]:
     down = torch.randn(EXPERTS, width, d_ff, generator=stream).mul_(0.1).requires_grad_()
     scores = torch.rand(tokens, EXPERTS, generator=stream)
     weights, experts = scores.topk(TOP_K, dim=-1)
-    flat = experts.flatten()
-    order, counts = flat.argsort(stable=True), torch.bincount(flat, minlength=EXPERTS)
+    rows = arrange_by_expert(experts, EXPERTS)
 
     def ours() -> list[Tensor]:
-        hidden = F.silu(grouped_linear(dispatch(x, order, TOP_K), up, None, counts))
-        return with_gradients(combine(grouped_linear(hidden, down, None, counts), weights, order), [x, up, down])
+        hidden = F.silu(grouped_linear(dispatch(x, rows), up, None, rows.counts_E))
+        return with_gradients(combine(grouped_linear(hidden, down, None, rows.counts_E), weights, rows), [x, up, down])
 
     def loop() -> list[Tensor]:
         y = torch.zeros_like(x)
@@ -87,7 +86,7 @@ def muon_ways(size: tuple[int, int, int, int]) -> tuple[Way, Way]:
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         return [x]
 
-    return lambda: [newton_schulz(matrices)], definition
+    return lambda: [newton_schulz_factor(matrices @ matrices.mT) @ matrices], definition
 
 
 def compare(ours: Way, theirs: Way) -> tuple[float, float]:

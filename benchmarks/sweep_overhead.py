@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +25,7 @@ from sweeps.engine.options import Options
 from sweeps.engine.plan import PlannedRun, make_plan
 from sweeps.engine.progress import Progress
 from sweeps.engine.resources import find_resources
-from sweeps.engine.runner import run_plan
+from sweeps.engine.runner import ray_session, run_plan
 from sweeps.engine.tracking import MlflowTracker
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
@@ -64,15 +65,18 @@ def sweep(trials: int, folder: Path) -> tuple[float, float]:
     progress = TimedProgress(
         plan.name, [], plan.open_runs(), resources.slots, Console(stderr=True, force_terminal=False)
     )
-    tracker = MlflowTracker(plan, environment, f"sqlite:///{folder / 'mlflow.db'}", warn=print)
-    outcome = run_plan(
-        plan,
-        resources,
-        environment=environment,
-        tracker=tracker,
-        progress=progress,
-        trainable=fakes_ray.TrivialTrainable,
-    )
+    with ThreadPoolExecutor(1) as background:
+        opening = background.submit(MlflowTracker, plan, environment, f"sqlite:///{folder / 'mlflow.db'}", warn=print)
+        with ray_session(resources):
+            tracker = opening.result()
+            outcome = run_plan(
+                plan,
+                resources,
+                environment=environment,
+                tracker=tracker,
+                progress=progress,
+                trainable=fakes_ray.TrivialTrainable,
+            )
     assert not outcome.failures, outcome.failures[0].error
     assert not plan.open_runs()
     tracker.close(plan.folder, complete=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moe_models.grouped import ExpertRows
 from moe_models.streams import Noise
 
 
-def dropout(x: Tensor, rate: float, noise: Noise | None, role: str, rows: Tensor | None = None) -> Tensor:
+def dropout(x: Tensor, rate: float, noise: Noise | None, role: str, rows: ExpertRows | None = None) -> Tensor:
     """Zero each element with probability `rate` and scale the rest by 1 / (1 - rate).
 
     Args:
@@ -16,13 +17,14 @@ def dropout(x: Tensor, rate: float, noise: Noise | None, role: str, rows: Tensor
         rate: probability of zeroing, in [0, 1).
         noise: source of the draw; None (evaluation) returns `x` unchanged.
         role: place in the model; each role has a stream of its own.
-        rows: for an `x` whose rows were permuted, what each row was before. The mask is drawn in that order, so that
-            what happens to a token does not depend on where the others were routed.
+        rows: for an `x` whose rows are sorted by expert. The mask is drawn in the tokens' order, so that what happens
+            to a token does not depend on where the others were routed.
     """
     if noise is None or rate == 0.0:
         return x
-    keep = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    shape = x.shape if rows is None else (len(rows.places_A), *x.shape[1:])
+    keep = torch.empty(shape, dtype=torch.float32, device=x.device)
     keep.bernoulli_(1.0 - rate, generator=noise.generator("dropout", role, x.device))
     if rows is not None:
-        keep = keep.index_select(0, rows)
+        keep = keep.index_select(0, rows.sources_M)
     return x * (keep / (1.0 - rate)).to(x.dtype)

@@ -1,11 +1,12 @@
 """Moving tokens to their experts and back, and one matrix product for each expert.
 
-Rows are permuted, never scattered with atomics, so that forward and backward are deterministic; each backward pass is
-a gather. Shapes: N tokens, K chosen experts a token, M = N·K assignments, E experts, I inputs, O outputs.
+Rows are permuted, never scattered with atomics, so that forward and backward are deterministic; each backward pass
+is a gather. Shapes: N tokens, K chosen experts a token, A = N·K assignments, M rows, E experts, I inputs, O outputs.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,14 +16,58 @@ from torch.nn import functional as F
 HAS_GROUPED_MM = hasattr(F, "grouped_mm")
 
 
-def dispatch(x_NI: Tensor, order_M: Tensor, top_k: int) -> Tensor:
-    """Copy each token's row to its K places in expert order: (N, I) to (M, I)."""
-    return _Dispatch.apply(x_NI, order_M, top_k)
+BF16_ROW_MULTIPLE = 32
+"""On a CPU, bf16 products go through kernels that are compiled for each new shape: few row counts, few kernels."""
 
 
-def combine(y_MI: Tensor, weights_NK: Tensor, order_M: Tensor) -> Tensor:
-    """Bring rows in expert order back to their tokens and sum them with weights: (M, I) to (N, I)."""
-    y_NKI = _Unpermute.apply(y_MI, order_M).view(*weights_NK.shape, -1)
+@dataclass(frozen=True)
+class ExpertRows:
+    """Where the A = N·K assignments of tokens to experts lie in a matrix of M rows sorted by expert.
+
+    M is A, or more where each expert's rows are padded to a multiple: padding repeats some token, and nothing reads it.
+    """
+
+    sources_M: Tensor
+    """Assignment (token · K + choice) of each row."""
+    places_A: Tensor
+    """Row of each assignment."""
+    counts_E: Tensor
+    """Rows of each expert, padding included."""
+    top_k: int
+
+
+def arrange_by_expert(experts_NK: Tensor, n_experts: int, multiple: int = 1) -> ExpertRows:
+    """Sort assignments by expert, stably, each expert's rows padded to a multiple."""
+    experts_A = experts_NK.flatten()
+    order_A = experts_A.argsort(stable=True)
+    counts_E = torch.bincount(experts_A, minlength=n_experts)
+    sorted_places_A = torch.arange(order_A.numel(), device=order_A.device)
+    sources_M = order_A
+    if multiple > 1:
+        padded_E = (counts_E + multiple - 1) // multiple * multiple
+        shift_E = (padded_E.cumsum(0) - padded_E) - (counts_E.cumsum(0) - counts_E)
+        sorted_places_A = sorted_places_A + shift_E[experts_A[order_A]]
+        sources_M = order_A.new_zeros(int(padded_E.sum())).index_copy(0, sorted_places_A, order_A)
+        counts_E = padded_E
+    places_A = torch.empty_like(order_A).index_copy(0, order_A, sorted_places_A)
+    return ExpertRows(sources_M, places_A, counts_E, experts_NK.shape[1])
+
+
+def row_multiple(device: torch.device) -> int:
+    """Return to what the rows of an expert are best padded on a device under the autocast now in force."""
+    if device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16:
+        return BF16_ROW_MULTIPLE
+    return 1
+
+
+def dispatch(x_NI: Tensor, rows: ExpertRows) -> Tensor:
+    """Copy each token's row to its K places: (N, I) to (M, I)."""
+    return _Dispatch.apply(x_NI, rows)
+
+
+def combine(y_MI: Tensor, weights_NK: Tensor, rows: ExpertRows) -> Tensor:
+    """Bring rows back to their tokens and sum them with weights: (M, I) to (N, I)."""
+    y_NKI = _Unpermute.apply(y_MI, rows).view(*weights_NK.shape, -1)
     return (y_NKI * weights_NK.to(y_NKI.dtype).unsqueeze(-1)).sum(1)
 
 
@@ -44,34 +89,27 @@ def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, bias_EO: Tensor | None, cou
 
 class _Dispatch(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_NI: Tensor, order_M: Tensor, top_k: int) -> Tensor:
-        ctx.save_for_backward(order_M)
-        ctx.top_k = top_k
-        return x_NI.index_select(0, order_M // top_k)
+    def forward(ctx: Any, x_NI: Tensor, rows: ExpertRows) -> Tensor:
+        ctx.rows = rows
+        return x_NI.index_select(0, rows.sources_M // rows.top_k)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (order_M,) = ctx.saved_tensors
-        grad_MI = grads[0].index_select(0, _inverse(order_M))
-        return grad_MI.unflatten(0, (-1, ctx.top_k)).sum(1), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad_AI = grads[0].index_select(0, ctx.rows.places_A)
+        return grad_AI.unflatten(0, (-1, ctx.rows.top_k)).sum(1), None
 
 
 class _Unpermute(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y_MI: Tensor, order_M: Tensor) -> Tensor:
-        ctx.save_for_backward(order_M)
-        return y_MI.index_select(0, _inverse(order_M))
+    def forward(ctx: Any, y_MI: Tensor, rows: ExpertRows) -> Tensor:
+        ctx.rows = rows
+        return y_MI.index_select(0, rows.places_A)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (order_M,) = ctx.saved_tensors
-        return grads[0].index_select(0, order_M), None
-
-
-def _inverse(order_M: Tensor) -> Tensor:
-    inverse_M = torch.empty_like(order_M)
-    inverse_M[order_M] = torch.arange(order_M.numel(), device=order_M.device)
-    return inverse_M
+        # Padding gets a gradient of zero, and so adds nothing to that of a weight.
+        grad_MI = grads[0].new_zeros(len(ctx.rows.sources_M), grads[0].shape[1])
+        return grad_MI.index_copy_(0, ctx.rows.places_A, grads[0]), None
 
 
 class _GroupedLinear(torch.autograd.Function):

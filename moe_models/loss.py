@@ -32,17 +32,16 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
 
 @torch.no_grad()
 def token_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each token's cross-entropy in nats (N,), fp32, and whether its most likely prediction is right (N,).
+    """Return each token's cross-entropy in nats (N,), and whether its most likely prediction is right (N,).
 
-    A target that ties with another for the largest logit counts as right. Tokens that are not scored have loss 0 and
-    are never right.
+    Everything is fp32, under autocast too: what is reported is not rounded to bf16. A target that ties with another for
+    the largest logit counts as right. Tokens that are not scored have loss 0 and are never right.
     """
     losses_N = torch.zeros(targets_N.shape, dtype=torch.float32, device=targets_N.device)
     correct_N = torch.zeros_like(targets_N, dtype=torch.bool)
-    weight_VD = weight_VD.to(_matmul_dtype(hidden_ND))
     with torch.autocast(hidden_ND.device.type, enabled=False):
         for part in _chunks(hidden_ND, weight_VD):
-            logits_CV = _logits(hidden_ND[part], weight_VD)
+            logits_CV = _logits(hidden_ND[part], weight_VD.float())
             targets_C = targets_N[part]
             is_scored_C = targets_C != IGNORED_TARGET
             # Compared before the logits are overwritten; half the time of argmax.

@@ -21,33 +21,27 @@ NEWTON_SCHULZ_STEPS = 5
 NEWTON_SCHULZ_EPS = 1e-7
 
 
-def newton_schulz(matrices_NRC: Tensor) -> Tensor:
-    """Push the singular values of N matrices of R <= C towards 1 (roughly into 0.7 to 1.2); fp32 throughout.
+def newton_schulz_factor(gram_NRR: Tensor) -> Tensor:
+    """Return P with P·X the matrix X, its singular values pushed towards 1 (roughly into 0.7 to 1.2), given XXᵀ; fp32.
 
-    Five steps of the quintic iteration X <- (a + bA + cA²)X, A = XXᵀ, from X scaled to Frobenius norm 1. For wide
-    matrices the product P of the five R x R polynomials is formed first, by iterating A alone (they commute, so
-    A <- BAB), and applied once: the same result up to rounding for half the work.
+    Five steps of the quintic iteration X <- B·X, B = a + bA + cA², A = XXᵀ, from X scaled to Frobenius norm 1. All B
+    are polynomials of the same symmetric matrix and commute: A <- BAB and P <- BP need X itself never. For wide X that
+    is half the work of the definition, and no copy of X is made.
     """
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
-    x = matrices_NRC.float()
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=NEWTON_SCHULZ_EPS)
-    if x.shape[-1] < 2 * x.shape[-2]:
-        for _ in range(NEWTON_SCHULZ_STEPS):
-            x = _polynomial(x @ x.mT, a, b, c) @ x
-        return x
-    gram = x @ x.mT
-    product = _polynomial(gram, a, b, c)
-    factor = product
+    squared_norm = gram_NRR.diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=NEWTON_SCHULZ_EPS**2)[:, None, None]
+    gram = gram_NRR / squared_norm
+    product = factor = _polynomial(gram, a, b, c)
     for _ in range(NEWTON_SCHULZ_STEPS - 1):
         gram = factor @ gram @ factor
         factor = _polynomial(gram, a, b, c)
         product = factor @ product
-    return product @ x
+    return product / squared_norm.sqrt()
 
 
-def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
-    """Return a + b·gram + c·gram² for N symmetric matrices (N, R, R)."""
-    result = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+def _polynomial(gram_NRR: Tensor, a: float, b: float, c: float) -> Tensor:
+    """Return a + b·gram + c·gram² for N symmetric matrices."""
+    result = torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=b, alpha=c)
     result.diagonal(dim1=-2, dim2=-1).add_(a)
     return result
 
@@ -56,7 +50,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: p <- p - lr · sqrt(max(1, rows / columns)) · newton_schulz(Nesterov momentum).
 
     A parameter of three dimensions is a stack of matrices (experts), each orthogonalised by itself. All matrices of
-    one shape, transposed where that makes them wide, go through the iteration as one batch. No weight decay.
+    one smaller side go through the iteration as one batch. No weight decay.
 
     Args:
         params: matrices or stacks of matrices.
@@ -83,24 +77,30 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
 
-        batches: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for parameter, update in zip(parameters, updates, strict=True):
-            rows, columns = update.shape[-2:]
-            wide = update.mT if rows > columns else update
-            batches[wide.shape[-2], wide.shape[-1]].append((parameter, wide.reshape(-1, *wide.shape[-2:])))
-        for batch in batches.values():
-            orthogonal_NRC = newton_schulz(torch.cat([wide for _, wide in batch]))
-            parts = orthogonal_NRC.split([wide.shape[0] for _, wide in batch])
-            for (parameter, _), part in zip(batch, parts, strict=True):
+        stacks = [update.reshape(-1, *update.shape[-2:]) for update in updates]
+        by_size: dict[int, list[int]] = defaultdict(list)
+        grams = [stack.mT @ stack if _is_tall(stack) else stack @ stack.mT for stack in stacks]
+        for index, gram in enumerate(grams):
+            by_size[gram.shape[-1]].append(index)
+        for indices in by_size.values():
+            factors = newton_schulz_factor(torch.cat([grams[index] for index in indices]))
+            parts = factors.split([len(grams[index]) for index in indices])
+            for index, factor in zip(indices, parts, strict=True):
+                stack, parameter = stacks[index], parameters[index]
                 rows, columns = parameter.shape[-2:]
-                direction = (part.mT if rows > columns else part).reshape(parameter.shape)
-                parameter.add_(direction, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
+                product = (stack, factor) if _is_tall(stack) else (factor, stack)
+                step = -group["lr"] * math.sqrt(max(1.0, rows / columns))
+                parameter.view(-1, rows, columns).baddbmm_(*product, alpha=step)
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         return state["momentum"]
+
+
+def _is_tall(stack_NRC: Tensor) -> bool:
+    return stack_NRC.shape[-2] > stack_NRC.shape[-1]
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
@@ -119,9 +119,7 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
 
 
 def _adamw(params: Sequence[Tensor], config: TrainingConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        params, lr=config.adamw_learning_rate, weight_decay=config.weight_decay, fused=params[0].is_cuda
-    )
+    return torch.optim.AdamW(params, lr=config.adamw_learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate_factor(update: int, config: TrainingConfig) -> float:

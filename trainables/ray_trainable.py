@@ -21,6 +21,7 @@ from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus, open_corpus
 from trainables.loop import Divergence, Trainer
+from trainables.memory import keep_free_memory
 
 REPORT_SECONDS = 1.0
 """Least time between two reports to Tune."""
@@ -41,6 +42,7 @@ class AblationTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Check the configuration and start its first seed."""
         torch.set_num_threads(config.get("threads", 1))
+        keep_free_memory()
         self.trial_config = TrialConfig.from_dict(config["config"])
         self.pending_seeds = list(config["seeds"])
         self.labels = config.get("labels", {})

@@ -47,34 +47,43 @@ ATTENTION: Registry[AttentionConfig] = Registry("attention")
 
 
 def causal_attention(
-    query_BHTK: Tensor,
-    key_BHTK: Tensor,
-    value_BHTV: Tensor,
+    query_BTHK: Tensor,
+    key_BTHK: Tensor,
+    value_BTHV: Tensor,
     *,
     scale: float,
     dropout_rate: float,
     noise: Noise | None,
     role: str,
 ) -> Tensor:
-    """Return softmax(scale · QKᵀ + causal mask) V, shape (B, H, T, V).
+    """Return softmax(scale · QKᵀ + causal mask) V, heads joined: (B, T, H·V).
 
     With dropout the weights are formed explicitly, since the fused kernels draw from torch's global generator.
     """
+    query_BHTK, key_BHTK, value_BHTV = (x.transpose(1, 2) for x in (query_BTHK, key_BTHK, value_BTHV))
     if noise is None or dropout_rate == 0.0:
+        attended_BHTV = _fused(query_BHTK, key_BHTK, value_BHTV, scale)
+    else:
+        length = query_BHTK.shape[-2]
+        future_TT = torch.ones(length, length, dtype=torch.bool, device=query_BHTK.device).triu(1)
+        scores_BHTT = (query_BHTK @ key_BHTK.mT) * scale
+        weights_BHTT = scores_BHTT.masked_fill(future_TT, float("-inf")).softmax(-1, dtype=torch.float32)
+        weights_BHTT = dropout(weights_BHTT, dropout_rate, noise, f"{role}.weights")
+        attended_BHTV = weights_BHTT.to(value_BHTV.dtype) @ value_BHTV
+    return attended_BHTV.transpose(1, 2).flatten(2)
+
+
+def _fused(query_BHTK: Tensor, key_BHTK: Tensor, value_BHTV: Tensor, scale: float) -> Tensor:
+    device = query_BHTK.device.type
+    if device != "cpu" or not torch.is_autocast_enabled(device):
         return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTV, is_causal=True, scale=scale)
-    length = query_BHTK.shape[-2]
-    future_TT = torch.ones(length, length, dtype=torch.bool, device=query_BHTK.device).triu(1)
-    scores_BHTT = (query_BHTK @ key_BHTK.mT) * scale
-    weights_BHTT = scores_BHTT.masked_fill(future_TT, float("-inf")).softmax(-1, dtype=torch.float32)
-    weights_BHTT = dropout(weights_BHTT, dropout_rate, noise, f"{role}.weights")
-    return weights_BHTT.to(value_BHTV.dtype) @ value_BHTV
+    # The CPU kernel's backward pass takes ten times as long in bf16 as in fp32.
+    query_BHTK, key_BHTK, value_BHTV = query_BHTK.float(), key_BHTK.float(), value_BHTV.float()
+    with torch.autocast(device, enabled=False):
+        attended_BHTV = F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTV, is_causal=True, scale=scale)
+    return attended_BHTV.to(torch.get_autocast_dtype(device))
 
 
-def heads_first(x_BTN: Tensor, n_heads: int) -> Tensor:
-    """Split the last dimension into heads: (B, T, H·K) to (B, H, T, K)."""
-    return x_BTN.unflatten(-1, (n_heads, -1)).transpose(1, 2)
-
-
-def heads_last(x_BHTV: Tensor) -> Tensor:
-    """Join the heads: (B, H, T, V) to (B, T, H·V)."""
-    return x_BHTV.transpose(1, 2).flatten(2)
+def split_heads(x_BTN: Tensor, n_heads: int) -> Tensor:
+    """Split the last dimension into heads: (B, T, H·K) to (B, T, H, K)."""
+    return x_BTN.unflatten(-1, (n_heads, -1))

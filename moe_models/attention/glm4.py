@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from moe_models.attention.base import ATTENTION, causal_attention, heads_first, heads_last
+from moe_models.attention.base import ATTENTION, causal_attention, split_heads
 from moe_models.errors import require
 from moe_models.norms.deepseek_rmsnorm import DeepSeekRMSNorm
 from moe_models.positions import POSITION, PositionConfig, Rotary
@@ -91,24 +91,24 @@ class Glm4AttentionModule(nn.Module):
     def forward(self, x_BTD: Tensor, noise: Noise | None) -> Tensor:
         """Map (B, T, D) to (B, T, D); position t sees positions up to t."""
         c = self.config
-        query_BHTK = self._rotate(self.query_norm(heads_first(self.query(x_BTD), c.n_heads)))
-        key_BGTK = self._rotate(self.key_norm(heads_first(self.key(x_BTD), c.n_kv_heads)))
-        value_BGTK = heads_first(self.value(x_BTD), c.n_kv_heads)
-        attended_BHTK = causal_attention(
-            query_BHTK,
-            key_BGTK.repeat_interleave(c.n_heads // c.n_kv_heads, dim=1),
-            value_BGTK.repeat_interleave(c.n_heads // c.n_kv_heads, dim=1),
+        query_BTHK = self._rotate(self.query_norm(split_heads(self.query(x_BTD), c.n_heads)))
+        key_BTGK = self._rotate(self.key_norm(split_heads(self.key(x_BTD), c.n_kv_heads)))
+        value_BTGK = split_heads(self.value(x_BTD), c.n_kv_heads)
+        attended_BTN = causal_attention(
+            query_BTHK,
+            key_BTGK.repeat_interleave(c.n_heads // c.n_kv_heads, dim=2),
+            value_BTGK.repeat_interleave(c.n_heads // c.n_kv_heads, dim=2),
             scale=self.scale,
             dropout_rate=self.dropout,
             noise=noise,
             role=self.role,
         )
-        return self.out(heads_last(attended_BHTK))
+        return self.out(attended_BTN)
 
-    def _rotate(self, x_BHTK: Tensor) -> Tensor:
+    def _rotate(self, x_BTHK: Tensor) -> Tensor:
         """Turn the first `rope_dim` dimensions of each head and pass the others on."""
-        x_BHTR, x_BHTP = x_BHTK.tensor_split((self.config.rope_dim,), dim=-1)
-        return torch.cat((self.rotary(x_BHTR), x_BHTP), dim=-1)
+        x_BTHR, x_BTHP = x_BTHK.tensor_split((self.config.rope_dim,), dim=-1)
+        return torch.cat((self.rotary(x_BTHR), x_BTHP), dim=-1)
 
 
 @ATTENTION.preset("glm4")

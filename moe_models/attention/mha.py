@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from moe_models.attention.base import ATTENTION, causal_attention, heads_first, heads_last
+from moe_models.attention.base import ATTENTION, causal_attention, split_heads
 from moe_models.errors import require
 from moe_models.positions import POSITION, PositionConfig, Rotary
 from moe_models.positions.none import NoPosition
@@ -62,19 +62,19 @@ class MultiHeadAttentionModule(nn.Module):
 
     def forward(self, x_BTD: Tensor, noise: Noise | None) -> Tensor:
         """Map (B, T, D) to (B, T, D); position t sees positions up to t."""
-        query_BHTK, key_BHTK, value_BHTK = (
-            heads_first(part_BTD, self.n_heads) for part_BTD in self.qkv(x_BTD).chunk(3, dim=-1)
-        )
-        attended_BHTK = causal_attention(
-            self.rotary(query_BHTK),
-            self.rotary(key_BHTK),
-            value_BHTK,
+        heads = self.n_heads
+        turned_BTHK, value_BTHK = split_heads(self.qkv(x_BTD), 3 * heads).split((2 * heads, heads), dim=2)
+        query_BTHK, key_BTHK = self.rotary(turned_BTHK).chunk(2, dim=2)
+        attended_BTD = causal_attention(
+            query_BTHK,
+            key_BTHK,
+            value_BTHK,
             scale=self.scale,
             dropout_rate=self.dropout,
             noise=noise,
             role=self.role,
         )
-        return self.out(heads_last(attended_BHTK))
+        return self.out(attended_BTD)
 
 
 @ATTENTION.preset("mha")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from moe_models.attention.base import ATTENTION, causal_attention, heads_first, heads_last
+from moe_models.attention.base import ATTENTION, causal_attention, split_heads
 from moe_models.errors import require
 from moe_models.norms.deepseek_rmsnorm import DeepSeekRMSNorm
 from moe_models.positions import POSITION, PositionConfig, Rotary
@@ -85,25 +85,25 @@ class MultiHeadLatentAttentionModule(nn.Module):
     def forward(self, x_BTD: Tensor, noise: Noise | None) -> Tensor:
         """Map (B, T, D) to (B, T, D); position t sees positions up to t."""
         c = self.config
-        query_BHTK = heads_first(self.q_up(self.q_norm(self.q_down(x_BTD))), c.n_heads)
-        query_BHTN, query_BHTR = query_BHTK.split((c.nope_dim, c.rope_dim), dim=-1)
+        query_BTHK = split_heads(self.q_up(self.q_norm(self.q_down(x_BTD))), c.n_heads)
+        query_BTHN, query_BTHR = query_BTHK.split((c.nope_dim, c.rope_dim), dim=-1)
 
         latent_BTC, key_BTR = self.kv_down(x_BTD).split((c.kv_rank, c.rope_dim), dim=-1)
-        key_value_BHTM = heads_first(self.kv_up(self.kv_norm(latent_BTC)), c.n_heads)
-        key_BHTN, value_BHTV = key_value_BHTM.split((c.nope_dim, c.v_dim), dim=-1)
+        key_value_BTHM = split_heads(self.kv_up(self.kv_norm(latent_BTC)), c.n_heads)
+        key_BTHN, value_BTHV = key_value_BTHM.split((c.nope_dim, c.v_dim), dim=-1)
 
-        query_BHTR = self.rotary(query_BHTR)
-        key_BHTR = self.rotary(key_BTR.unsqueeze(1)).expand_as(query_BHTR)
-        attended_BHTV = causal_attention(
-            torch.cat((query_BHTN, query_BHTR), dim=-1),
-            torch.cat((key_BHTN, key_BHTR), dim=-1),
-            value_BHTV,
+        query_BTHR = self.rotary(query_BTHR)
+        key_BTHR = self.rotary(key_BTR.unsqueeze(2)).expand_as(query_BTHR)
+        attended_BTN = causal_attention(
+            torch.cat((query_BTHN, query_BTHR), dim=-1),
+            torch.cat((key_BTHN, key_BTHR), dim=-1),
+            value_BTHV,
             scale=self.scale,
             dropout_rate=self.dropout,
             noise=noise,
             role=self.role,
         )
-        return self.out(heads_last(attended_BHTV))
+        return self.out(attended_BTN)
 
 
 @ATTENTION.preset("mla")

@@ -12,7 +12,7 @@ from moe_models.dropout import dropout
 from moe_models.errors import require
 from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, optional_parameter, validate_hidden
 from moe_models.feed_forward.dense import Dense
-from moe_models.grouped import combine, dispatch, grouped_linear
+from moe_models.grouped import arrange_by_expert, combine, dispatch, grouped_linear, row_multiple
 from moe_models.registry import component
 from moe_models.routers import ROUTER, RouterConfig
 from moe_models.routers.deepseek import DeepSeekRouting
@@ -97,23 +97,17 @@ class Experts(nn.Module):
         self.gate_bias = optional_parameter(config.bias and config.gated, config.n_experts, config.d_ff)
 
     def forward(self, x_ND: Tensor, experts_NK: Tensor, weights_NK: Tensor, noise: Noise | None) -> Tensor:
-        """Return Σ_k weight_k · expert_k(x) for each of N tokens, shape (N, D). Rows M = N·K are sorted by expert."""
-        order_M, counts = sort_by_expert(experts_NK, self.n_experts)
-        x_MD = dispatch(x_ND, order_M, self.top_k)
-        hidden_MH = grouped_linear(x_MD, self.up, self.up_bias, counts)
+        """Return Σ_k weight_k · expert_k(x) for each of N tokens, shape (N, D). The M rows are sorted by expert."""
+        rows = arrange_by_expert(experts_NK, self.n_experts, row_multiple(x_ND.device))
+        x_MD = dispatch(x_ND, rows)
+        hidden_MH = grouped_linear(x_MD, self.up, self.up_bias, rows.counts_E)
         if self.gate is None:
             hidden_MH = self.activation(hidden_MH)
         else:
-            hidden_MH = self.activation(grouped_linear(x_MD, self.gate, self.gate_bias, counts)) * hidden_MH
-        hidden_MH = dropout(hidden_MH, self.dropout, noise, f"{self.role}.hidden", rows=order_M)
-        y_MD = grouped_linear(hidden_MH, self.down, self.down_bias, counts)
-        return combine(y_MD, weights_NK, order_M)
-
-
-def sort_by_expert(experts_NK: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
-    """Return the permutation of the N·K assignments that sorts them by expert, and each expert's count (E,)."""
-    flat_M = experts_NK.flatten()
-    return flat_M.argsort(stable=True), torch.bincount(flat_M, minlength=n_experts)
+            hidden_MH = self.activation(grouped_linear(x_MD, self.gate, self.gate_bias, rows.counts_E)) * hidden_MH
+        hidden_MH = dropout(hidden_MH, self.dropout, noise, f"{self.role}.hidden", rows=rows)
+        y_MD = grouped_linear(hidden_MH, self.down, self.down_bias, rows.counts_E)
+        return combine(y_MD, weights_NK, rows)
 
 
 @FEED_FORWARD.preset("moe_softmax_plain")

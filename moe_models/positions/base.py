@@ -45,11 +45,11 @@ class Rotary:
         self.dim = dim
         self._tables: dict[tuple[int, torch.device], Tensor] = {}
 
-    def __call__(self, x_BHTR: Tensor) -> Tensor:
-        """Rotate (B, H, T, R); the rotation is computed in fp32 and returned in x's dtype."""
-        turns_TC = self._table(x_BHTR.shape[-2], x_BHTR.device)
-        pairs_BHTC = torch.view_as_complex(x_BHTR.float().contiguous().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs_BHTC * turns_TC).flatten(-2).to(x_BHTR.dtype)
+    def __call__(self, x_BTHR: Tensor) -> Tensor:
+        """Rotate (B, T, H, R); the rotation is computed in fp32 and returned in x's dtype."""
+        turns_T1C = self._table(x_BTHR.shape[1], x_BTHR.device)
+        pairs_BTHC = torch.view_as_complex(x_BTHR.float().contiguous().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs_BTHC * turns_T1C).flatten(-2).to(x_BTHR.dtype)
 
     def _table(self, seq_len: int, device: torch.device) -> Tensor:
         key = (seq_len, device)
@@ -61,7 +61,7 @@ class Rotary:
             angles_TC = torch.outer(torch.arange(seq_len, dtype=torch.float64, device="cpu"), inverse_C)
             amplitude_TC = torch.full_like(angles_TC, self.config.amplitude())
             table_TC = torch.polar(amplitude_TC, angles_TC)
-            self._tables[key] = table_TC.to(torch.complex64).to(device)
+            self._tables[key] = table_TC.to(torch.complex64).to(device).unsqueeze(1)
         return self._tables[key]
 
 

@@ -188,7 +188,7 @@ def test_scores_depend_on_distance_alone(preset: str) -> None:
     rotary = Rotary(config, 8)
     stream = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 8, generator=stream)
-    queries, keys = (rotary(vector.expand(1, 1, LENGTH, 8))[0, 0] for vector in (query, key))
+    queries, keys = (rotary(vector.expand(1, LENGTH, 1, 8))[0, :, 0] for vector in (query, key))
     scores = queries @ keys.T
     for distance in range(4):
         diagonal = scores.diagonal(-distance)

@@ -17,6 +17,7 @@ from moe_models.feed_forward.dense import Dense
 from moe_models.feed_forward.moe import moe_softmax_biased_relu
 from moe_models.feed_forward.parallel import Parallel
 from moe_models.feed_forward.unused_glm4 import UnusedGlm4
+from moe_models.grouped import arrange_by_expert
 from moe_models.model import build_model
 from moe_models.streams import Noise, derive_seed, generator
 from trainables.scales import SCALES
@@ -110,5 +111,8 @@ def test_dropout_rate_scale_and_mask() -> None:
     assert torch.equal(dropped, dropout(x, 0.25, noise, "here"))
     assert not torch.equal(dropped, dropout(x, 0.25, noise, "there"))
     assert dropout(x, 0.25, None, "here") is x
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(dropout(x, 0.25, noise, "here", rows=order), dropped[order])
+    experts = torch.randint(0, 5, (100, 2), generator=torch.Generator().manual_seed(0))
+    for multiple in (1, 32):
+        rows = arrange_by_expert(experts, 5, multiple)
+        sorted_x = torch.ones(len(rows.sources_M), 100)
+        assert torch.equal(dropout(sorted_x, 0.25, noise, "here", rows=rows)[rows.places_A], dropped)
