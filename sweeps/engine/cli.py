@@ -7,7 +7,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from moe_models.errors import ConfigError
@@ -176,7 +177,7 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
     from analysis.schema import read_records
     from sweeps.engine.environment import describe_environment
     from sweeps.engine.progress import Progress
-    from sweeps.engine.runner import run_plan
+    from sweeps.engine.runner import ray_session, run_plan
     from sweeps.engine.tracking import MlflowTracker, tracking_uri
     from trainables.ray_trainable import AblationTrainable
 
@@ -185,27 +186,31 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
         records = read_records(plan.folder)
     except ValueError as error:
         raise ConfigError(f"{error}; delete it to train that run again") from error
-    plan.write()
     _print_plan(plan, resources, console)
     environment = describe_environment()
     progress = Progress(plan.name, records, plan.open_runs(), resources.slots, console)
-    tracker = MlflowTracker(plan, environment, tracking_uri(), warn=progress.say)
-    tracker.copy_records(plan.folder)
     complete = False
-    try:
-        with progress:
-            outcome = run_plan(
-                plan,
-                resources,
-                environment=environment,
-                tracker=tracker,
-                progress=progress,
-                trainable=AblationTrainable,
-            )
-        complete = not outcome.interrupted
-        report = _write_report(plan, progress.say) if complete else None
-    finally:
-        tracker.close(plan.folder, complete=complete)
+    with ThreadPoolExecutor(1) as background:
+        # The database is made while Ray starts: both take seconds. Ray's workers never touch it.
+        opening = background.submit(MlflowTracker, plan, environment, tracking_uri(), warn=progress.say)
+        try:
+            with ray_session(resources) if plan.open_runs() else nullcontext():
+                tracker = opening.result()
+                plan.write()
+                tracker.copy_records(plan.folder)
+                with progress:
+                    outcome = run_plan(
+                        plan,
+                        resources,
+                        environment=environment,
+                        tracker=tracker,
+                        progress=progress,
+                        trainable=AblationTrainable,
+                    )
+            complete = not outcome.interrupted
+            report = _write_report(plan, progress.say) if complete else None
+        finally:
+            opening.result().close(plan.folder, complete=complete)
     if outcome.interrupted:
         left = len(plan.open_runs())
         print(f"interrupted with {left} runs left: the same command continues the study", file=sys.stderr)

@@ -30,7 +30,6 @@ from trainables.scales import Scale, scale_named
 
 GPU_SCALE, CPU_SCALE = "paper_256d", "cpu"
 THREADS_PER_TRIAL = 1
-FAILURES_FOLDER = "failures"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,5 +160,7 @@ class Progress:
             table.add_row(Text(f"{run.cell.name}, seed {run.seed}", style="cyan"), what)
         for scale, cell, loss, seeds in self.best():
             table.add_row(Text(f"best at {scale}", style="green"), f"{cell}: val_loss {loss:.4f} (n = {seeds})")
-        bar = ProgressBar(total=max(1, self._total), completed=self.counts.total(), width=60)
+        bar = Table.grid()  # a bar alone does not end its line
+        done = self.counts.total()
+        bar.add_row(ProgressBar(max(1, self._total), done, width=60, complete_style="cyan", finished_style="green"))
         return Group(Text(self.study, style="bold"), bar, Text(", ".join(counts)), table)

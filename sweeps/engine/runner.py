@@ -23,12 +23,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 
 import ray
+import ray.cloudpickle
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from analysis.schema import FAILED, RECORDS_FOLDER, TrialRecord
-from sweeps.engine.plan import FAILURES_FOLDER, Plan, PlannedRun
+from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord
+from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
 from sweeps.engine.resources import Resources
 from sweeps.engine.tracking import MlflowTracker
@@ -142,10 +144,10 @@ class _Observer(tune.Callback):
                 self._fail(run, "the trial ended without writing its record")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = trial.get_error()
+        error = _error_of(trial)
         for run in self._runs_of(trial):
             if run.config_hash not in self._ended and not self._end_if_recorded(run):
-                self._fail(run, _one_line(error))
+                self._fail(run, error)
 
     def _end_if_recorded(self, run: PlannedRun) -> bool:
         path = self.plan.folder / RECORDS_FOLDER / f"{run.config_hash}.json"
@@ -206,10 +208,10 @@ def run_plan(
     progress: Progress,
     trainable: type[tune.Trainable],
 ) -> Outcome:
-    """Train every run of the plan that has no record yet.
+    """Train every run of the plan that has no record yet, in the Ray of a `ray_session`.
 
     A run that fails is kept apart in `failures/` and the others go on. SIGINT or SIGTERM stops the study in order, a
-    second one at once; Ray is shut down in any case, unless the caller had started it.
+    second one at once.
     """
     runs = plan.open_runs()
     if not runs:
@@ -219,7 +221,7 @@ def run_plan(
     observer = _Observer(plan, runs, environment, tracker, progress)
     stop = _Stop()
     queue = _Queue([trial_config(plan, run, environment) for run in runs])
-    with _signals(stop, progress), _quiet(), _ray(resources), _scratch(plan.folder) as scratch:
+    with _signals(stop, progress), _quiet(), _scratch(plan.folder) as scratch:
         if not stop.asked:
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus_per_trial}),
@@ -244,21 +246,21 @@ def run_plan(
 
 
 @contextmanager
-def _ray(resources: Resources) -> Iterator[None]:
-    """A Ray of our own, on this machine alone, ended with the study; or the one that the caller has started."""
+def ray_session(resources: Resources) -> Iterator[None]:
+    """A Ray of our own, on this machine alone, ended with the block; or the one that is there already."""
     if ray.is_initialized():
         yield
         return
-    ray.init(
-        address="local",  # never join a cluster that happens to run
-        num_cpus=resources.slots,
-        num_gpus=resources.gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-    )
     try:
+        with _quiet():
+            ray.init(
+                address="local",  # never join a cluster that happens to run
+                num_cpus=resources.slots,
+                num_gpus=resources.gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         yield
     finally:
         ray.shutdown()
@@ -314,11 +316,12 @@ def _signals(stop: _Stop, progress: Progress) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _one_line(error: BaseException | None) -> str:
-    """Return the cause of a trial's error, without the layers that Ray wraps it in."""
-    from ray.exceptions import RayTaskError
-
+def _error_of(trial: Trial) -> str:
+    """Return in one line why a trial failed, without the layers that Ray wraps it in."""
+    if trial.pickled_error_file is None:
+        return "the trial failed without an error that Ray could keep"
+    error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayTaskError):
-        error = error.cause
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        cause = error.cause
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())}".removesuffix(": ")
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"  # a dead worker: the rest is addresses

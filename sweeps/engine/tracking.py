@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -71,13 +72,14 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / DEFAULT_DATABASE}"
 
 
-def public(uri: str) -> str:
-    """Return a URI without user and password, fit to be shown."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    host = parts.netloc.rpartition("@")[2]
-    return uri.replace(parts.netloc, host, 1)
+def public(text: str) -> str:
+    """Return a URI, or a message that holds some, without users and passwords: fit to be shown."""
+    text = re.sub(r"(?<=://)[^/\s]*@", "", text)
+    return re.sub(r"(?i)\b(password|pwd|token)=[^&\s]*", r"\1=...", text)
+
+
+def _reason(error: Exception) -> str:
+    return public((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def require_tracking(uri: str) -> None:
@@ -115,10 +117,9 @@ def _require_server(uri: str, scheme: str, host: str) -> None:
 
 
 def _no_answer(uri: str, error: Exception) -> ConfigError:
-    reason = str(error).splitlines()[0]
     return ConfigError(
-        f"the tracking server {public(uri)} does not answer ({reason}): start it, correct MLFLOW_TRACKING_URI, or "
-        f"unset it to use {DEFAULT_DATABASE} in the current folder"
+        f"the tracking server {public(uri)} does not answer ({_reason(error)}): start it, correct "
+        f"MLFLOW_TRACKING_URI, or unset it to use {DEFAULT_DATABASE} in the current folder"
     )
 
 
@@ -158,10 +159,16 @@ class MlflowTracker:
         """Last update that was logged, by hash."""
         self._open: set[str] = set()
         """Hashes whose MLflow run is not ended."""
-        self.client = self._connect()
-        self.experiment_id = self._experiment()
-        self.parent_id = self._parent()
-        self._find_children()
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            self.client = self._connect()
+            self.experiment_id = self._experiment()
+            self.parent_id = self._parent()
+            self._find_children()
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise ConfigError(f"MLflow's store {public(uri)} cannot be used: {_reason(error)}") from error
 
     def _connect(self) -> MlflowClient:
         # A dead server must not hold the study up: MLflow would try for minutes.
@@ -246,9 +253,8 @@ class MlflowTracker:
             yield
         except (MlflowException, OSError) as error:
             if not self._failing:
-                reason = str(error).splitlines()[0]
                 self._warn(
-                    f"MLflow cannot be written ({public(reason)}); the study goes on and keeps its records: "
+                    f"MLflow cannot be written ({_reason(error)}); the study goes on and keeps its records: "
                     "run the same command again to copy them"
                 )
             self._failing = True
@@ -261,7 +267,8 @@ class MlflowTracker:
                 complete = address in self._ids and address not in self._open
                 if not complete or self._last_step[address] < record.result_row()["steps"]:
                     self._copy(record)
-            self.client.log_artifact(self.parent_id, str(folder / PLAN_FILE))
+            if (folder / PLAN_FILE).exists():
+                self.client.log_artifact(self.parent_id, str(folder / PLAN_FILE))
 
     def start(self, run: PlannedRun) -> None:
         """Open the run of a (cell, seed) that begins to train."""

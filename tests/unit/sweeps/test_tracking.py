@@ -231,7 +231,7 @@ def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
     tracker = MlflowTracker(plan, ENVIRONMENT, f"sqlite:///{tmp_path / 'mlflow.db'}", warn=said.append)
 
     def fail(*_: Any, **__: Any) -> None:
-        raise MlflowException("http://user:secret@host/api refused\nmore")
+        raise MlflowException("API request to http://user:secret@host/api refused\nmore")
 
     monkeypatch.setattr(tracker.client, "create_run", fail)
     monkeypatch.setattr(tracker.client, "log_batch", fail)
@@ -257,9 +257,18 @@ def test_the_default_is_a_database_in_the_current_folder(tmp_path: Path) -> None
 def test_uris_are_shown_without_passwords() -> None:
     assert public("https://me:secret@host:5000/x") == "https://host:5000/x"
     assert public("postgresql+psycopg2://me:s@cret@host/db") == "postgresql+psycopg2://host/db"
+    assert public("mysql://host/db?user=me&password=secret&x=1") == "mysql://host/db?user=me&password=...&x=1"
+    assert public("failed at 'http://me:secret@host/x' (again)") == "failed at 'http://host/x' (again)"
     assert public("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"
     assert "secret" not in ui_command("https://me:secret@host:5000")
     assert "--backend-store-uri sqlite:////tmp/mlflow.db" in ui_command("sqlite:////tmp/mlflow.db")
+
+
+def test_a_file_that_is_no_database_is_said(plan_for: Callable[..., Plan], tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("these are not the bytes of a database\n" * 100)
+    with pytest.raises(ConfigError, match=r"store sqlite:.*mlflow\.db cannot be used") as error:
+        MlflowTracker(plan_for(variants="baseline"), ENVIRONMENT, tracking_uri(), warn=pytest.fail)
+    assert "\n" not in str(error.value)
 
 
 def free_port() -> int:

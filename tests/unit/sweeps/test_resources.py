@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from moe_models.errors import ConfigError
+from sweeps.engine import resources
+from sweeps.engine.resources import find_resources
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A machine with as many GPUs as the test's parameter says, and four cores."""
+    gpus = request.node.callspec.params.get("gpus", 0) if hasattr(request.node, "callspec") else 0
+    monkeypatch.setattr(resources.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(resources.torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(resources, "cpu_cores", lambda: 4)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "max_concurrent", "share", "slots", "used"),
+    [
+        (0, None, None, 4, 0.0),
+        (0, 2, None, 2, 0.0),
+        (0, None, 0.0, 4, 0.0),
+        (1, None, None, 1, 1.0),
+        (1, None, 0.25, 4, 0.25),
+        (2, None, 0.25, 8, 0.25),
+        (1, 3, 0.25, 3, 0.25),
+        (1, None, 0.3, 3, 0.3),
+        (1, None, 0.1, 10, 0.1),
+        (4, None, 2.0, 2, 2.0),
+        (1, None, 0.0, 4, 0.0),
+    ],
+)
+def test_slots(gpus: int, max_concurrent: int | None, share: float | None, slots: int, used: float) -> None:
+    found = find_resources(max_concurrent, share)
+    assert (found.slots, found.gpus_per_trial) == (slots, used)
+    assert found.gpus == (gpus if used else 0)
+    assert found.device.type == ("cuda" if used else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "max_concurrent", "share", "message"),
+    [
+        (0, None, 0.25, r"--gpus-per-trial 0\.25 asks for more than this machine has \(no GPU\)"),
+        (1, None, 2.0, r"--gpus-per-trial 2 asks for more than this machine has \(1 GPU\)"),
+        (2, 9, 0.25, r"--max-concurrent 9 with --gpus-per-trial 0\.25 .*\(2 GPUs: 8 at a time\)"),
+    ],
+)
+def test_more_than_there_is(gpus: int, max_concurrent: int | None, share: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_resources(max_concurrent, share)
