@@ -172,7 +172,6 @@ def test_a_study_s_own_size_is_what_its_runs_record(plan_for: Callable[..., Plan
     assert own.hash(0) != general.hash(0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "design"), DESIGNS)
 def test_dry_run_as_json(
     name: str, design: str, corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
