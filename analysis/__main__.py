@@ -1,4 +1,4 @@
-"""Analysis from the command line: `python -m analysis report SOURCE`."""
+"""Analysis from the command line: `python -m analysis report SOURCE`, `python -m analysis compare-published STUDY`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
 
+from analysis import published_tables
+from analysis.compare_published import compare_published
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.report import write_report
+
+PIPE_WIDTH = 160
+"""Characters a line where there is no terminal to say."""
 
 app = tyro.extras.SubcommandApp()
 
@@ -41,6 +47,35 @@ def report(
     print(f"report of {results.study}: {written.html}")
     for path in written.files[1:]:
         print(f"  {path.name}")
+
+
+@app.command(name="compare-published")
+def compare(
+    published: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PUBLISHED")],
+    source: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[SOURCE]")] = None,
+    study: str | None = None,
+    markdown: Path | None = None,
+) -> None:
+    """Set a published table beside what was measured here, and recompute every figure that it derives.
+
+    Args:
+        published: The published study: exp6_grid, or as much of its name as says which it is.
+        source: A study's folder, a CSV with one row a (cell, seed), or an MLflow tracking URI; by default the newest
+            study of that script under results/.
+        study: Which study, where the source has several.
+        markdown: File to write the tables to as well.
+    """
+    comparisons = compare_published(published, source, study)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    for comparison in comparisons:
+        published_tables.show(comparison, console)
+    if markdown is not None:
+        try:
+            markdown.write_text(published_tables.markdown(comparisons))
+        except OSError as error:
+            raise AnalysisError(f"{markdown} cannot be written: {error.strerror}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

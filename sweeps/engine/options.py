@@ -26,8 +26,8 @@ class Options:
     seeds: int = 5
     """Number of seeds: seeds 0 to N-1 of every cell. More seeds later extend the study."""
     scale: str = AUTO
-    """Size of the models: `cpu`, `paper_256d`, or several separated by commas (scale is then a factor too). `auto`
-    takes `paper_256d` where there is a GPU, otherwise `cpu`."""
+    """Size of the models: `cpu`, `paper_256d`, `paper_512d`, `paper_768d`, or several separated by commas (scale is
+    then a factor too). `auto` takes the study's published size where there is a GPU, otherwise `cpu`."""
     corpus: str = "web"
     """Text to train on: `web` (the World English Bible, comes with the package), `smollm` or `smollm:DOCUMENTS`
     (from the Hugging Face Hub), or the path of a .txt, .jsonl or .parquet file."""

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from trainables.config import DataConfig, TrialConfig, stable_hash
 from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.scales import Scale, scale_named
 
-GPU_SCALE, CPU_SCALE = "paper_256d", "cpu"
+CPU_SCALE = "cpu"
 THREADS_PER_TRIAL = 1
 
 
@@ -176,7 +176,7 @@ def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
     Raises:
         ConfigError: something in it cannot work.
     """
-    scales, why = choose_scales(options.scale, resources)
+    scales, why = choose_scales(study, options.scale, resources)
     require_writable(options.output)
     corpora = {
         scale.name: prepare_corpus(options.corpus, vocab_size=scale.vocab_size, seq_len=scale.training.seq_len)
@@ -210,12 +210,20 @@ def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
     return plan
 
 
-def choose_scales(option: str, resources: Resources) -> tuple[list[Scale], str]:
-    """Return the scales that `--scale` names, and why they were taken."""
+def choose_scales(study: Study, option: str, resources: Resources) -> tuple[list[Scale], str]:
+    """Return the scales that `--scale` names, as the study has them, and why they were taken."""
     if option == AUTO:
-        name = GPU_SCALE if resources.gpus_per_trial else CPU_SCALE
-        return [scale_named(name)], f"--scale auto took {name}: {resources.reason}"
-    return [scale_named(name) for name in names(option, "--scale")], f"--scale {option}"
+        name = study.paper_scale if resources.gpus_per_trial else CPU_SCALE
+        return [scale_of(study, name)], f"--scale auto took {name}: {resources.reason}"
+    return [scale_of(study, name) for name in names(option, "--scale")], f"--scale {option}"
+
+
+def scale_of(study: Study, name: str) -> Scale:
+    """Return the scale of that name at the size that the study gives it; an unknown name raises ConfigError."""
+    scale = scale_named(name)
+    if name not in study.sizes:
+        return scale
+    return replace(scale, size=study.sizes[name], description=f"{name} at the size that {study.script} lists")
 
 
 def require_writable(folder: Path) -> None:

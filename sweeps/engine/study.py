@@ -10,11 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from moe_models.size import Size
+
 if TYPE_CHECKING:  # torch takes a second to import, which `--help` need not wait for
     from moe_models.config import ModelConfig
     from trainables.scales import Scale
 
 DEFAULT_DESIGN = "default"
+BASELINE = {"attention": "mha", "norm": "rmsnorm", "feed_forward": "moe_softmax_plain"}
+"""The presets of the published studies' common baseline."""
+
+
+def variant(**changes: str) -> Callable[[Scale], ModelConfig]:
+    """Return the function from a scale to the baseline's model, its presets changed as in `Scale.model`."""
+    presets = {**BASELINE, **changes}
+    return lambda scale: scale.model(**presets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +72,10 @@ class Study:
     """By the names that `--design` takes; one of them is `default`."""
     baseline: str = "baseline"
     """The cell that all others are compared with."""
+    paper_scale: str = "paper_256d"
+    """The published size, which `--scale auto` takes where there is a GPU."""
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+    """By scale's name: the size of the study's models there, where it is not the scale's own."""
     negative_control: NegativeControl | None = None
     notes: tuple[str, ...] = field(default=())
     """Lines that the report prints, whatever the design."""

@@ -1,0 +1,161 @@
+"""How a comparison with a published table looks: in the terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.compare_published import MIN_COMMON_ROWS, Comparison
+from analysis.derived import CHANGE, FORMULAS, PERPLEXITY, Derived
+from analysis.runs import records
+from analysis.text import MINUS, NOTHING, estimate, number, probability, significant, whole
+
+WRONG = "✗"
+"""Ends a printed figure that does not follow its own formula."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of texts, and the lines under it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    words: int
+    """So many columns from the left hold words; the others hold numbers."""
+    lines: tuple[str, ...] = ()
+
+
+def sections(comparison: Comparison) -> list[Section]:
+    """Return the comparison as tables."""
+    return [_losses(comparison), _other_figures(comparison), _derived_figures(comparison)]
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the comparison; figures that do not follow their formula are red."""
+    for section in sections(comparison):
+        console.print(section.title, style="bold", markup=False, soft_wrap=True)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for place, column in enumerate(section.columns):
+            is_word = place < section.words
+            table.add_column(column, justify="left" if is_word else "right", no_wrap=place == 0 or not is_word)
+        for row in section.rows:
+            table.add_row(*(Text(cell, style="bold red" if cell.endswith(WRONG) else "") for cell in row))
+        console.print(table)
+        for line in section.lines:
+            console.print(line, markup=False, soft_wrap=True)
+        console.print()
+
+
+def markdown(comparisons: Sequence[Comparison]) -> str:
+    """Return the comparisons as Markdown."""
+    parts = []
+    for section in (section for comparison in comparisons for section in sections(comparison)):
+        rule = ["---" if place < section.words else "---:" for place in range(len(section.columns))]
+        lines = [f"| {' | '.join(row)} |" for row in (section.columns, rule, *section.rows)]
+        parts += [f"## {section.title}", "\n".join(lines), *section.lines]
+    return "\n\n".join(parts) + "\n"
+
+
+def _losses(comparison: Comparison) -> Section:
+    rows = []
+    for published, row in zip(comparison.table.rows, records(comparison.rows), strict=True):
+        measured = estimate(row["val_loss"], row["ci_low"], row["ci_high"])
+        really = "; ".join(part for part in (published.really, published.remark) if part)
+        rows.append(
+            (
+                published.variant,
+                published.cell,
+                really,
+                published.val_loss.text,
+                f"{measured}, {row['diverged']} diverged" if row["diverged"] else measured,
+                str(row["n"]),
+                str(published.rank),
+                whole(row["rank"]) if row["rank"] == row["rank"] else NOTHING,
+            )
+        )
+    where = f", scale {comparison.scale}" if comparison.scale else ""
+    return Section(
+        title=f"{comparison.table.study}: loss as printed, and as measured in {comparison.study}{where}",
+        columns=("variant", "cell", "really trained", "loss", "measured [95 %]", "n", "rank", "measured"),
+        rows=rows,
+        words=3,
+        lines=(_agreement(comparison),),
+    )
+
+
+def _agreement(comparison: Comparison) -> str:
+    if comparison.tau is None:
+        why = "fewer than" if comparison.common < MIN_COMMON_ROWS else "they tie in all of"
+        return f"no Kendall's tau between the two rankings: {why} {max(comparison.common, MIN_COMMON_ROWS)} rows"
+    tau, p = number(comparison.tau, 2), probability(comparison.tau_p)
+    return f"Kendall's tau between the two rankings: {tau} ({comparison.common} rows, p {p})"
+
+
+def _other_figures(comparison: Comparison) -> Section:
+    perplexities = {figure.variant: figure for figure in comparison.derived if figure.figure == PERPLEXITY}
+    rows = [
+        (
+            published.variant,
+            published.val_accuracy.text,
+            number(row["val_accuracy"]),
+            _printed(perplexities[published.variant]),
+            significant(comparison.measured(perplexities[published.variant]), 5),
+            published.train_minutes.text,
+            significant(row["train_minutes"], 3),
+            f"{published.params_total:,}",
+            whole(row["params_total"]),
+        )
+        for published, row in zip(comparison.table.rows, records(comparison.rows), strict=True)
+    ]
+    names = ("accuracy", "perplexity", "minutes", "parameters")
+    columns = ("variant", *(column for name in names for column in (name, "measured")))
+    return Section("other figures as printed, and as measured", columns, rows, words=1)
+
+
+def _derived_figures(comparison: Comparison) -> Section:
+    figures = [figure for figure in comparison.derived if figure.figure != PERPLEXITY]
+    rows = [
+        (
+            figure.variant,
+            figure.figure,
+            figure.against or "",
+            figure.remark,
+            _printed(figure),
+            f"{_shown(figure, figure.value)} [{', '.join(_shown(figure, end) for end in figure.interval)}]",
+            _shown(figure, comparison.measured(figure)),
+        )
+        for figure in figures
+    ]
+    wrong = [figure for figure in comparison.derived if not figure.follows]
+    words = dict.fromkeys(f"{name} = {FORMULAS[name].words}" for name in (f.figure for f in comparison.derived))
+    return Section(
+        title="derived figures as printed, by their formula from printed inputs [range by rounding], and as measured",
+        columns=("variant", "figure", "against", "remark", "printed", "by its formula", "measured"),
+        rows=rows,
+        words=4,
+        lines=("; ".join(words), _verdict(wrong)),
+    )
+
+
+def _verdict(wrong: Sequence[Derived]) -> str:
+    if not wrong:
+        return "every printed figure follows its formula"
+    names = ", ".join(f"{figure.variant} ({figure.figure})" for figure in wrong)
+    count = "1 printed figure does" if len(wrong) == 1 else f"{len(wrong)} printed figures do"
+    return f"{WRONG} {count} not follow the formula: {names}"
+
+
+def _shown(figure: Derived, value: float) -> str:
+    return number(value, 3, sign=True) if figure.figure == CHANGE else significant(value)
+
+
+def _printed(figure: Derived) -> str:
+    if figure.printed is None:
+        return NOTHING
+    text = figure.printed.text.replace("-", MINUS)
+    return text if figure.follows else f"{text} {WRONG}"

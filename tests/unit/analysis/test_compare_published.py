@@ -1,0 +1,172 @@
+"""A published table beside measured results, with numbers checked by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from analysis import published_tables
+from analysis.__main__ import main
+from analysis.compare_published import Comparison, compare, compare_published, newest_study
+from analysis.derived import CHANGE, EFFICIENCY
+from analysis.errors import AnalysisError
+from analysis.published import load_published
+from tests.fakes import make_study
+from tests.fakes_results import make_results
+
+EXP6 = load_published("exp6")
+
+
+def compared(losses: dict[str, list[float | str | None]], name: str = "exp6", **columns: float) -> Comparison:
+    return compare(load_published(name), make_results(losses, **columns), "")
+
+
+def test_rows_are_the_published_ones_with_what_their_cells_measured() -> None:
+    comparison = compared(
+        {"baseline": [4.0, 4.2], "attention_rmsnorm_moe": [3.9, 4.1], "all_components": [1.0, 1.0]},
+        train_seconds=90.0, params_total=2e6, val_accuracy=0.3,
+    )  # fmt: skip
+    rows = comparison.rows.set_index("variant")
+    assert list(rows.index) == [row.variant for row in EXP6.rows]
+    assert rows.loc["all_components", "cell"] == "attention_rmsnorm_moe"
+    assert rows.loc["all_components", "val_loss"] == pytest.approx(4.0)
+    assert rows.loc["baseline", "val_loss"] == pytest.approx(4.1)
+    # 4.1 -+ t(0.975, 1) sd / sqrt(2), t = 12.706, sd = 0.1414
+    assert rows.loc["baseline", ["ci_low", "ci_high"]].tolist() == pytest.approx([2.8294, 5.3706], abs=1e-4)
+    assert rows.loc["baseline", ["n", "train_minutes", "params_total"]].tolist() == [2, 1.5, 2e6]
+    assert rows.loc["moe", "n"] == 0
+    assert math.isnan(rows.loc["moe", "val_loss"])
+    # Published 3rd and 8th are 1st and 2nd of the two that were measured.
+    assert rows.loc[["all_components", "baseline"], "rank_printed"].tolist() == [1, 2]
+    assert rows.loc[["all_components", "baseline"], "rank"].tolist() == [1, 2]
+
+
+def test_measured_derived_figures() -> None:
+    comparison = compared({"baseline": [4.0], "mlp": [3.0]}, train_seconds=120.0, params_total=5e6)
+    figures = {(figure.variant, figure.figure): comparison.measured(figure) for figure in comparison.derived}
+    assert figures["baseline", EFFICIENCY] == pytest.approx(1 / (2 * 4 * 5))
+    assert figures["mlp", CHANGE] == pytest.approx(-25.0)
+    assert math.isnan(figures["moe", CHANGE])
+
+
+def test_kendall_s_tau() -> None:
+    """Printed order attention, baseline, moe, mlp; measured baseline, attention, mlp, moe: 4 of 6 pairs agree."""
+    comparison = compared({"baseline": [1.0], "attention": [2.0], "mlp": [3.0], "moe": [4.0]})
+    assert comparison.common == 4
+    assert comparison.tau == pytest.approx((4 - 2) / 6)
+    reversed_ = compared({"mlp": [1.0], "moe": [2.0], "baseline": [3.0], "attention": [4.0]})
+    assert reversed_.tau == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "why"),
+    [
+        ({"baseline": [1.0], "mlp": [2.0]}, "fewer than 3 rows"),
+        ({"baseline": [1.0], "mlp": [2.0], "moe": ["diverged", 3.0]}, "fewer than 3 rows"),
+        ({"baseline": [1.0], "mlp": [1.0], "moe": [1.0]}, "they tie in all of 3 rows"),
+    ],
+)
+def test_there_is_not_always_a_tau(losses: dict[str, list[float | str | None]], why: str) -> None:
+    comparison = compared(losses)
+    assert comparison.tau is None
+    assert why in published_tables.sections(comparison)[0].lines[0]
+
+
+def test_a_diverged_cell_has_no_rank_and_says_so() -> None:
+    comparison = compared({"baseline": [2.0, 2.1], "mlp": [1.0, "diverged"], "moe": [3.0, 3.0], "rmsnorm": [2.5, 2.5]})
+    rows = comparison.rows.set_index("variant")
+    assert rows["rank"].isna()["mlp"]
+    assert rows["rank_printed"].isna()["mlp"]
+    assert rows.loc["baseline", "rank"] == 1
+    text = {row[0]: row for row in published_tables.sections(comparison)[0].rows}
+    assert "1 diverged" in text["mlp"][4]
+
+
+def test_what_breaks_its_formula_is_marked_and_nothing_else() -> None:
+    comparison = compared({"baseline": [4.0], "mlp": [3.0]})
+    losses, others, derived = published_tables.sections(comparison)
+    cells = [cell for section in (losses, others, derived) for row in section.rows for cell in row]
+    marked = [cell for cell in cells if cell.endswith(published_tables.WRONG)]
+    assert sorted(marked) == [f"{text} ✗" for text in ("0.006", "0.007", "0.019", "0.020", "0.056")]
+    row = next(row for row in derived.rows if row[:2] == ("attention_mlp", EFFICIENCY))
+    assert row[4:] == ("0.056 ✗", "2.712 [2.687, 2.737]", "–")
+    assert "5 printed figures do not follow the formula" in derived.lines[-1]
+    clean = published_tables.sections(compared({"baseline": [4.0]}, "exp5"))[-1]
+    assert clean.lines[-1] == "every printed figure follows its formula"
+
+
+def test_several_scales_are_compared_one_by_one(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "grid", cells=("baseline", "moe", "mlp"), seeds=2, scales=("cpu", "paper_256d"))
+    small, large = compare_published("exp6", str(folder))
+    assert (small.scale, large.scale) == ("cpu", "paper_256d")
+    assert set(large.rows["cell"]) >= {"baseline@paper_256d", "moe@paper_256d"}
+    assert (small.rows["val_loss"] - large.rows["val_loss"]).dropna().tolist() == pytest.approx([0.3] * 3, abs=0.02)
+
+
+def study(folder: Path, script: str = "exp6_grid") -> Path:
+    """A small study with results; its plan names the script."""
+    made = make_study(folder, cells=("baseline", "moe", "mlp", "attention"), seeds=2)
+    plan = json.loads((made / "plan.json").read_text())
+    (made / "plan.json").write_text(json.dumps({**plan, "script": script}))
+    return made
+
+
+def test_without_a_source_the_newest_study_with_results_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place, name in enumerate(("exp6_grid-new", "exp6_grid-old", "exp60_other-newer")):
+        os.utime(study(tmp_path / "results" / name) / "plan.json", (1_000 - place, 1_000 - place))
+    (tmp_path / "results" / "exp6_grid-empty").mkdir()
+    (tmp_path / "results" / "exp6_grid-empty" / "plan.json").write_text("{}")
+    assert newest_study("exp6_grid") == Path("results/exp6_grid-new")
+    assert main(["compare-published", "exp6", "--markdown", "table.md"]) == 0
+    shown = capsys.readouterr().out
+    assert "as measured in exp6_grid-new, scale cpu" in shown
+    assert "Kendall's tau between the two rankings: " in shown
+    written = (tmp_path / "table.md").read_text()
+    assert written.startswith(
+        "## exp6_grid: loss as printed, and as measured in exp6_grid-new, scale cpu\n\n| variant |"
+    )
+    assert "0.056 ✗" in shown
+    assert "0.056 ✗" in written
+
+
+def test_a_csv_of_anybody_s_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("cell,seed,val_loss\nbaseline,0,2.0\ndeepseek_rmsnorm,0,2.0\n")
+    assert main(["compare-published", "exp3", str(path)]) == 0
+    assert "−0.8 ✗" in capsys.readouterr().out
+
+
+def test_errors_are_one_line_and_say_what_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = study(tmp_path / "elsewhere", "exp4_mlp")
+    foreign = tmp_path / "foreign.csv"
+    foreign.write_text("cell,seed,val_loss\nbaseline_x,0,2.0\nb,0,2.0\n")
+    study(tmp_path / "results" / "exp6_grid-cpu")
+    for arguments, parts in (
+        (["exp3"], ["no results of exp3_rmsnorm under results/", "`python sweeps/exp3_rmsnorm.py` makes them"]),
+        (["epx6"], ["no published table of 'epx6'", "did you mean 'exp6'"]),
+        (["exp6", str(other)], ["the results 'exp6_grid", "are of exp4_mlp, not of exp6_grid"]),
+        (["exp6", "nowhere"], ["there is no 'nowhere'"]),
+        (["exp6", str(foreign)], ["baseline"]),
+        (["exp6", "--markdown", "no/such/file.md"], ["no/such/file.md cannot be written"]),
+    ):
+        assert main(["compare-published", *arguments]) == 1, arguments
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        for part in parts if arguments != ["exp6", str(other)] else parts[1:]:
+            assert part in error
+
+
+def test_results_without_any_published_cell_are_refused() -> None:
+    with pytest.raises(AnalysisError, match="no finished run of a cell that exp4_mlp published") as error:
+        compare(load_published("exp4"), make_results({"a": [1.0], "b": [2.0]}, baseline="a"), "")
+    assert "it has a and b" in str(error.value)
