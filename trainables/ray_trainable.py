@@ -70,6 +70,7 @@ class AblationTrainable(tune.Trainable):
                 print(f"{path} cannot be read and is ignored: {error}", file=sys.stderr)
                 self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
         self.progress = self.trainer.run()
+        self.status = "running"
 
     def _checkpoint_path(self) -> Path | None:
         if self.study_directory is None:
@@ -81,13 +82,13 @@ class AblationTrainable(tune.Trainable):
         started = time.monotonic()
         busy = -self._busy_seconds()
         rows: list[dict[str, Any]] = []
-        status = "running"
-        while time.monotonic() - started < REPORT_SECONDS and status == "running":
+        while time.monotonic() - started < REPORT_SECONDS and self.status == "running":
             known = len(self.trainer.rows)
-            status, error = self._advance()
+            self.status, error = self._advance()
             rows += [{**row, schema.SEED: self.trainer.seed} for row in self.trainer.rows[known:]]
-            if status != "running":
-                self._end_seed(status, error)
+            if self.status != "running":
+                self._end_seed(self.status, error)
+        status = self.status
         busy += self._busy_seconds()
         done = status != "running" and not self.pending_seeds
         for row in rows:
@@ -106,6 +107,9 @@ class AblationTrainable(tune.Trainable):
             next(self.progress, None)
         except Divergence as error:
             return schema.DIVERGED, str(error)
+        except Exception:
+            self.status = schema.FAILED  # an update may be half made: its state is not worth keeping
+            raise
         if self.trainer.finished:
             return schema.FINISHED, None
         path = self._checkpoint_path()
@@ -134,6 +138,12 @@ class AblationTrainable(tune.Trainable):
         )
         record.write(self.study_directory / schema.RECORDS_FOLDER)
         path.unlink(missing_ok=True)
+
+    def cleanup(self) -> None:
+        """Keep what an interrupted seed has reached (Tune calls this when it stops the actor)."""
+        path = self._checkpoint_path()
+        if path is not None and self.status == "running":
+            save_checkpoint(path, self.trainer.state_dict())
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save the whole trial for Tune."""

@@ -123,6 +123,21 @@ def test_a_half_trained_run_goes_on_from_its_own_checkpoint(corpus: TokenizedCor
     assert not path.exists()
 
 
+def test_a_stopped_trial_keeps_what_it_reached(corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    actor = AblationTrainable(trial(corpus, tmp_path, [0], updates=2_000, row_every=500, evaluate_every=2_000))
+    actor.train()
+    reached = actor.trainer.update
+    assert 0 < reached < 2_000
+    actor.stop()
+    (path,) = (tmp_path / "checkpoints").glob("*.pt")
+    assert load_checkpoint(path)["update"] == reached
+    finished = AblationTrainable(trial(corpus, tmp_path / "other", [0]))
+    while not finished.train()["done"]:
+        pass
+    finished.stop()
+    assert not list((tmp_path / "other" / "checkpoints").glob("*.pt")), "a finished run needs no checkpoint"
+
+
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
 def test_a_damaged_checkpoint_costs_time_and_nothing_else(
     corpus: TokenizedCorpus, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
