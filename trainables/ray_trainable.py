@@ -71,6 +71,7 @@ class AblationTrainable(tune.Trainable):
                 self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
         self.progress = self.trainer.run()
         self.status = "running"
+        self.started_at = self.trainer.update
 
     def _checkpoint_path(self) -> Path | None:
         if self.study_directory is None:
@@ -140,9 +141,12 @@ class AblationTrainable(tune.Trainable):
         path.unlink(missing_ok=True)
 
     def cleanup(self) -> None:
-        """Keep what an interrupted seed has reached (Tune calls this when it stops the actor)."""
+        """Keep what an interrupted seed has reached (Tune calls this when it stops the actor).
+
+        Tune also sets actors up that it then never runs: those have nothing to keep.
+        """
         path = self._checkpoint_path()
-        if path is not None and self.status == "running":
+        if path is not None and self.status == "running" and self.trainer.update > self.started_at:
             save_checkpoint(path, self.trainer.state_dict())
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
