@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
+
+from tests.fakes_text import write_corpus
 
 # As in a trial on a CPU: another number of threads splits sums otherwise, and exact comparisons would fail.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small corpus of text, as a file."""
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "small.jsonl")
+
+
+@pytest.fixture
+def own_place(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder of the test's own, a token cache of the session's, and no tracking server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ABLATUNE_CACHE", str(tmp_path_factory.getbasetemp() / "token-cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path

@@ -4,18 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes_text import write_corpus
-
-
-@pytest.fixture(scope="module")
-def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "small.jsonl")
-
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder of the test's own, a token cache of the session's, and no tracking server."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ABLATUNE_CACHE", str(tmp_path_factory.getbasetemp() / "token-cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+def _in_own_place(own_place: Path) -> None:
+    """Every test here runs in a place of its own."""

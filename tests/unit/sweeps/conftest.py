@@ -11,23 +11,13 @@ from sweeps.engine.plan import Plan, make_plan
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import Study
 from sweeps.exp6_grid import STUDY
-from tests.fakes_text import write_corpus
 
 CPU = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="no GPU was seen")
 
 
-@pytest.fixture(scope="session")
-def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "small.jsonl")
-
-
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder of the test's own, a token cache of the session's, and no tracking server."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ABLATUNE_CACHE", str(tmp_path_factory.getbasetemp() / "token-cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+def _in_own_place(own_place: Path) -> None:
+    """Every test here runs in a place of its own."""
 
 
 @pytest.fixture
