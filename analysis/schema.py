@@ -33,6 +33,17 @@ FAILED = "failed"
 """An error ended it; running the study again retries it."""
 STATUSES = (FINISHED, DIVERGED, FAILED)
 
+# Whether it can be believed.
+FLAWS = "flaws"
+"""Names of the published flaws that it was trained under, by spaces; empty for a sound run."""
+INVALID = "invalid"
+"""A severity: the result means nothing. In results: names of the audits that found so, by spaces."""
+WARNING = "warning"
+"""A severity: the result may not mean what it seems to."""
+NOTE = "note"
+"""A severity: worth knowing."""
+SEVERITIES = (INVALID, WARNING, NOTE)
+
 # What was measured. Losses are nats per token, times wall-clock seconds, sizes bytes.
 STEP = "step"
 """Optimizer updates made (in curves)."""
@@ -74,7 +85,7 @@ CURVE_COLUMNS = (
 RESULT_COLUMNS_BEFORE_FACTORS = (STUDY, CELL)
 RESULT_COLUMNS_AFTER_FACTORS = (
     SEED, STATUS, STEPS, TOKENS, VAL_LOSS, VAL_ACCURACY, VAL_PERPLEXITY, TRAIN_LOSS, TRAIN_SECONDS,
-    PEAK_MEMORY_BYTES, PARAMS_TOTAL, PARAMS_ACTIVE, CONFIG_HASH, ERROR,
+    PEAK_MEMORY_BYTES, PARAMS_TOTAL, PARAMS_ACTIVE, CONFIG_HASH, ERROR, FLAWS, INVALID,
 )  # fmt: skip
 
 NONDETERMINISTIC_COLUMNS = (TOKENS_PER_SECOND, TRAIN_SECONDS, EVALUATION_SECONDS, PEAK_MEMORY_BYTES)
@@ -94,6 +105,21 @@ RANKING_TEX = "ranking.tex"
 def result_columns(factors: tuple[str, ...]) -> tuple[str, ...]:
     """Return the columns of `results.csv` in order, one for each factor between the cell and the seed."""
     return (*RESULT_COLUMNS_BEFORE_FACTORS, *factors, *RESULT_COLUMNS_AFTER_FACTORS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What one audit found out about a run; an audit that finds nothing leaves nothing."""
+
+    name: str
+    severity: str
+    """One of SEVERITIES."""
+    evidence: str
+    """One sentence with its figure."""
+
+    def __post_init__(self) -> None:
+        if self.severity not in SEVERITIES:
+            raise ValueError(f"severity must be one of {', '.join(SEVERITIES)} but got '{self.severity}'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +144,10 @@ class TrialRecord:
     """The resolved configuration (model, training, data)."""
     environment: dict[str, str] = field(default_factory=dict)
     """Package versions, hardware, git commit."""
+    flaws: list[str] = field(default_factory=list)
+    """Names of the published flaws that it was trained under, sorted; empty for a sound run."""
+    audits: list[Audit] = field(default_factory=list)
+    """What the audits found on what was really trained."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -140,6 +170,8 @@ class TrialRecord:
             TOKENS: last.get(TOKENS, 0),
             CONFIG_HASH: self.config_hash,
             ERROR: self.error,
+            FLAWS: " ".join(self.flaws),
+            INVALID: " ".join(audit.name for audit in self.audits if audit.severity == INVALID),
         }
         return row
 
@@ -153,7 +185,8 @@ class TrialRecord:
     def read(cls, path: Path) -> TrialRecord:
         """Read a record; a file that is not one raises ValueError with the path."""
         try:
-            return cls(**json.loads(path.read_text()))
+            data = json.loads(path.read_text())
+            return cls(**{**data, "audits": [Audit(**audit) for audit in data.get("audits", ())]})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a trial record: {error}") from error
 
