@@ -21,9 +21,9 @@ from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus, open_corpus
 from trainables.loop import Divergence, Trainer
-from trainables.memory import keep_free_memory
+from trainables.memory import settle_process
 
-REPORT_SECONDS = 1.0
+REPORT_SECONDS = 2.0
 """Least time between two reports to Tune."""
 CHECKPOINT_SECONDS = 10.0
 """Time between two checkpoints by the run's hash: what an interruption can cost."""
@@ -42,7 +42,7 @@ class AblationTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Check the configuration and start its first seed."""
         torch.set_num_threads(config.get("threads", 1))
-        keep_free_memory()
+        settle_process()
         self.trial_config = TrialConfig.from_dict(config["config"])
         self.pending_seeds = list(config["seeds"])
         self.labels = config.get("labels", {})
