@@ -1,0 +1,278 @@
+"""Derived columns against their formulas: a printed figure is wrong only where nothing that rounds to the inputs gives it.
+
+Where a row is a mean over runs, efficiency and perplexity may be means of each run's: those lie above the formula of
+the means (Jensen; both are convex), so above is a note and below is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from analysis import derived, text
+from analysis.derived import FORMULAS, Formula, exp, follows
+from analysis.published import Interval, Printed
+from analysis.schema import INVALID, NOTE, WARNING
+from analysis.table_audit import columns
+from analysis.table_audit.columns import COMPARED, EFFICIENCY, LOSS, LOSS_PER_MILLION, MILLION, MINUTES, PERPLEXITY, SD
+from analysis.table_audit.finding import Finding
+from analysis.table_audit.table import Row, Table
+
+NAME = "derived_column"
+SMALLEST = 1e-12
+"""Stands for 0 where a positive figure is printed as 0."""
+INSTEAD = {
+    PERPLEXITY: "print exp of the printed loss; call a mean over runs of exp(loss) by that name",
+    EFFICIENCY: "recompute the column from loss, minutes and parameters, or print the formula that was used",
+    LOSS_PER_MILLION: "recompute the column from loss and parameters, or print the formula that was used",
+}
+CONVEX = (PERPLEXITY, EFFICIENCY)
+SHOWN = 5
+"""Rows named in one line."""
+
+
+def derived_columns(table: Table) -> Iterator[Finding]:
+    """Check efficiency, loss per million parameters, perplexity, percentages, differences and claims in words."""
+    for role, figure in (
+        (PERPLEXITY, derived.PERPLEXITY),
+        (EFFICIENCY, derived.EFFICIENCY),
+        (LOSS_PER_MILLION, derived.LOSS_PER_MILLION),
+    ):
+        if role in table.columns:
+            yield from _formula(table, role, FORMULAS[figure])
+    if table.control is not None:
+        for column in table.columns.get(COMPARED, ()):
+            yield from _compared(table, column, table.control)
+    yield from _claims(table)
+
+
+def _formula(table: Table, role: str, formula: Formula) -> Iterator[Finding]:
+    column, lacking = table.columns[role][0], []
+    for row in table.rows:
+        figure = table.figure(row, role)
+        if figure is None:
+            continue
+        inputs = _inputs(table, row)
+        if not all(name in inputs for name in formula.inputs):
+            lacking.append(table.label(row))
+            continue
+        low, high = formula.interval(inputs)
+        if follows(figure.printed, (low, high)):
+            continue
+        evidence = (
+            f"{table.label(row)}: {column} is printed as {figure.text}, but {formula.words} is {_range(low, high)}"
+        )
+        if role in CONVEX and table.is_mean(row) and follows(figure.printed, (low, _most(table, row, role))):
+            yield Finding(
+                name=NAME,
+                severity=NOTE,
+                evidence=f"{evidence}; a mean over runs of each one's {role} lies above, as this does",
+                instead=f"say that it is a mean over runs: the mean of {role} is not the {role} of the mean loss",
+            )
+        else:
+            yield Finding(name=NAME, severity=INVALID, evidence=evidence, instead=INSTEAD[role])
+    if lacking:
+        yield Finding(
+            name=NAME,
+            severity=NOTE,
+            evidence=f"{column} of {_some(lacking)} could not be checked: {formula.words} lacks an input there",
+            instead="print every figure that the formula needs",
+        )
+
+
+def _inputs(table: Table, row: Row) -> dict[str, Interval]:
+    """Return the ranges of a row's figures that formulas need and that can stand in one."""
+    found = {}
+    for name, role in (("loss", LOSS), ("minutes", MINUTES), ("million", MILLION)):
+        figure = table.figure(row, role)
+        if figure is not None and figure.value >= 0:
+            found[name] = _positive(figure.interval)
+    return found
+
+
+def _positive(interval: Interval) -> Interval:
+    """Return the positive part of a range, with room for what single precision loses."""
+    low, high = interval
+    return max(low * (1 - derived.SINGLE_PRECISION), SMALLEST), high * (1 + derived.SINGLE_PRECISION)
+
+
+def _most(table: Table, row: Row, role: str) -> float:
+    """Return the largest mean over runs that a convex figure can have; infinite where the table does not bound it.
+
+    Given n, mean and sd, the mean of exp is largest with one run above n - 1 equal others; without the sd, with all
+    others at 0, the least that a cross-entropy can be. The sd may have been computed with n or n - 1.
+    """
+    n, sd = table.figure(row, columns.N), table.figure(row, SD)
+    if role != PERPLEXITY or n is None:
+        return math.inf
+    mean, runs = _positive(table.loss(row).interval)[1], n.value
+    rise = mean * (runs - 1)
+    if sd is not None:
+        rise = min(rise, sd.interval[1] * math.sqrt(runs - 1))
+    return (exp(mean + rise) + (runs - 1) * exp(mean - rise / (runs - 1))) / runs
+
+
+def _compared(table: Table, column: str, control: str) -> Iterator[Finding]:
+    """Check a column of changes against the control, under the reading of its name that most of it follows."""
+    figures = [(row, row.figures[column].printed) for row in table.with_loss if column in row.figures]
+    readable = [(row, printed) for row, printed in figures if len(table.partners(row, control)) == 1]
+    if len(readable) < len(figures):
+        rest = [table.label(row) for row, _ in figures if len(table.partners(row, control)) != 1]
+        yield Finding(
+            name=NAME,
+            severity=NOTE,
+            evidence=f"{column} of {_some(rest)} could not be checked: there is not one row of {control} to compare with",
+            instead="give each run its seed, and the control the same seeds",
+        )
+    if not any(not table.is_control(row) for row, _ in readable):
+        return
+    readings = _readings(column)
+    wrong = {formula: _wrong(table, readable, formula, control) for formula in readings}
+    best = min(readings, key=lambda formula: len(wrong[formula]))
+    if wrong[best]:
+        other = _other(table, readable, readings, control)
+        if other is not None:
+            name, formula = other
+            yield Finding(
+                name="baseline",
+                severity=INVALID,
+                evidence=f"{column} is {formula.words} with {name} as the other, not with {control}, in all "
+                f"{len(readable)} rows",
+                instead=f"compare every row with the control {control}",
+            )
+            return
+    for row, printed in wrong[best]:
+        low, high = _change(table, row, best, control)
+        mean = table.is_mean(row)
+        rounded = f"{table.label(row)}: {column} is printed as {printed.text}, but {best.words} is {_range(low, high)}"
+        yield Finding(
+            name=NAME,
+            severity=WARNING if mean else INVALID,
+            evidence=f"{rounded} against {control}" + ("; it may be a mean over runs of each one's" if mean else ""),
+            instead=f"recompute the column against {control}, and print its formula",
+        )
+    if not wrong[best] and best is not readings[0]:
+        yield Finding(
+            name=NAME,
+            severity=NOTE,
+            evidence=f"{column} follows {best.words}, not {readings[0].words}",
+            instead="print the formula beside the column",
+        )
+
+
+def _wrong(
+    table: Table, readable: list[tuple[Row, Printed]], formula: Formula, other: str
+) -> list[tuple[Row, Printed]]:
+    return [
+        (row, printed) for row, printed in readable if not follows(printed, _change(table, row, formula, other))
+    ]  # fmt: skip
+
+
+def _change(table: Table, row: Row, formula: Formula, other: str) -> Interval:
+    """Return the range of a comparison of a row with its partner; a row is exactly equal to itself."""
+    partner = table.partners(row, other)[0]
+    if partner is row:
+        value = formula.function(1.0, 1.0)
+        return value, value
+    return formula.interval(
+        {"loss": _positive(table.loss(row).interval), "other": _positive(table.loss(partner).interval)}
+    )
+
+
+def _other(
+    table: Table, readable: list[tuple[Row, Printed]], readings: tuple[Formula, ...], control: str
+) -> tuple[str, Formula] | None:
+    """Return the row against which a whole column of two and more comparisons was computed, and how."""
+    for name in dict.fromkeys(row.name.partition("@")[0] for row in table.with_loss):
+        theirs = [row for row, _ in readable if row.name.partition("@")[0] != name]
+        if name == control or len(theirs) < 2 or any(len(table.partners(row, name)) != 1 for row, _ in readable):
+            continue
+        for formula in readings:
+            if not _wrong(table, readable, formula, name):
+                return name, formula
+    return None
+
+
+def _readings(column: str) -> tuple[Formula, ...]:
+    """Return what a column of comparisons may mean, the likeliest first; more is better where its name says so."""
+    if columns.is_times(column):
+        return (FORMULAS[derived.TIMES_LOWER],)
+    inputs = ("loss", "other")
+    lower = Formula("other loss - loss", inputs, lambda loss, other: other - loss)
+    differences = _ordered(column, FORMULAS[derived.DIFFERENCE], lower)
+    if columns.is_difference(column):
+        return differences
+    percents = [
+        *_ordered(
+            column,
+            FORMULAS[derived.CHANGE],
+            Formula("100 (1 - loss / other loss)", inputs, lambda loss, other: 100 * (1 - loss / other)),
+        ),
+        Formula("100 (other loss / loss - 1)", inputs, lambda loss, other: 100 * (other / loss - 1)),
+        *_ordered(
+            column,
+            Formula("100 (exp(loss - other loss) - 1)", inputs, lambda loss, other: 100 * (exp(loss - other) - 1)),
+            Formula("100 (1 - exp(loss - other loss))", inputs, lambda loss, other: 100 * (1 - exp(loss - other))),
+        ),
+    ]
+    if columns.is_percent(column):
+        return tuple(percents)
+    shares = [
+        Formula(f"({formula.words}) / 100", inputs, lambda loss, other, of=formula.function: of(loss, other) / 100)
+        for formula in percents
+    ]
+    return (*percents, *shares, *differences)
+
+
+def _ordered(column: str, rises: Formula, falls: Formula) -> tuple[Formula, Formula]:
+    return (falls, rises) if columns.improves(column) else (rises, falls)
+
+
+def _claims(table: Table) -> Iterator[Finding]:
+    """Check what reports say in words against the table's rows."""
+    for claim in table.claims:
+        if claim.figure not in FORMULAS:
+            continue
+        rows = {row.name: row for row in table.with_loss}
+        formula, row = FORMULAS[claim.figure], rows[claim.variant]
+        interval = _change(table, row, formula, claim.against)
+        said = f"{claim.variant} against {claim.against}: {claim.figure} is said to be {claim.value.text}"
+        if not follows(claim.value, interval):
+            where = f" ({claim.remark})" if claim.remark else ""
+            yield Finding(
+                name="claim",
+                severity=INVALID,
+                evidence=f"{said}{where}, but {formula.words} is {_range(*interval)}",
+                instead="state the figure that the table's own losses give",
+            )
+        elif table.control not in (None, claim.against):
+            fair = _change(table, row, formula, str(table.control))
+            yield Finding(
+                name="baseline",
+                severity=WARNING,
+                evidence=f"{said}; {claim.against} is not the control: against {table.control} it is {_range(*fair)}",
+                instead=f"compare with the control {table.control}",
+            )
+
+
+def _range(low: float, high: float) -> str:
+    """Return a range as a number with the digits that it determines, or both of its ends."""
+    short, both = _digits(low, high), f"between {_number(low)} and {_number(high)}"
+    return both if short is None else short
+
+
+def _digits(low: float, high: float) -> str | None:
+    for digits in range(6, 1, -1):
+        one, other = _number(low, digits), _number(high, digits)
+        if one == other:
+            return one
+    return None
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}g}".replace("-", text.MINUS)
+
+
+def _some(labels: list[str]) -> str:
+    more = len(labels) - SHOWN
+    return text.listing([*labels[:SHOWN], f"{more} more"] if more > 0 else labels)
