@@ -1,6 +1,6 @@
 """Audits of a table of results, however it was made: `python -m analysis audit TABLE.csv`.
 
-One file a rule. `columns.py` says what a column's name means, `table.py` reads the table, `show.py` prints what was found.
+One file a rule; `columns.py` says what a column's name means, `table.py` reads a table, `show.py` prints the findings.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from analysis.table_audit.control import control
 from analysis.table_audit.derived_columns import derived_columns
 from analysis.table_audit.effect_sizes import effect_sizes
 from analysis.table_audit.finding import Finding, Rule
+from analysis.table_audit.marks import marks
 from analysis.table_audit.multiplicity import multiplicity
 from analysis.table_audit.noise import noise
 from analysis.table_audit.ranks import ranks
@@ -24,6 +25,7 @@ from analysis.table_audit.values import values
 
 RULES: tuple[Rule, ...] = (
     values,
+    marks,
     replication,
     effect_sizes,
     control,

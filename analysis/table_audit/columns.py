@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from analysis.schema import FLAWS, INVALID
+
 NAME = "name"
 """What was trained: a variant, cell, model."""
 CONTEXT = "context"
@@ -12,25 +14,27 @@ CONTEXT = "context"
 SEED = "seed"
 N = "n"
 """Runs that a row is the mean of."""
-MODEL = "model"
+MODEL = "model trained"
 """What was really trained under the name."""
 LOSS = "loss"
 """Validation loss in nats per token: what all rules compare by."""
 SD = "sd"
 """Standard deviation of the loss over runs."""
-MINUTES = "minutes"
-MILLION = "million"
+MINUTES = "training time"
+MILLION = "parameters"
 """10^6 parameters."""
 PERPLEXITY = "perplexity"
 EFFICIENCY = "efficiency"
 LOSS_PER_MILLION = "loss per million parameters"
-COMPARED = "compared"
+COMPARED = "against the baseline"
 """Change, improvement or difference of the loss against the baseline."""
 EFFECT = "effect size"
 P = "p"
 """Uncorrected p values."""
-REPLICATED = "replicated"
+REPLICATED = "spread or test"
 """Other figures that exist only over several runs: standard errors, intervals, corrected p values."""
+MARKS = "marks"
+"""What this project's results.csv says against a run: `flaws` and `invalid`, names by spaces."""
 RANK = "rank"
 MEASURED = "measured"
 """Other losses and accuracies, compared between rows only."""
@@ -50,6 +54,7 @@ _OF_SOMETHING_ELSE = re.compile(r"acc|memory|time|minute|second|param|speed|thro
 _EFFECT = re.compile(r"(?:^|_)(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_delta|effect_size|d_z)(?:_|$)|^[dg]$")
 _REPLICATED = re.compile(
     r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error|ci\d*|ci\d*_(?:low|lower|high|upper))"
+    r"|(?:percent|difference|change|improvement|mean|(?:val_)?loss)_(?:low|lower|high|upper)"
     r"|p_(?:holm|adj|adjusted|corrected|bonferroni|bh|fdr|sign_flip)"
 )
 _MEASURED = re.compile(r"(?:.*_)?(?:loss|nll|accuracy|acc)")
@@ -106,6 +111,7 @@ def roles(header: Sequence[str], metric: str | None) -> dict[str, tuple[str, ...
     loss = normal(taken[LOSS][0]) if LOSS in taken else "loss"
     for role, names in _NAMES.items():
         take(role, first(names))
+    take(MARKS, [column for column, name in free.items() if name in (FLAWS, INVALID)])
     take(CONTEXT, [column for column, name in free.items() if name in _CONTEXTS])
     take(PERPLEXITY, first(_perplexities(loss)))
     bases = (loss, loss.removesuffix("_mean").removeprefix("mean_"), "loss")

@@ -1,4 +1,4 @@
-"""Derived columns against their formulas: a printed figure is wrong only where nothing that rounds to the inputs gives it.
+"""Derived columns against their formulas: a figure is wrong only where nothing that rounds to the inputs gives it.
 
 Where a row is a mean over runs, efficiency and perplexity may be means of each run's: those lie above the formula of
 the means (Jensen; both are convex), so above is a note and below is wrong.
@@ -7,7 +7,7 @@ the means (Jensen; both are convex), so above is a note and below is wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from analysis import derived, text
 from analysis.derived import FORMULAS, Formula, exp, follows
@@ -56,13 +56,12 @@ def _formula(table: Table, role: str, formula: Formula) -> Iterator[Finding]:
         if not all(name in inputs for name in formula.inputs):
             lacking.append(table.label(row))
             continue
-        low, high = formula.interval(inputs)
-        if follows(figure.printed, (low, high)):
+        interval = formula.interval(inputs)
+        if follows(figure.printed, interval):
             continue
-        evidence = (
-            f"{table.label(row)}: {column} is printed as {figure.text}, but {formula.words} is {_range(low, high)}"
-        )
-        if role in CONVEX and table.is_mean(row) and follows(figure.printed, (low, _most(table, row, role))):
+        printed = f"{table.label(row)}: {column} is printed as {figure.text}"
+        evidence = f"{printed}, but {formula.words} is {_range(interval)}"
+        if role in CONVEX and table.is_mean(row) and follows(figure.printed, (interval[0], _most(table, row, role))):
             yield Finding(
                 name=NAME,
                 severity=NOTE,
@@ -121,7 +120,7 @@ def _compared(table: Table, column: str, control: str) -> Iterator[Finding]:
         yield Finding(
             name=NAME,
             severity=NOTE,
-            evidence=f"{column} of {_some(rest)} could not be checked: there is not one row of {control} to compare with",
+            evidence=f"{column} of {_some(rest)} could not be checked: it takes one row of {control} to compare with",
             instead="give each run its seed, and the control the same seeds",
         )
     if not any(not table.is_control(row) for row, _ in readable):
@@ -142,9 +141,9 @@ def _compared(table: Table, column: str, control: str) -> Iterator[Finding]:
             )
             return
     for row, printed in wrong[best]:
-        low, high = _change(table, row, best, control)
+        interval = _change(table, row, best, control)
         mean = table.is_mean(row)
-        rounded = f"{table.label(row)}: {column} is printed as {printed.text}, but {best.words} is {_range(low, high)}"
+        rounded = f"{table.label(row)}: {column} is printed as {printed.text}, but {best.words} is {_range(interval)}"
         yield Finding(
             name=NAME,
             severity=WARNING if mean else INVALID,
@@ -242,7 +241,7 @@ def _claims(table: Table) -> Iterator[Finding]:
             yield Finding(
                 name="claim",
                 severity=INVALID,
-                evidence=f"{said}{where}, but {formula.words} is {_range(*interval)}",
+                evidence=f"{said}{where}, but {formula.words} is {_range(interval)}",
                 instead="state the figure that the table's own losses give",
             )
         elif table.control not in (None, claim.against):
@@ -250,27 +249,22 @@ def _claims(table: Table) -> Iterator[Finding]:
             yield Finding(
                 name="baseline",
                 severity=WARNING,
-                evidence=f"{said}; {claim.against} is not the control: against {table.control} it is {_range(*fair)}",
+                evidence=f"{said}; {claim.against} is not the control: against {table.control} it is {_range(fair)}",
                 instead=f"compare with the control {table.control}",
             )
 
 
-def _range(low: float, high: float) -> str:
-    """Return a range as a number with the digits that it determines, or both of its ends."""
-    short, both = _digits(low, high), f"between {_number(low)} and {_number(high)}"
-    return both if short is None else short
-
-
-def _digits(low: float, high: float) -> str | None:
-    for digits in range(6, 1, -1):
-        one, other = _number(low, digits), _number(high, digits)
-        if one == other:
-            return one
-    return None
-
-
-def _number(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}g}".replace("-", text.MINUS)
+def _range(interval: Interval) -> str:
+    """Return the ends of the range that rounding leaves a figure, after its middle where that says something."""
+    low, high = interval
+    one, middle, other = (f"{value:.3g}" for value in (low, (low + high) / 2, high))
+    if one == other:
+        words = middle
+    elif abs(high - low) < abs(low + high) / 2:
+        words = f"{middle} ({one} to {other} by rounding)"
+    else:
+        words = f"{one} to {other} by rounding"
+    return words.replace("-", text.MINUS)
 
 
 def _some(labels: list[str]) -> str:

@@ -18,7 +18,7 @@ from analysis.table_audit.table import Row, Table
 NAME = "effect_size"
 INSTEAD = (
     f"train each variant with {MIN_PAIRS} or more seeds, give the mean difference in nats with its interval, "
-    "and divide by the sd over seeds"
+    "and divide by the sd over seeds; if rows are means already, say over how many in a column n"
 )
 
 

@@ -11,7 +11,7 @@ from analysis.schema import NOTE, WARNING
 from analysis.significance import ALPHA, holm, sign_flip_floor
 from analysis.table_audit.columns import P
 from analysis.table_audit.finding import Finding
-from analysis.table_audit.replication import comparisons, seeds_needed
+from analysis.table_audit.replication import comparisons, count, seeds_needed
 from analysis.table_audit.table import Table
 
 NAME = "multiplicity"
@@ -27,9 +27,9 @@ def multiplicity(table: Table) -> Iterator[Finding]:
             yield Finding(
                 name=NAME,
                 severity=WARNING if P in table.columns else NOTE,
-                evidence=f"{family} {'comparison' if family == 1 else 'comparisons'} at n = {n}: the smallest p of an exact "
-                f"sign-flip test is 2/2^{n}, times {family} is {text.significant(family * floor, 2)}, above "
-                f"{ALPHA:g}: only tests that trust a normal distribution can find anything",
+                evidence=f"{count(family)} at n = {n}: the smallest p of an exact sign-flip test is 2/2^{n}, times "
+                f"{family} is {text.significant(family * floor, 2)}, above {ALPHA:g}: only tests that trust a normal "
+                "distribution can find anything",
                 instead=f"train {seeds_needed(family)} seeds, or name one primary comparison beforehand",
             )
     if P not in table.columns:

@@ -25,7 +25,7 @@ def noise(table: Table) -> Iterator[Finding]:
 
 
 def _digits(table: Table) -> Iterator[Finding]:
-    """Two digits of the standard error are enough: the last decimal of a mean is worth no less than a hundredth of it."""
+    """Two digits of the standard error are enough: no decimal of the mean below them says anything."""
     fine = []
     for group in table.groups:
         sd = table.figure(group.rows[0], SD)

@@ -51,12 +51,12 @@ def _same_figures(table: Table, groups: list[Group]) -> Iterator[Finding]:
         return
     row = groups[0].rows[0]
     shared = [column for column in measured_columns(table) if column in row.figures]
-    figures = text.listing([f"{column} {row.figures[column].text}" for column in shared])
-    many = f" in all {len(groups[0].rows)} rows, first {figures}" if len(groups[0].rows) > 1 else f": {figures}"
+    many = f" in all {len(groups[0].rows)} rows, first" if len(groups[0].rows) > 1 else ":"
     yield Finding(
         name="duplicate",
         severity=WARNING if len(shared) > 1 or len(groups[0].rows) > 1 else NOTE,
-        evidence=f"{text.listing([table.label(group) for group in groups])} have the same figures{many}",
+        evidence=f"{text.listing([table.label(group) for group in groups])} have the same {text.listing(shared)}{many} "
+        f"{table.loss(row).text}",
         instead="say so if it is one model under several names (a negative control), and count it once; else retrain",
     )
 
@@ -75,7 +75,7 @@ def _one_model(table: Table, context: tuple[str, ...]) -> Iterator[Finding]:
             yield Finding(
                 name="same_model",
                 severity=INVALID,
-                evidence=f"{text.listing(names)} are one model ({model}), and their {table.columns[LOSS][0]} differs by "
-                f"{text.significant(losses[-1] - losses[0], 3)}: any difference of that size is noise",
+                evidence=f"{text.listing(names)} are one model ({model}), and their {table.columns[LOSS][0]} differs "
+                f"by {losses[-1] - losses[0]:.3g}: any difference of that size is noise",
                 instead="count them as repeated runs of one model, and train what the names say",
             )

@@ -8,7 +8,7 @@ from analysis import text
 from analysis.effects import MIN_PAIRS
 from analysis.schema import INVALID, NOTE, WARNING
 from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
-from analysis.table_audit.columns import P, REPLICATED, SD
+from analysis.table_audit.columns import REPLICATED, SD, SEED, N, P, normal
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import Group, Row, Table
 
@@ -44,8 +44,8 @@ def replication(table: Table) -> Iterator[Finding]:
         yield Finding(
             name=NAME,
             severity=NOTE,
-            evidence=f"{runs}: with {n} seeds and {family} {'comparison' if family == 1 else 'comparisons'} a difference "
-            f"below {text.significant(effect, 2)} sd of the paired differences is found less often than 80 % of the time",
+            evidence=f"{runs}: with {n} seeds and {count(family)} a difference below {text.significant(effect, 2)} sd "
+            "of the paired differences is found less often than 80 % of the time",
             instead='read "not significant" as "not resolved", and give the interval of each difference',
         )
     if unknown:
@@ -55,6 +55,13 @@ def replication(table: Table) -> Iterator[Finding]:
             evidence=f"figures look like means over runs, but how many is not stated ({_who(table, unknown)})",
             instead="add a column n with the number of runs behind each row",
         )
+    if not {N, SEED} & set(table.columns) and any(len(group.rows) > 1 for group in table.groups):
+        yield Finding(
+            name=NAME,
+            severity=NOTE,
+            evidence="several rows of one name were taken as runs that differ in the seed alone: no column says so",
+            instead="add a column seed; if something else differs, make it part of the name",
+        )
     yield from _without_replicates(table)
 
 
@@ -63,13 +70,18 @@ def comparisons(table: Table) -> int:
     return sum(len(table.within(context)) - 1 for context in table.contexts)
 
 
+def count(family: int) -> str:
+    """Return `1 comparison`, `2 comparisons` and so on."""
+    return "1 comparison" if family == 1 else f"{family} comparisons"
+
+
 def seeds_needed(family: int) -> int:
     """Return the fewest seeds with which an exact sign-flip test can reject under Holm: family x 2 / 2^n <= 5 %."""
     return next(n for n in range(MIN_PAIRS, 64) if family * float(sign_flip_floor([n])[0]) <= ALPHA)
 
 
 def _more_seeds(family: int) -> str:
-    exact = f"; {seeds_needed(family)} let exact tests find something among {family} comparisons" if family else ""
+    exact = f"; {seeds_needed(family)} let exact tests find something among {count(family)}" if family else ""
     return f"train every variant with the same {MIN_PAIRS} or more seeds and print n, mean and sd{exact}"
 
 
@@ -86,7 +98,7 @@ def _without_replicates(table: Table) -> Iterator[Finding]:
             continue
         for row in group.rows:
             for column, figure in _replicated(table, row):
-                is_test = column in table.columns.get(P, ()) or column.startswith("p_")
+                is_test = column in table.columns.get(P, ()) or normal(column).startswith("p_")
                 if group.n == 1 or is_test:
                     yield Finding(
                         name=NAME,
@@ -102,6 +114,6 @@ def _replicated(table: Table, row: Row) -> Iterator[tuple[str, str]]:
         figure = row.figures.get(column)
         if figure is not None and not (column in table.columns.get(SD, ()) and figure.value == 0):
             yield column, figure.text
-    yield from (
-        (column, row.replicated[column]) for column in table.columns.get(REPLICATED, ()) if column in row.replicated
-    )
+    for column in table.columns.get(REPLICATED, ()):
+        if column in row.words:
+            yield column, row.words[column]

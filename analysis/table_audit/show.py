@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from itertools import groupby
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from analysis.schema import INVALID, NOTE, SEVERITIES, WARNING
@@ -22,22 +22,31 @@ MEANINGS = {
 def show(audit: TableAudit, console: Console) -> None:
     """Print the findings by severity, those with one remedy together, and what was not looked at."""
     table = audit.table
-    console.print(Text(f"{table.source}: {len(table.rows)} rows", style="bold"), soft_wrap=True)
+    _line(console, f"{table.source}: {len(table.rows)} rows", style="bold")
     for severity in SEVERITIES:
         found = [finding for finding in audit.findings if finding.severity == severity]
         if not found:
             continue
         console.print()
-        console.print(Text(f"{severity} ({len(found)}): {MEANINGS[severity]}", style=STYLES[severity]))
+        _line(console, f"{severity} ({len(found)}): {MEANINGS[severity]}", style=STYLES[severity])
         for (name, instead), alike in groupby(found, key=lambda finding: (finding.name, finding.instead)):
-            console.print(Padding(Text(name, style="bold"), (0, 0, 0, 2)))
+            _line(console, name, indent=2, style="bold")
             for finding in alike:
-                console.print(Padding(Text(finding.evidence), (0, 0, 0, 4)))
-            console.print(Padding(Text(f"-> {instead}", style="italic"), (0, 0, 0, 4)))
+                _line(console, finding.evidence, indent=4)
+            _line(console, f"-> {instead}", indent=4, style="italic")
     console.print()
     if not audit.findings:
-        console.print("nothing found")
-    checked = ", ".join(f"{column} ({role})" for role, names in table.columns.items() for column in names)
-    console.print(Text(f"columns read: {checked}"))
+        _line(console, "nothing found")
+    read = [f"{column} ({role})" for role, names in table.columns.items() for column in names]
+    _line(console, f"columns read: {', '.join(read)}")
     if table.not_checked:
-        console.print(Text(f"not checked: {', '.join(table.not_checked)}"))
+        _line(console, f"columns not checked: {', '.join(table.not_checked)}")
+
+
+def _line(console: Console, words: str, indent: int = 0, style: str = "") -> None:
+    """Print words with all their lines indented, and without the blanks that rich would fill lines with."""
+    margin = " " * indent
+    wrapped = textwrap.fill(
+        words, console.width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False
+    )
+    console.print(Text(wrapped, style=style), soft_wrap=True)

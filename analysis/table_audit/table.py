@@ -15,13 +15,26 @@ from analysis.load_csv import NULLS, read_csv
 from analysis.published import FOLDER, Claim, Interval, Printed, load_published
 from analysis.runs import unknown
 from analysis.table_audit import columns
-from analysis.table_audit.columns import CONTEXT, LOSS, MEASURED, MILLION, MINUTES, MODEL, NAME, REPLICATED, SD, SEED, N
+from analysis.table_audit.columns import (
+    CONTEXT,
+    LOSS,
+    MARKS,
+    MEASURED,
+    MILLION,
+    MINUTES,
+    MODEL,
+    NAME,
+    REPLICATED,
+    SD,
+    SEED,
+    N,
+)
 from analysis.text import MINUS
 
 CONTROLS = ("baseline", "control", "reference", "vanilla", "default")
 """Names, or first words of names, of the row that others are compared with."""
-WORDS = (NAME, CONTEXT, SEED, MODEL, REPLICATED)
-"""Roles whose columns hold words."""
+WORDS = (NAME, CONTEXT, SEED, MODEL, REPLICATED, MARKS)
+"""Roles whose columns are not read as numbers."""
 DASHES = ("-", MINUS, "\u2013", "\u2014", "n/a")
 """Fields that hold nothing, beside NULLS."""
 OWN_COLUMNS = ("cell", "remark")
@@ -66,8 +79,8 @@ class Row:
     """Empty where the table has none."""
     model: str
     """What was really trained; empty where the table does not say."""
-    replicated: Mapping[str, str]
-    """Fields of the columns that exist only over several runs, as printed; without empty ones."""
+    words: Mapping[str, str]
+    """Fields of the columns of spreads, tests and marks, as they stand; without empty ones."""
     figures: Mapping[str, Figure]
     """By column; without those that are empty or not finite."""
 
@@ -176,39 +189,34 @@ def load_table(source: str, baseline: str | None = None, metric: str | None = No
     Raises:
         AnalysisError: there is no such table, it lacks a column that is needed, or a figure is not a number.
     """
-    if Path(source).is_file():
-        return _table(source, Path(source), baseline, metric, (), ())
-    if Path(source).suffix or "/" in source:
-        raise AnalysisError(f"there is no file '{source}': name a CSV file, or a published study such as exp6")
-    published = load_published(source)
-    return _table(
-        published.study, FOLDER / f"{published.study}.csv", baseline, metric, OWN_COLUMNS, published.claims
-    )  # fmt: skip
-
-
-def _table(
-    source: str,
-    path: Path,
-    baseline: str | None,
-    metric: str | None,
-    left_out: Sequence[str],
-    claims: tuple[Claim, ...],
-) -> Table:
+    path = Path(source)
+    left_out: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    if not path.is_file():
+        if path.suffix or "/" in source:
+            raise AnalysisError(f"there is no file '{source}': name a CSV file, or a published study such as exp6")
+        published = load_published(source)
+        source, claims, left_out = published.study, published.claims, OWN_COLUMNS
+        path = FOLDER / f"{source}.csv"
     header, lines = read_csv(path)
-    raw = [(line, {column: text for column, text in row.items() if column not in left_out}) for line, row in lines]
-    # A column without any value, such as an efficiency that a study did not print, says nothing.
-    header = [column for column in header if column not in left_out and any(row[column] for _, row in raw)]
+    header = [column for column in header if column not in left_out]
     if metric is not None and metric not in header:
         raise unknown("metric", metric, header)
-    found = columns.roles(header, metric)
+    empty = [column for column in header if all(_is_empty(row[column]) for _, row in lines)]
+    found = columns.roles([column for column in header if column not in empty], metric)
     for role, words in ((NAME, "of names (variant, cell, model ...)"), (LOSS, "of losses (val_loss, loss ...)")):
         if role not in found:
             hint = "; --metric names another" if role == LOSS else ""
-            raise AnalysisError(f"{path}: no column {words}: it has {', '.join(filter(None, header))}{hint}")
-    rows = tuple(_row(path, line, row, found) for line, row in raw)
+            has = ", ".join(f"{column} (empty)" if column in empty else column for column in header if column)
+            raise AnalysisError(f"{path}: no column {words}: it has {has}{hint}")
+    rows = tuple(_row(path, line, row, found) for line, row in lines)
+    if not any(found[LOSS][0] in row.figures for row in rows):
+        raise AnalysisError(f"{path}: no row has a finite {found[LOSS][0]}")
     reasons = _without_inputs(found, rows)
     taken = {column for names in found.values() for column in names}
-    not_checked = tuple(column or "(unnamed)" for column in header if column not in taken)
+    unread = [
+        f"{column or '(unnamed)'}{' (empty)' if column in empty else ''}" for column in header if column not in taken
+    ]
     names = list(dict.fromkeys(row.name.partition("@")[0] for row in rows))
     if baseline is not None and baseline not in names:
         raise unknown("baseline", baseline, names)
@@ -216,17 +224,17 @@ def _table(
         source=source,
         columns={role: names for role, names in found.items() if role not in reasons},
         rows=rows,
-        not_checked=(*not_checked, *(f"{found[role][0]} ({reason})" for role, reason in reasons.items())),
+        not_checked=(*unread, *(f"{found[role][0]} ({reason})" for role, reason in reasons.items())),
         control=baseline or _control(names),
         claims=claims,
     )
 
 
 def _row(path: Path, line: int, raw: Mapping[str, str], found: Mapping[str, tuple[str, ...]]) -> Row:
-    def words(role: str) -> str:
+    def word(role: str) -> str:
         return raw[found[role][0]] if role in found else ""
 
-    if not words(NAME):
+    if not word(NAME):
         raise AnalysisError(f"{path}, line {line}: {found[NAME][0]} is empty")
     figures = {
         column: Figure(printed, columns.unit(role, column))
@@ -235,14 +243,22 @@ def _row(path: Path, line: int, raw: Mapping[str, str], found: Mapping[str, tupl
         for column in names
         if (printed := _printed(f"{path}, line {line}", column, raw[column])) is not None
     }
+    runs = figures.get(found[N][0]) if N in found else None
+    if runs is not None and (runs.value < 1 or not runs.value.is_integer()):
+        raise AnalysisError(f"{path}, line {line}: {found[N][0]} must be a whole number from 1 but got '{runs.text}'")
     context = tuple(raw[column] for column in found.get(CONTEXT, ()))
     return Row(
         line=line,
-        name=words(NAME),
+        name=word(NAME),
         context=context,
-        seed=words(SEED),
-        model=words(MODEL),
-        replicated={column: raw[column] for column in found.get(REPLICATED, ()) if not _is_empty(raw[column])},
+        seed=word(SEED),
+        model=word(MODEL),
+        words={
+            column: raw[column]
+            for role in (REPLICATED, MARKS)
+            for column in found.get(role, ())
+            if not _is_empty(raw[column])
+        },
         figures=figures,
     )
 
