@@ -39,6 +39,8 @@ RANK = "rank"
 MEASURED = "measured"
 """Other losses and accuracies, compared between rows only."""
 
+COUNT = 1e-6
+"""Unit of a column that counts parameters."""
 _SPREADS = ("sd", "std", "stdev", "stddev", "std_dev", "standard_deviation")
 _UNITS = {"seconds": 1 / 60, "secs": 1 / 60, "sec": 1 / 60, "s": 1 / 60, "minutes": 1.0, "mins": 1.0, "min": 1.0}
 _UNITS |= {"hours": 60.0, "hrs": 60.0, "h": 60.0}
@@ -131,7 +133,7 @@ def unit(role: str, column: str) -> float:
     name = normal(column)
     if role == MINUTES and (found := _TIME.fullmatch(name)):
         return _UNITS[found.group(1)]
-    return 1e-6 if role == MILLION and _COUNTS.fullmatch(name) else 1.0
+    return COUNT if role == MILLION and _COUNTS.fullmatch(name) else 1.0
 
 
 def is_times(column: str) -> bool:

@@ -7,7 +7,8 @@ the means (Jensen; both are convex), so above is a note and below is wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from analysis import derived, text
 from analysis.derived import FORMULAS, Formula, exp, follows
@@ -16,16 +17,20 @@ from analysis.schema import INVALID, NOTE, WARNING
 from analysis.table_audit import columns
 from analysis.table_audit.columns import COMPARED, EFFICIENCY, LOSS, LOSS_PER_MILLION, MILLION, MINUTES, PERPLEXITY, SD
 from analysis.table_audit.finding import Finding
-from analysis.table_audit.table import Row, Table
+from analysis.table_audit.table import Figure, Row, Table
 
 NAME = "derived_column"
 SMALLEST = 1e-12
 """Stands for 0 where a positive figure is printed as 0."""
+EPSILON = 2.0**-23
+"""Relative spacing of single-precision numbers, of which inputs may be one."""
 INSTEAD = {
     PERPLEXITY: "print exp of the printed loss; call a mean over runs of exp(loss) by that name",
     EFFICIENCY: "recompute the column from loss, minutes and parameters, or print the formula that was used",
     LOSS_PER_MILLION: "recompute the column from loss and parameters, or print the formula that was used",
 }
+INPUTS = {"loss": LOSS, "minutes": MINUTES, "million": MILLION}
+"""Role of each input of a formula."""
 CONVEX = (PERPLEXITY, EFFICIENCY)
 SHOWN = 5
 """Rows named in one line."""
@@ -56,12 +61,13 @@ def _formula(table: Table, role: str, formula: Formula) -> Iterator[Finding]:
         if not all(name in inputs for name in formula.inputs):
             lacking.append(table.label(row))
             continue
-        interval = formula.interval(inputs)
-        if follows(figure.printed, interval):
+        right = _recomputed(formula, inputs)
+        if follows(figure.printed, right.interval):
             continue
         printed = f"{table.label(row)}: {column} is printed as {figure.text}"
-        evidence = f"{printed}, but {formula.words} is {_range(interval)}"
-        if role in CONVEX and table.is_mean(row) and follows(figure.printed, (interval[0], _most(table, row, role))):
+        evidence = f"{printed}, but {formula.words} is {right}"
+        upwards = (right.interval[0], _most(table, row, role))
+        if role in CONVEX and table.is_mean(row) and follows(figure.printed, upwards):
             yield Finding(
                 name=NAME,
                 severity=NOTE,
@@ -79,20 +85,42 @@ def _formula(table: Table, role: str, formula: Formula) -> Iterator[Finding]:
         )
 
 
-def _inputs(table: Table, row: Row) -> dict[str, Interval]:
-    """Return the ranges of a row's figures that formulas need and that can stand in one."""
-    found = {}
-    for name, role in (("loss", LOSS), ("minutes", MINUTES), ("million", MILLION)):
-        figure = table.figure(row, role)
-        if figure is not None and figure.value >= 0:
-            found[name] = _positive(figure.interval)
-    return found
+@dataclass(frozen=True)
+class _Recomputed:
+    """A figure by its formula."""
+
+    value: float
+    """From the printed inputs as they stand; NaN where one of them is printed as 0."""
+    interval: Interval
+    """From all inputs that are printed so."""
+
+    def __str__(self) -> str:
+        ends = [f"{end:.3g}" for end in self.interval]
+        rounding = f"{' to '.join(ends)} by rounding"
+        if ends[0] == ends[1]:
+            words = ends[0]
+        else:
+            words = rounding if math.isnan(self.value) else f"{self.value:.3g} ({rounding})"
+        return words.replace("-", text.MINUS)
 
 
-def _positive(interval: Interval) -> Interval:
-    """Return the positive part of a range, with room for what single precision loses."""
-    low, high = interval
-    return max(low * (1 - derived.SINGLE_PRECISION), SMALLEST), high * (1 + derived.SINGLE_PRECISION)
+def _recomputed(formula: Formula, inputs: Mapping[str, Figure]) -> _Recomputed:
+    values = {name: figure.value for name, figure in inputs.items()}
+    return _Recomputed(
+        formula.value(values), formula.interval({name: _positive(figure) for name, figure in inputs.items()})
+    )
+
+
+def _inputs(table: Table, row: Row) -> dict[str, Figure]:
+    """Return a row's figures that formulas need and that can stand in one."""
+    figures = {name: table.figure(row, role) for name, role in INPUTS.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None and figure.value >= 0}
+
+
+def _positive(figure: Figure) -> Interval:
+    """Return the positive part of a figure's range, with room for what single precision loses."""
+    low, high = figure.interval
+    return max(low * (1 - EPSILON), SMALLEST), high * (1 + EPSILON)
 
 
 def _most(table: Table, row: Row, role: str) -> float:
@@ -104,7 +132,7 @@ def _most(table: Table, row: Row, role: str) -> float:
     n, sd = table.figure(row, columns.N), table.figure(row, SD)
     if role != PERPLEXITY or n is None:
         return math.inf
-    mean, runs = _positive(table.loss(row).interval)[1], n.value
+    mean, runs = _positive(table.loss(row))[1], n.value
     rise = mean * (runs - 1)
     if sd is not None:
         rise = min(rise, sd.interval[1] * math.sqrt(runs - 1))
@@ -114,9 +142,9 @@ def _most(table: Table, row: Row, role: str) -> float:
 def _compared(table: Table, column: str, control: str) -> Iterator[Finding]:
     """Check a column of changes against the control, under the reading of its name that most of it follows."""
     figures = [(row, row.figures[column].printed) for row in table.with_loss if column in row.figures]
-    readable = [(row, printed) for row, printed in figures if len(table.partners(row, control)) == 1]
+    readable = [(row, printed) for row, printed in figures if _is_comparable(table, row, control)]
     if len(readable) < len(figures):
-        rest = [table.label(row) for row, _ in figures if len(table.partners(row, control)) != 1]
+        rest = [table.label(row) for row, _ in figures if not _is_comparable(table, row, control)]
         yield Finding(
             name=NAME,
             severity=NOTE,
@@ -141,9 +169,9 @@ def _compared(table: Table, column: str, control: str) -> Iterator[Finding]:
             )
             return
     for row, printed in wrong[best]:
-        interval = _change(table, row, best, control)
+        right = _change(table, row, best, control)
         mean = table.is_mean(row)
-        rounded = f"{table.label(row)}: {column} is printed as {printed.text}, but {best.words} is {_range(interval)}"
+        rounded = f"{table.label(row)}: {column} is printed as {printed.text}, but {best.words} is {right}"
         yield Finding(
             name=NAME,
             severity=WARNING if mean else INVALID,
@@ -162,20 +190,23 @@ def _compared(table: Table, column: str, control: str) -> Iterator[Finding]:
 def _wrong(
     table: Table, readable: list[tuple[Row, Printed]], formula: Formula, other: str
 ) -> list[tuple[Row, Printed]]:
-    return [
-        (row, printed) for row, printed in readable if not follows(printed, _change(table, row, formula, other))
-    ]  # fmt: skip
+    right = [_change(table, row, formula, other).interval for row, _ in readable]
+    return [figure for figure, interval in zip(readable, right, strict=True) if not follows(figure[1], interval)]
 
 
-def _change(table: Table, row: Row, formula: Formula, other: str) -> Interval:
-    """Return the range of a comparison of a row with its partner; a row is exactly equal to itself."""
+def _change(table: Table, row: Row, formula: Formula, other: str) -> _Recomputed:
+    """Return the comparison of a row with its partner; a row is exactly equal to itself."""
     partner = table.partners(row, other)[0]
     if partner is row:
         value = formula.function(1.0, 1.0)
-        return value, value
-    return formula.interval(
-        {"loss": _positive(table.loss(row).interval), "other": _positive(table.loss(partner).interval)}
-    )
+        return _Recomputed(value, (value, value))
+    return _recomputed(formula, {"loss": table.loss(row), "other": table.loss(partner)})
+
+
+def _is_comparable(table: Table, row: Row, other: str) -> bool:
+    """Whether a row has one partner of the name, and both have losses that formulas take."""
+    partners = table.partners(row, other)
+    return len(partners) == 1 and min(table.loss(row).value, table.loss(partners[0]).value) >= 0
 
 
 def _other(
@@ -184,7 +215,7 @@ def _other(
     """Return the row against which a whole column of two and more comparisons was computed, and how."""
     for name in dict.fromkeys(row.name.partition("@")[0] for row in table.with_loss):
         theirs = [row for row, _ in readable if row.name.partition("@")[0] != name]
-        if name == control or len(theirs) < 2 or any(len(table.partners(row, name)) != 1 for row, _ in readable):
+        if name == control or len(theirs) < 2 or not all(_is_comparable(table, row, name) for row, _ in readable):
             continue
         for formula in readings:
             if not _wrong(table, readable, formula, name):
@@ -234,14 +265,14 @@ def _claims(table: Table) -> Iterator[Finding]:
             continue
         rows = {row.name: row for row in table.with_loss}
         formula, row = FORMULAS[claim.figure], rows[claim.variant]
-        interval = _change(table, row, formula, claim.against)
+        right = _change(table, row, formula, claim.against)
         said = f"{claim.variant} against {claim.against}: {claim.figure} is said to be {claim.value.text}"
-        if not follows(claim.value, interval):
+        if not follows(claim.value, right.interval):
             where = f" ({claim.remark})" if claim.remark else ""
             yield Finding(
                 name="claim",
                 severity=INVALID,
-                evidence=f"{said}{where}, but {formula.words} is {_range(interval)}",
+                evidence=f"{said}{where}, but {formula.words} is {right}",
                 instead="state the figure that the table's own losses give",
             )
         elif table.control not in (None, claim.against):
@@ -249,22 +280,9 @@ def _claims(table: Table) -> Iterator[Finding]:
             yield Finding(
                 name="baseline",
                 severity=WARNING,
-                evidence=f"{said}; {claim.against} is not the control: against {table.control} it is {_range(fair)}",
+                evidence=f"{said}; {claim.against} is not the control: against {table.control} it is {fair}",
                 instead=f"compare with the control {table.control}",
             )
-
-
-def _range(interval: Interval) -> str:
-    """Return the ends of the range that rounding leaves a figure, after its middle where that says something."""
-    low, high = interval
-    one, middle, other = (f"{value:.3g}" for value in (low, (low + high) / 2, high))
-    if one == other:
-        words = middle
-    elif abs(high - low) < abs(low + high) / 2:
-        words = f"{middle} ({one} to {other} by rounding)"
-    else:
-        words = f"{one} to {other} by rounding"
-    return words.replace("-", text.MINUS)
 
 
 def _some(labels: list[str]) -> str:

@@ -61,8 +61,9 @@ class Figure:
 
     @property
     def interval(self) -> Interval:
-        """All numbers that are printed so."""
-        low, high = self.printed.interval
+        """All numbers that are printed so; a count that is written out is exact."""
+        is_count = self.unit == columns.COUNT and Decimal(self.text).as_tuple().exponent == 0
+        low, high = (self.printed.value, self.printed.value) if is_count else self.printed.interval
         return low * self.unit, high * self.unit
 
 
@@ -154,13 +155,17 @@ class Table:
             return n.value > 1
         return self.figure(row, SD) is not None or columns.says_mean(self.columns[LOSS][0])
 
+    @cached_property
+    def by_run(self) -> dict[tuple[str, tuple[str, ...], str], list[Row]]:
+        """Rows with a loss by name (before any `@scale`), context and seed."""
+        runs: dict[tuple[str, tuple[str, ...], str], list[Row]] = {}
+        for row in self.with_loss:
+            runs.setdefault((row.name.partition("@")[0], row.context, row.seed), []).append(row)
+        return runs
+
     def partners(self, row: Row, name: str) -> list[Row]:
-        """Return the rows of a name (before any `@scale`) that a row is compared with: same context, same seed."""
-        return [
-            other
-            for other in self.with_loss
-            if (other.name.partition("@")[0], other.context, other.seed) == (name, row.context, row.seed)
-        ]
+        """Return the rows of a name that a row is compared with: same context, same seed."""
+        return self.by_run.get((name, row.context, row.seed), [])
 
     def label(self, row: Row | Group) -> str:
         """Return how a row is called in a finding: its name, with context and seed where the table has several."""
@@ -292,7 +297,7 @@ def _without_inputs(found: Mapping[str, tuple[str, ...]], rows: Iterable[Row]) -
     reasons = {}
     if MILLION in found:
         figures = [row.figures[found[MILLION][0]] for row in rows if found[MILLION][0] in row.figures]
-        if any(figure.unit < 1 and not figure.printed.value.is_integer() for figure in figures):
+        if any(figure.unit == columns.COUNT and not figure.printed.value.is_integer() for figure in figures):
             reasons[MILLION] = "not whole numbers: call it params_million if it is in millions"
     for role, inputs in needs.items():
         missing = [name for name in inputs if name not in found or name in reasons]
