@@ -213,12 +213,15 @@ def _other(
     table: Table, readable: list[tuple[Row, Printed]], readings: tuple[Formula, ...], control: str
 ) -> tuple[str, Formula] | None:
     """Return the row against which a whole column of two and more comparisons was computed, and how."""
-    for name in dict.fromkeys(row.name.partition("@")[0] for row in table.with_loss):
-        theirs = [row for row, _ in readable if row.name.partition("@")[0] != name]
-        if name == control or len(theirs) < 2 or not all(_is_comparable(table, row, name) for row, _ in readable):
+    names = dict.fromkeys(row.name.partition("@")[0] for row in table.with_loss)
+    for name in names if len(readable) > 2 else ():
+        if name == control:
             continue
         for formula in readings:
-            if not _wrong(table, readable, formula, name):
+            if all(
+                _is_comparable(table, row, name) and follows(printed, _change(table, row, formula, name).interval)
+                for row, printed in readable
+            ):
                 return name, formula
     return None
 

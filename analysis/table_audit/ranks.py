@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
+from analysis.published import Interval
 from analysis.schema import INVALID, NOTE
 from analysis.table_audit.columns import LOSS, RANK
 from analysis.table_audit.finding import Finding
-from analysis.table_audit.table import Row, Table
+from analysis.table_audit.table import Table
 
 NAME = "rank"
 
@@ -37,9 +39,8 @@ def ranks(table: Table) -> Iterator[Finding]:
             )
             return
         rows = [group.rows[0] for group in groups]
-        for row in rows:
+        for row, (low, high) in zip(rows, _places([table.loss(row).interval for row in rows]), strict=True):
             figure = table.figure(row, RANK)
-            low, high = _places(table, row, rows)
             if figure is not None and not low <= figure.value <= high:
                 place = str(low) if low == high else f"between {low} and {high}"
                 yield Finding(
@@ -51,8 +52,7 @@ def ranks(table: Table) -> Iterator[Finding]:
                 )
 
 
-def _places(table: Table, row: Row, rows: list[Row]) -> tuple[int, int]:
-    """Return the first and last place that rounding allows a row, 1 being the lowest loss."""
-    low, high = table.loss(row).interval
-    others = [table.loss(other).interval for other in rows if other is not row]
-    return 1 + sum(end < low for _, end in others), 1 + sum(start <= high for start, _ in others)
+def _places(losses: list[Interval]) -> list[tuple[int, int]]:
+    """Return the first and last place that rounding allows each loss, 1 being the lowest."""
+    starts, ends = sorted(low for low, _ in losses), sorted(high for _, high in losses)
+    return [(1 + bisect_left(ends, low), bisect_right(starts, high)) for low, high in losses]

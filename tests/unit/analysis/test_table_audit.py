@@ -20,8 +20,9 @@ from analysis.__main__ import main
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.published import Printed, published_studies
-from analysis.report import write_report
-from analysis.schema import FLAWS, INVALID, NOTE, RESULTS_CSV, WARNING
+from analysis.report import results_csv, results_json
+from analysis.schema import FLAWS, INVALID, NOTE, WARNING
+from analysis.summary import analyse
 from analysis.table_audit import TableAudit, audit_table
 from analysis.table_audit.columns import normal
 from analysis.table_audit.finding import Finding
@@ -280,9 +281,9 @@ def test_seeds_of_this_project_s_own_results_are_sound(tmp_path: Path) -> None:
         ("scales", {"cells": ("baseline", "moe"), "seeds": 3, "scales": ("cpu", "small")}),
         ("ends", {"cells": ("baseline", "moe"), "seeds": 4, "diverged": {("moe", 1)}, "failed": {("moe", 2)}}),
     ):
-        folder = make_study(tmp_path / name, **options)
-        write_report(load_results(folder), folder)
-        audited = audit_table(str(folder / RESULTS_CSV))
+        path = tmp_path / f"{name}.csv"
+        path.write_text(results_csv(load_results(make_study(tmp_path / name, **options)).runs))
+        audited = audit_table(str(path))
         assert invalid(audited) == [], name
         assert found(audited, "derived_column") == []
         assert {group.n for group in audited.table.groups} <= {options["seeds"], 2}
@@ -291,9 +292,8 @@ def test_seeds_of_this_project_s_own_results_are_sound(tmp_path: Path) -> None:
 
 def test_own_tables_of_means_are_sound(tmp_path: Path) -> None:
     """The report's comparisons, as a table of their own: differences, percentages, effect sizes, p."""
-    folder = make_study(tmp_path / "grid", cells=("baseline", "attention", "moe"), seeds=5)
-    write_report(load_results(folder), folder)
-    tables = json.loads((folder / "results.json").read_text())
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "attention", "moe"), seeds=5))
+    tables = results_json(results, analyse(results))
     losses = {row["cell"]: row for row in tables["ranking"]}
     compared = {row["cell"]: row for row in tables["comparisons"]}
     rows = [
