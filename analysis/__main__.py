@@ -1,7 +1,8 @@
-"""Analysis from the command line: `python -m analysis report SOURCE`, `python -m analysis compare-published STUDY`."""
+"""Analysis from the command line: `python -m analysis report SOURCE`, `compare-published STUDY`, `audit TABLE`."""
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from pathlib import Path
@@ -15,6 +16,8 @@ from analysis.compare_published import compare_published
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.report import write_report
+from analysis.table_audit import audit_table
+from analysis.table_audit.show import show
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
@@ -66,9 +69,7 @@ def compare(
         markdown: File to write the tables to as well.
     """
     comparisons = compare_published(published, source, study)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPE_WIDTH)
+    console = _console()
     for comparison in comparisons:
         published_tables.show(comparison, console)
     if markdown is not None:
@@ -78,13 +79,47 @@ def compare(
             raise AnalysisError(f"{markdown} cannot be written: {error.strerror}") from error
 
 
+@app.command(name="audit")
+def audit(
+    table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")],
+    baseline: str | None = None,
+    metric: str | None = None,
+    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Look for figures in a table of results that cannot be right, or cannot mean what they seem to.
+
+    Exits with 0 where nothing is invalid, 1 where something is, and 2 where the table cannot be read.
+
+    Args:
+        table: A CSV file with one row a variant or a run, or a published study (exp6, or another of its kind).
+        baseline: Row that others are compared with; by default the one called baseline or control.
+        metric: Column that holds the validation loss in nats per token; by default val_loss, loss and the like.
+        json_: Print the findings as JSON.
+    """
+    found = audit_table(table, baseline, metric)
+    if json_:
+        print(json.dumps(found.to_dict(), indent=1))
+    else:
+        show(found, _console())
+    return 1 if found.is_invalid else 0
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand and return the exit status; an error of the user's is one line, with `--debug` a traceback."""
+    """Run a subcommand and return the exit status; an error of the user's is one line, with `--debug` a traceback.
+
+    The status of an error is 1, of an audit's 2: there 1 says that something is invalid.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        app.cli(
-            args=[argument for argument in arguments if argument != "--debug"],
+        status = app.cli(
+            args=arguments,
             prog="python -m analysis",
             description="Analysis of ablation studies. With --debug, errors come with a traceback.",
         )
@@ -92,8 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 2 if arguments[0] == "audit" else 1
+    return status or 0
 
 
 if __name__ == "__main__":

@@ -35,10 +35,30 @@ class Formula:
         return min(corners), max(corners)
 
 
+SINGLE_PRECISION = 1e-6
+"""Relative error of a figure that was computed in 32-bit floating point (exp of a loss of 10 loses that much)."""
+LARGEST_EXPONENT = 709.0
+"""exp of more is no floating-point number."""
+
+
+def exp(value: float) -> float:
+    """Return exp(value), infinite where that is beyond floating point."""
+    return math.exp(value) if value <= LARGEST_EXPONENT else math.inf
+
+
+def follows(printed: Printed, formula: Interval) -> bool:
+    """Return whether a printed figure may be one of the formula's range, up to rounding and single precision."""
+    low, high = printed.interval
+    slack = SINGLE_PRECISION * max(abs(low), abs(high))
+    return low - slack <= formula[1] and formula[0] <= high + slack
+
+
 PERPLEXITY, EFFICIENCY, LOSS_PER_MILLION = "perplexity", "efficiency", "loss per million parameters"
-CHANGE, TIMES_LOWER = "change, %", "times lower"
+CHANGE, TIMES_LOWER, DIFFERENCE = "change, %", "times lower", "difference"
+EFFECT_SIZE = "effect size"
+"""A claim that no formula of two losses gives."""
 FORMULAS = {
-    PERPLEXITY: Formula("exp(loss)", ("loss",), math.exp),
+    PERPLEXITY: Formula("exp(loss)", ("loss",), exp),
     EFFICIENCY: Formula(
         "1 / (minutes x loss x million parameters)",
         ("minutes", "loss", "million"),
@@ -49,6 +69,7 @@ FORMULAS = {
     ),
     CHANGE: Formula("100 (loss / other loss - 1)", ("loss", "other"), lambda loss, other: 100 * (loss / other - 1)),
     TIMES_LOWER: Formula("other loss / loss", ("loss", "other"), lambda loss, other: other / loss),
+    DIFFERENCE: Formula("loss - other loss", ("loss", "other"), lambda loss, other: loss - other),
 }  # fmt: skip
 
 
@@ -72,17 +93,15 @@ class Derived:
     @property
     def follows(self) -> bool:
         """Whether the printed figure may be the formula's; also where none is printed."""
-        if self.printed is None:
-            return True
-        low, high = self.printed.interval
-        return low <= self.interval[1] and self.interval[0] <= high
+        return self.printed is None or follows(self.printed, self.interval)
 
 
 def derive(table: PublishedTable, baseline: str = "baseline") -> list[Derived]:
     """Return every derived figure of a table, and then those that its reports claim in words.
 
     Each row has its perplexity and its change against the baseline (once, with the claim where there is one);
-    efficiency and loss a parameter are there where the table prints them in any row.
+    efficiency and loss a parameter are there where the table prints them in any row. Claimed effect sizes, which are no
+    formula of two losses, are left out.
     """
     columns: dict[str, list[Printed | None]] = {
         PERPLEXITY: [row.val_perplexity for row in table.rows],
@@ -104,7 +123,8 @@ def derive(table: PublishedTable, baseline: str = "baseline") -> list[Derived]:
     claims = [
         _derived(table, claim.variant, claim.figure, claim.against, claim.value, claim.remark)
         for claim in table.claims
-    ]  # fmt: skip
+        if claim.figure in FORMULAS
+    ]
     return [*figures, *changes, *claims]
 
 

@@ -48,7 +48,7 @@ def load_csv(path: Path, study: str | None, baseline: str | None, metric: str | 
     Raises:
         AnalysisError: a needed column is missing, or a value is not what its column says (with its line).
     """
-    header, table = _read(path)
+    header, table = read_csv(path)
     metric = metric or VAL_LOSS
     loss = VAL_LOSS if metric in METRICS else metric
     cell_column = CELL if CELL in header else VARIANT
@@ -82,8 +82,12 @@ def load_csv(path: Path, study: str | None, baseline: str | None, metric: str | 
     )
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return the header and (line number, row) pairs."""
+def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the header and (line number, row) pairs; fields are stripped.
+
+    Raises:
+        AnalysisError: it cannot be read, has no rows, a column twice, or a line of another length.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)

@@ -1,0 +1,175 @@
+"""What the columns of anybody's table hold, told by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from analysis.schema import FLAWS, INVALID
+
+NAME = "name"
+"""What was trained: a variant, cell, model."""
+CONTEXT = "context"
+"""Columns within whose values rows are compared: study, scale, data set."""
+SEED = "seed"
+N = "n"
+"""Runs that a row is the mean of."""
+MODEL = "model trained"
+"""What was really trained under the name."""
+LOSS = "loss"
+"""Validation loss in nats per token: what all rules compare by."""
+SD = "sd"
+"""Standard deviation of the loss over runs."""
+MINUTES = "training time"
+MILLION = "parameters"
+"""10^6 parameters."""
+PERPLEXITY = "perplexity"
+EFFICIENCY = "efficiency"
+LOSS_PER_MILLION = "loss per million parameters"
+COMPARED = "against the baseline"
+"""Change, improvement or difference of the loss against the baseline."""
+EFFECT = "effect size"
+P = "p"
+"""Uncorrected p values."""
+REPLICATED = "spread or test"
+"""Other figures that exist only over several runs: standard errors, intervals, corrected p values."""
+MARKS = "marks"
+"""What this project's results.csv says against a run: `flaws` and `invalid`, names by spaces."""
+RANK = "rank"
+MEASURED = "measured"
+"""Other losses and accuracies, compared between rows only."""
+
+COUNT = 1e-6
+"""Unit of a column that counts parameters."""
+_SPREADS = ("sd", "std", "stdev", "stddev", "std_dev", "standard_deviation")
+_UNITS = {"seconds": 1 / 60, "secs": 1 / 60, "sec": 1 / 60, "s": 1 / 60, "minutes": 1.0, "mins": 1.0, "min": 1.0}
+_UNITS |= {"hours": 60.0, "hrs": 60.0, "h": 60.0}
+_TIME = re.compile(rf"(?:(?:train|training|wall|wall_clock|total|run)_)?(?:time_)?(?:in_)?({'|'.join(_UNITS)})")
+_COUNTS = re.compile(r"(?:(?:n|num|total|trainable)_)?(?:params|parameters)(?:_total|_count)?|parameter_count")
+_MILLIONS = re.compile(r"(?:(?:n|num|total)_)?(?:params|parameters)_(?:in_)?m(?:illions?)?|millions?_(?:of_)?param\w*")
+_PERCENT = re.compile(r"(?:^|_)(percent|percentage|pct|improvement|reduction|gain|change|vs_baseline|relative)(?:_|$)")
+_DIFFERENCE = re.compile(
+    r"(?:(?:val|validation|test)_)?(?:loss_)?(?:difference|diff|delta)(?:_(?:loss|nats|val_loss))?"
+)
+_TIMES = re.compile(r"times_(?:lower|better)|x_lower|improvement_factor|fold_improvement")
+_OF_SOMETHING_ELSE = re.compile(r"acc|memory|time|minute|second|param|speed|throughput|flop|token")
+_EFFECT = re.compile(r"(?:^|_)(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_delta|effect_size|d_z)(?:_|$)|^[dg]$")
+_REPLICATED = re.compile(
+    r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error|ci\d*|ci\d*_(?:low|lower|high|upper))"
+    r"|(?:percent|difference|change|improvement|mean|(?:val_)?loss)_(?:low|lower|high|upper)"
+    r"|p_(?:holm|adj|adjusted|corrected|bonferroni|bh|fdr|sign_flip)"
+)
+_MEASURED = re.compile(r"(?:.*_)?(?:loss|nll|accuracy|acc)")
+_IMPROVES = re.compile(r"improve|reduc|gain|better")
+
+_NAMES: Mapping[str, Sequence[str]] = {
+    NAME: ("variant", "cell", "name", "model", "method", "configuration", "config", "experiment", "ablation", "run"),
+    SEED: ("seed", "random_seed", "rng_seed"),
+    N: ("n", "n_seeds", "num_seeds", "seeds", "n_runs", "num_runs", "runs", "replicates", "n_replicates"),
+    MODEL: ("really", "really_trained", "config_hash", "model_hash"),
+    EFFICIENCY: ("efficiency_score", "efficiency"),
+    LOSS_PER_MILLION: ("loss_per_million_params", "loss_per_million_parameters", "loss_per_million"),
+    RANK: ("rank", "ranking"),
+}
+"""Known names by role, the most telling first; a role that is not here is told by a pattern."""
+_LOSSES = tuple(
+    form.format(f"{stem}{word}")
+    for stem in ("val_", "validation_", "eval_", "", "test_")
+    for word in ("loss", "nll", "cross_entropy")
+    for form in ("{}", "mean_{}", "{}_mean")
+)
+_CONTEXTS = ("study", "scale", "dataset", "corpus", "benchmark", "task", "split")
+
+
+def normal(name: str) -> str:
+    """Return a name in lower case with single underscores: `Val. Loss` is `val_loss`; a last `_printed` is left out."""
+    words = re.sub(r"[^a-z0-9]+", "_", name.lower().replace("%", " percent ")).strip("_")
+    return re.sub(r"_(?:as_)?(?:printed|reported)$", "", words)
+
+
+def roles(header: Sequence[str], metric: str | None) -> dict[str, tuple[str, ...]]:
+    """Return the columns of each role that the header has.
+
+    Args:
+        header: the columns' names; each column gets one role or none.
+        metric: the column that is the loss; None takes the best-known name.
+    """
+    free = {column: normal(column) for column in header}
+    taken: dict[str, tuple[str, ...]] = {}
+
+    def take(role: str, columns: Sequence[str]) -> None:
+        if columns:
+            taken[role] = tuple(columns)
+            for column in columns:
+                del free[column]
+
+    def first(names: Sequence[str]) -> list[str]:
+        return [column for name in names for column in free if free[column] == name][:1]
+
+    def matching(pattern: re.Pattern[str]) -> list[str]:
+        return [column for column, name in free.items() if pattern.fullmatch(name)]
+
+    take(LOSS, [metric] if metric is not None else first(_LOSSES))
+    loss = normal(taken[LOSS][0]) if LOSS in taken else "loss"
+    for role, names in _NAMES.items():
+        take(role, first(names))
+    take(MARKS, [column for column, name in free.items() if name in (FLAWS, INVALID)])
+    take(CONTEXT, [column for column, name in free.items() if name in _CONTEXTS])
+    take(PERPLEXITY, first(_perplexities(loss)))
+    bases = (loss, loss.removesuffix("_mean").removeprefix("mean_"), "loss")
+    take(SD, first([*_SPREADS, *(form for base in bases for s in _SPREADS for form in (f"{base}_{s}", f"{s}_{base}"))]))
+    take(MINUTES, [column for column in matching(_TIME) if len(free[column]) > 4][:1])
+    take(MILLION, (matching(_MILLIONS) or matching(_COUNTS))[:1])
+    take(P, first(("p", "p_value", "pvalue", "p_val")))
+    take(EFFECT, [column for column, name in free.items() if _EFFECT.search(name)])
+    take(REPLICATED, matching(_REPLICATED))
+    take(COMPARED, [column for column, name in free.items() if _is_compared(name)])
+    take(MEASURED, matching(_MEASURED))
+    return taken
+
+
+def unit(role: str, column: str) -> float:
+    """Return what a figure of the column is multiplied by to be in its role's unit (minutes, 10^6 parameters)."""
+    name = normal(column)
+    if role == MINUTES and (found := _TIME.fullmatch(name)):
+        return _UNITS[found.group(1)]
+    return COUNT if role == MILLION and _COUNTS.fullmatch(name) else 1.0
+
+
+def is_times(column: str) -> bool:
+    """Whether a compared column says how many times lower the loss is."""
+    return _TIMES.fullmatch(normal(column)) is not None
+
+
+def is_difference(column: str) -> bool:
+    """Whether a compared column is a difference of losses."""
+    return _DIFFERENCE.fullmatch(normal(column)) is not None
+
+
+def is_percent(column: str) -> bool:
+    """Whether a compared column's name says that it is in percent."""
+    return re.search(r"percent|pct", normal(column)) is not None
+
+
+def improves(column: str) -> bool:
+    """Whether a compared column's name says that more is better."""
+    return _IMPROVES.search(normal(column)) is not None
+
+
+def says_mean(column: str) -> bool:
+    """Whether a column's name says that it holds means over runs."""
+    return re.search(r"(?:^|_)(?:mean|average|avg)(?:_|$)", normal(column)) is not None
+
+
+def _perplexities(loss: str) -> list[str]:
+    """Return the names of the perplexity that belongs to a loss of this name, the most telling first."""
+    own = [re.sub("loss|nll|cross_entropy", word, loss) for word in ("perplexity", "ppl")]
+    stems = ("",) if loss.startswith("test") else ("val_", "validation_", "eval_", "")
+    forms = ("{}", "mean_{}", "{}_mean")
+    return own + [form.format(f"{stem}{word}") for stem in stems for word in ("perplexity", "ppl") for form in forms]
+
+
+def _is_compared(name: str) -> bool:
+    if _OF_SOMETHING_ELSE.search(name):
+        return False
+    return any(pattern.fullmatch(name) for pattern in (_DIFFERENCE, _TIMES)) or _PERCENT.search(name) is not None

@@ -1,0 +1,58 @@
+"""Printed ranks against the order of the losses."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+from analysis.published import Interval
+from analysis.schema import INVALID, NOTE
+from analysis.table_audit.columns import LOSS, RANK
+from analysis.table_audit.finding import Finding
+from analysis.table_audit.table import Table
+
+NAME = "rank"
+
+
+def ranks(table: Table) -> Iterator[Finding]:
+    """Find ranks that no order of the losses gives; losses that are printed alike may stand either way."""
+    if RANK not in table.columns:
+        return
+    column = table.columns[RANK][0]
+    for row in table.rows:
+        figure = table.figure(row, RANK)
+        if figure is not None and table.figure(row, LOSS) is None:
+            yield Finding(
+                name=NAME,
+                severity=INVALID,
+                evidence=f"{table.label(row)}: {column} {figure.text}, but it has no finite loss",
+                instead="give a run without a result no rank, and say what became of it",
+            )
+    for context in table.contexts:
+        groups = table.within(context)
+        if any(len(group.rows) > 1 for group in groups):
+            yield Finding(
+                name=NAME,
+                severity=NOTE,
+                evidence=f"{column} was not checked: names have several rows each",
+                instead="rank the means over runs, one row a name",
+            )
+            return
+        rows = [group.rows[0] for group in groups]
+        for row, (low, high) in zip(rows, _places([table.loss(row).interval for row in rows]), strict=True):
+            figure = table.figure(row, RANK)
+            if figure is not None and not low <= figure.value <= high:
+                place = str(low) if low == high else f"between {low} and {high}"
+                yield Finding(
+                    name=NAME,
+                    severity=INVALID,
+                    evidence=f"{table.label(row)}: {column} is {figure.text}, but its {table.columns[LOSS][0]} of "
+                    f"{table.loss(row).text} is {place} of {len(rows)}",
+                    instead=f"rank by {table.columns[LOSS][0]}, or name the column that the rank follows",
+                )
+
+
+def _places(losses: list[Interval]) -> list[tuple[int, int]]:
+    """Return the first and last place that rounding allows each loss, 1 being the lowest."""
+    starts, ends = sorted(low for low, _ in losses), sorted(high for _, high in losses)
+    return [(1 + bisect_left(ends, low), bisect_right(starts, high)) for low, high in losses]

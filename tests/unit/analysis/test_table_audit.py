@@ -1,0 +1,535 @@
+"""The audit of anybody's table: every published flaw is found, and sound tables are left alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.__main__ import main
+from analysis.errors import AnalysisError
+from analysis.load import load_results
+from analysis.published import Printed, published_studies
+from analysis.report import results_csv, results_json
+from analysis.schema import FLAWS, INVALID, NOTE, WARNING
+from analysis.summary import analyse
+from analysis.table_audit import TableAudit, audit_table
+from analysis.table_audit.columns import normal
+from analysis.table_audit.finding import Finding
+from tests.fakes import make_study
+
+Rows = list[dict[str, str]]
+
+
+def audit(table: str | Rows, baseline: str | None = None, metric: str | None = None) -> TableAudit:
+    """Audit a table given as the text of a CSV file (lines apart by blanks) or as rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.csv"
+        path.write_text(as_csv(table) if isinstance(table, list) else table.replace(" ", "\n"))
+        return audit_table(str(path), baseline, metric)
+
+
+def as_csv(rows: Rows) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def found(audited: TableAudit, name: str, severity: str | None = None) -> list[Finding]:
+    return [item for item in audited.findings if item.name == name and severity in (None, item.severity)]
+
+
+def invalid(audited: TableAudit) -> list[Finding]:
+    return [item for item in audited.findings if item.severity == INVALID]
+
+
+# The published tables.
+
+
+def test_exp6_prints_five_efficiencies_that_its_formula_does_not_give() -> None:
+    evidence = [item.evidence for item in found(audit_table("exp6"), "derived_column")]
+    assert len(evidence) == 5
+    for name, printed, value in (
+        ("attention_mlp:", "0.056", "2.71"),
+        ("rmsnorm_mlp:", "0.007", "0.0576"),
+        ("attention_rmsnorm:", "0.019", "0.615"),
+        ("attention_moe:", "0.020", "0.624"),
+        ("mlp:", "0.006", "0.0539"),
+    ):
+        (line,) = (line for line in evidence if line.startswith(name))
+        assert f"printed as {printed}, but 1 / (minutes x loss x million parameters) is {value} (" in line
+
+
+@pytest.mark.parametrize("study", published_studies())
+def test_every_published_table_has_one_run_a_name(study: str) -> None:
+    audited = audit_table(study)
+    (item,) = found(audited, "replication")
+    assert item.severity == WARNING
+    assert item.evidence.startswith("n = 1: no effect size exists")
+    assert f"all {len(audited.table.rows)} names" in item.evidence
+    assert "3 or more seeds" in item.instead
+    assert all(finding.evidence and finding.instead for finding in audited.findings)
+
+
+def test_nothing_else_is_invalid_in_the_published_tables() -> None:
+    names = {study: {(item.name, item.evidence.partition(":")[0]) for item in invalid(audit_table(study))} for study in
+             published_studies()}  # fmt: skip
+    models = {name for found in names.values() for kind, name in found if kind == "same_model"}
+    assert len(models) == 5
+    assert {(study, kind) for study, found in names.items() for kind, _ in found} == {
+        ("exp6_grid", "derived_column"),
+        ("exp6_grid", "same_model"),
+        ("exp1_attention_768d", "same_model"),
+        ("exp1_attention_768d", "effect_size"),
+        ("exp3_rmsnorm", "claim"),
+    }
+
+
+def test_the_effect_size_of_zero_is_the_best_against_itself() -> None:
+    (item,) = found(audit_table("exp1_attention"), "effect_size")  # fmt: skip
+    assert "0.000: that is |best - baseline| / sd over the 3 variants" in item.evidence
+    assert "the best is baseline itself; n = 1" in item.evidence
+
+
+def test_exp6_s_67_is_not_against_the_baseline() -> None:
+    (item,) = found(audit_table("exp6"), "baseline")
+    assert "67; mlp is not the control: against baseline it is 59.9" in item.evidence
+
+
+def test_names_of_one_model_differ_by_noise() -> None:
+    evidence = [item.evidence for item in found(audit_table("exp6"), "same_model")]
+    assert any("mlp_moe, baseline and moe are one model (baseline), and their val_loss differs by 0.0576" in line for
+               line in evidence)  # fmt: skip
+
+
+def test_a_claim_in_words_is_recomputed() -> None:
+    (item,) = found(audit_table("exp3"), "claim")
+    assert "said to be -0.8 (in exp5's report), but 100 (loss / other loss - 1) is −2.4" in item.evidence
+
+
+# Sound tables, made from the formulas, and the same with one figure moved.
+
+positive = st.floats(0.02, 12)
+
+
+@st.composite
+def tables(draw: st.DrawFn, fewest: int = 2) -> Rows:
+    """Draw a table whose derived columns are computed exactly and then printed."""
+    count = draw(st.integers(fewest, 6))
+    losses = draw(st.lists(positive, min_size=count, max_size=count))
+    minutes = draw(st.lists(st.floats(0.3, 600), min_size=count, max_size=count))
+    params = draw(st.lists(st.integers(10_000, 10**9), min_size=count, max_size=count))
+    digits = {name: draw(st.integers(2, 8), label=name) for name in ("loss", "minutes", "perplexity", "percent")}
+    sparse = draw(st.integers(3, 8), label="significant digits of efficiency")
+    percent = draw(st.sampled_from(("change_percent", "improvement (%)", "perplexity_change_pct")))
+
+    def compared(loss: float) -> float:
+        if percent == "perplexity_change_pct":
+            return 100 * (math.exp(loss - losses[0]) - 1)
+        return 100 * (loss / losses[0] - 1) * (-1 if percent.startswith("improvement") else 1)
+
+    return [
+        {
+            "rank": str(sorted(losses).index(loss) + 1),
+            "variant": "baseline" if place == 0 else f"variant {place}",
+            "val_loss": f"{loss:.{digits['loss']}f}",
+            "train_minutes": f"{time:.{digits['minutes']}f}",
+            "params_total": str(size),
+            "perplexity": f"{math.exp(loss):.{digits['perplexity']}f}",
+            "efficiency": f"{1 / (time * loss * size / 1e6):.{sparse}g}",
+            "loss_per_million": f"{loss / size * 1e6:.{sparse}g}",
+            percent: f"{compared(loss):.{digits['percent']}f}",
+            "remark": "mine",
+        }
+        for place, (loss, time, size) in enumerate(zip(losses, minutes, params, strict=True))
+    ]
+
+
+@given(rows=tables())
+def test_what_was_computed_from_the_formulas_is_left_alone(rows: Rows) -> None:
+    audited = audit(rows)
+    assert invalid(audited) == []
+    assert audited.table.not_checked == ("remark",)
+
+
+def moved(text: str, low: float, high: float) -> str:
+    """Return a figure with the decimals of `text` that lies outside a range by more than rounding."""
+    unit = Decimal(1).scaleb(int(Decimal(text).as_tuple().exponent))
+    beyond = high + 2 * float(unit) + 1e-5 * abs(high) + (high - low) / 2
+    return str((Decimal(beyond) / unit).to_integral_value(rounding="ROUND_CEILING") * unit)
+
+
+@given(rows=tables(), data=st.data())
+def test_a_figure_beyond_rounding_is_always_found(rows: Rows, data: st.DataObject) -> None:
+    row = data.draw(st.sampled_from(rows))
+    (low, high), minutes = Printed(row["val_loss"]).interval, Printed(row["train_minutes"]).interval
+    million = int(row["params_total"]) / 1e6
+    low = max(low, 1e-12)
+    ranges = {
+        "perplexity": (math.exp(low), math.exp(high)),
+        "efficiency": (1 / (minutes[1] * high * million), 1 / (max(minutes[0], 1e-12) * low * million)),
+        "loss_per_million": (low / million, high / million),
+        "rank": (len(rows), len(rows)),
+    }
+    column = data.draw(st.sampled_from(sorted(ranges)))
+    row[column] = moved(row[column], *ranges[column])
+    items = invalid(audit(rows))
+    assert [(item.name, item.evidence.partition(":")[0]) for item in items] == [
+        ("rank" if column == "rank" else "derived_column", row["variant"])
+    ]
+    assert row[column] in items[0].evidence
+
+
+@given(rows=tables(fewest=4), data=st.data())
+def test_so_is_a_percentage(rows: Rows, data: st.DataObject) -> None:
+    place = data.draw(st.integers(1, len(rows) - 1))
+    column = list(rows[0])[-2]
+    largest = max(abs(Printed(row[column]).value) for row in rows)
+    rows[place][column] = moved(rows[place][column], -largest, 3 * largest + 1e4)
+    (item,) = invalid(audit(rows))
+    assert item.evidence.startswith(f"variant {place}: {column} is printed as {rows[place][column]}")
+
+
+def test_digits_of_rounding_decide() -> None:
+    """exp(0.0364) = 1.03707; the loss is 0.03635 to 0.03645, so 1.0370 and 1.0371 may be printed."""
+    for text, wrong in (("1.0370", 0), ("1.0371", 0), ("1.0369", 1), ("1.0372", 1)):
+        audited = audit(f"variant,val_loss,perplexity baseline,2.0,7.4 a,0.0364,{text}")
+        assert len(found(audited, "derived_column", INVALID)) == wrong, text
+
+
+def test_figures_of_other_units_and_spellings_are_read() -> None:
+    rows = 'Model,Loss,"Time (min)",Params,Efficiency baseline,2.00,30,"25,960,192",0.00064 small,2.10,0.5,25.9M,0.50'
+    items = invalid(audit(rows))
+    assert [item.evidence.partition(":")[0] for item in items] == ["small"]
+    assert "is 0.0368" in items[0].evidence  # 1 / (0.5 x 2.10 x 25.9)
+    seconds = "cell,val_loss,train_seconds,params_m,efficiency_score baseline,2.0,120,10.0,0.025"
+    assert invalid(audit(seconds)) == []
+    assert normal("Val. Loss_printed") == "val_loss"
+    assert normal("improvement (%)") == "improvement_percent"
+
+
+def test_a_formula_without_its_inputs_is_named_as_not_checked() -> None:
+    audited = audit("variant,val_loss,efficiency,params,colour baseline,2,0.5,1.5,red a,3,0.4,1.5,blue")
+    assert audited.table.not_checked == (
+        "colour",
+        "params (not whole numbers: call it params_million if it is in millions)",
+        "efficiency (its formula needs the training time (train_minutes) and the parameters (params_total))",
+    )
+    (item,) = found(audit("variant,val_loss,minutes,params,efficiency baseline,2,,9,0.5 a,2,1,9,"), "derived_column")
+    assert item.severity == NOTE
+    assert "efficiency of baseline could not be checked" in item.evidence
+
+
+# Means over runs.
+
+
+@given(
+    runs=st.lists(st.lists(st.floats(0.01, 12), min_size=3, max_size=3), min_size=2, max_size=4),
+    digits=st.integers(2, 6),
+    with_sd=st.booleans(),
+    lost=st.integers(0, 1),
+)
+def test_a_mean_of_perplexities_is_no_error(
+    runs: Sequence[Sequence[float]], digits: int, with_sd: bool, lost: int
+) -> None:
+    rows = [
+        {
+            "variant": "baseline" if place == 0 else str(place),
+            "n": "3",
+            "val_loss": f"{np.mean(losses):.{digits}f}",
+            **({"sd": f"{np.std(losses, ddof=lost):.{digits}f}"} if with_sd else {}),
+            "perplexity": f"{np.mean(np.exp(losses)):.{digits}f}",
+        }
+        for place, losses in enumerate(runs)
+    ]
+    assert invalid(audit(rows)) == []
+
+
+def test_perplexity_of_means_may_lie_above_but_neither_below_nor_anywhere() -> None:
+    """Two runs of loss 1 and 3: mean 2, sd 1.41421, perplexities 2.718 and 20.086, whose mean is 11.402."""
+    for text, severity in (("7.389", None), ("11.40", NOTE), ("7.30", INVALID), ("11.45", INVALID)):
+        audited = audit(f"variant,n,val_loss,sd,ppl baseline,2,2.0000,1.41421,7.389 a,2,2.0000,1.00000,{text}")
+        # With n - 1 or n the sd of 1.0 allows a mean of exp(2 + 1) and exp(2 - 1): 11.40.
+        severities = [item.severity for item in found(audited, "derived_column")]
+        assert severities == ([] if severity is None else [severity]), text
+    (item,) = found(audit("variant,val_loss_mean,ppl baseline,2.0,11.4"), "derived_column")
+    assert item.severity == NOTE
+    assert "is not the perplexity of the mean loss" in item.instead
+
+
+def test_one_run_has_the_perplexity_of_its_loss() -> None:
+    audited = audit("variant,seed,val_loss,ppl baseline,0,1.000,2.718 baseline,1,3.000,20.50")
+    (item,) = found(audited, "derived_column", INVALID)
+    assert item.evidence.startswith("baseline (seed 1): ppl is printed as 20.50, but exp(loss) is 20.1")
+
+
+def test_seeds_of_this_project_s_own_results_are_sound(tmp_path: Path) -> None:
+    for name, options in (
+        ("grid", {"cells": ("baseline", "rmsnorm", "attention", "mlp"), "seeds": 5}),
+        ("scales", {"cells": ("baseline", "moe"), "seeds": 3, "scales": ("cpu", "small")}),
+        ("ends", {"cells": ("baseline", "moe"), "seeds": 4, "diverged": {("moe", 1)}, "failed": {("moe", 2)}}),
+    ):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(results_csv(load_results(make_study(tmp_path / name, **options)).runs))
+        audited = audit_table(str(path))
+        assert invalid(audited) == [], name
+        assert found(audited, "derived_column") == []
+        assert {group.n for group in audited.table.groups} <= {options["seeds"], 2}
+    assert found(audited, "values", NOTE)[0].evidence.startswith("2 of 8 rows have no finite val_loss")
+
+
+def test_own_tables_of_means_are_sound(tmp_path: Path) -> None:
+    """The report's comparisons, as a table of their own: differences, percentages, effect sizes, p."""
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "attention", "moe"), seeds=5))
+    tables = results_json(results, analyse(results))
+    losses = {row["cell"]: row for row in tables["ranking"]}
+    compared = {row["cell"]: row for row in tables["comparisons"]}
+    rows = [
+        {
+            "cell": cell,
+            "n": str(row["n"]),
+            "val_loss": repr(row["mean"]),
+            "sd": repr(row["sd"]),
+            "rank": str(row["rank"]),
+            **{
+                column: repr(compared[cell][column]) if cell in compared else ""
+                for column in ("difference", "difference_low", "percent", "percent_low", "hedges_g", "p", "p_holm")
+            },
+        }
+        for cell, row in losses.items()
+    ]
+    audited = audit(rows)
+    assert audited.table.not_checked == ()
+    assert invalid(audited) == []
+
+
+# n, and what it allows.
+
+
+@pytest.mark.parametrize(
+    ("n", "severity", "words"),
+    [
+        ("1", WARNING, "n = 1: no effect size exists"),
+        ("2", WARNING, "n = 2: an interval exists"),
+        ("5", NOTE, "n = 5: with 5 seeds and 1 comparison"),
+    ],
+)
+def test_what_n_allows(n: str, severity: str, words: str) -> None:
+    (item,) = found(audit(f"variant,n,val_loss baseline,{n},2.0 a,{n},1.9"), "replication")
+    assert (item.severity, item.evidence[: len(words)]) == (severity, words)
+
+
+def test_n_is_counted_from_seeds_or_rows() -> None:
+    by_seed = audit("cell,seed,val_loss baseline,0,2.1 baseline,1,2.2 baseline,2,2.0 a,0,1.9 a,1,1.8")
+    assert {group.name: group.n for group in by_seed.table.groups} == {"baseline": 3, "a": 2}
+    by_row = audit("cell,val_loss baseline,2.1 baseline,2.2 a,1.9 a,1.8")
+    assert {group.name: group.n for group in by_row.table.groups} == {"baseline": 2, "a": 2}
+    assert any("no column says so" in item.evidence for item in found(by_row, "replication", NOTE))
+    (item,) = found(audit("cell,val_loss,val_loss_std baseline,2.1,0.1 a,2.2,0.1"), "replication")
+    assert "how many is not stated" in item.evidence
+
+
+@pytest.mark.parametrize("column", ["sd", "val_loss_std", "p_value", "ci_low", "p_holm", "sem"])
+def test_one_run_has_no_spread_and_no_test(column: str) -> None:
+    one = audit(f"variant,n,val_loss,{column} baseline,1,2.0, a,1,1.9,0.02")
+    assert [item.evidence for item in invalid(one)] == [f"a: {column} is 0.02, but n = 1"]
+    assert invalid(audit(f"variant,n,val_loss,{column} baseline,3,2.0, a,3,1.9,0.02")) == []
+
+
+@pytest.mark.parametrize(("n", "severity"), [("1", INVALID), ("2", WARNING), ("5", None)])
+@pytest.mark.parametrize("column", ["cohens_d", "Hedges' g", "effect_size", "d"])
+def test_an_effect_size_needs_replicates(column: str, n: str, severity: str | None) -> None:
+    audited = audit([
+        {"variant": "baseline", "n": n, "val_loss": "2.00", column: ""},
+        {"variant": "a", "n": n, "val_loss": "1.90", column: "-0.3"},
+        {"variant": "b", "n": n, "val_loss": "2.30", column: "0.8"},
+    ])  # fmt: skip
+    assert [item.severity for item in found(audited, "effect_size")] == [severity] * (2 if severity else 0)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_an_effect_size_over_variants_is_recognised_whatever_n(lost: int) -> None:
+    losses = {"baseline": 2.0, "a": 1.9, "b": 2.3, "c": 2.2}
+    sd = float(np.std(list(losses.values()), ddof=lost))
+    rows = [
+        {"variant": name, "n": "5", "val_loss": f"{loss:.4f}", "cohens_d": f"{abs(loss - 2.0) / sd:.3f}"}
+        for name, loss in losses.items()
+    ]
+    items = found(audit(rows), "effect_size", INVALID)
+    assert len(items) == 4
+    assert all("/ sd over the 4 variants, not over seeds; n = 5" in item.evidence for item in items)
+    rows[1]["cohens_d"] = "4.000"
+    assert found(audit(rows), "effect_size") == []
+
+
+# Baselines.
+
+
+def test_a_percentage_against_another_row_than_the_control() -> None:
+    """100 (1 - loss / 4.0): the worst row stands in for the baseline."""
+    audited = audit("variant,val_loss,improvement_pct baseline,2.000,50.0 worst,4.000,0.0 a,1.000,75.0 b,1.500,62.5")
+    (item,) = invalid(audited)
+    assert item.name == "baseline"
+    assert "is 100 (1 - loss / other loss) with worst as the other, not with baseline, in all 4 rows" in item.evidence
+
+
+def test_without_a_control_nothing_is_compared() -> None:
+    text = "variant,val_loss,improvement_pct,rank old,2.000,0.0,2 new,1.000,99.0,1"
+    (item,) = found(audit(text), "baseline")
+    assert item.severity == WARNING
+    assert "--baseline" in item.instead
+    (item,) = invalid(audit(text, baseline="old"))
+    assert "new: improvement_pct is printed as 99.0" in item.evidence
+    assert "is 50 against old" in item.evidence
+    assert found(audit("variant,val_loss old,2.0 new,1.0"), "baseline")[0].severity == NOTE
+    for name in ("Control", "baseline (ours)", "baseline@cpu"):
+        assert audit([{"variant": name, "loss": "2.0"}, {"variant": "a", "loss": "1.0"}]).table.control is not None
+
+
+def test_each_data_set_has_its_own_control() -> None:
+    audited = audit("dataset,variant,val_loss,rank x,baseline,2.0,2 x,a,1.0,1 y,baseline,5.0,2 y,a,4.0,1")
+    assert invalid(audited) == []
+    assert all(group.n == 1 for group in audited.table.groups)
+    (item,) = found(audit("dataset,variant,val_loss x,baseline,2.0 y,a,4.0"), "baseline")
+    assert item.evidence == "y: baseline has no row with a loss"
+
+
+# Ranks, repeats, noise, families.
+
+
+def test_ranks_follow_the_losses_and_ties_may_stand_either_way() -> None:
+    assert found(audit("rank,variant,val_loss 1,a,1.0 2,b,1.0 3,baseline,2.0"), "rank") == []
+    items = found(audit("rank,variant,val_loss 2,a,1.00 1,baseline,1.20 3,b,2.00"), "rank")
+    assert [item.evidence.partition(",")[0] for item in items] == ["a: rank is 2", "baseline: rank is 1"]
+    (item,) = found(audit("rank,variant,val_loss 1,baseline,2.0 2,a,nan"), "rank")
+    assert "it has no finite loss" in item.evidence
+
+
+def test_a_run_is_counted_once() -> None:
+    (item,) = invalid(audit("cell,seed,val_loss baseline,0,2.0 baseline,0,2.1 a,0,1.9"))
+    assert item.evidence == "baseline (seed 0) stands 2 times: it counts as one run"
+
+
+def test_equal_figures_under_two_names_are_a_warning() -> None:
+    (item,) = found(audit("variant,val_loss,val_accuracy baseline,2.01,0.51 a,2.01,0.51 b,2.01,0.52"), "duplicate")
+    assert item.severity == WARNING
+    assert item.evidence == "baseline and a have the same val_loss and val_accuracy: 2.01"
+    (item,) = found(audit("variant,val_loss baseline,2.01 a,2.01"), "duplicate")
+    assert item.severity == NOTE
+
+
+def test_digits_beyond_the_standard_error_are_a_note() -> None:
+    """An sd of 0.08 over 4 runs is a standard error of 0.040: three decimals say all, four too much."""
+    (item,) = found(audit("variant,n,val_loss,sd baseline,4,4.7435,0.08 a,4,4.513,0.08"), "precision", NOTE)
+    assert "baseline: val_loss is printed as 4.7435, finer than its standard error of 0.040" in item.evidence
+    assert "other" not in item.evidence
+
+
+def test_differences_within_the_noise() -> None:
+    """Paired differences 0.1 and -0.1: the interval holds 0; 0.30 and 0.31 do not."""
+    text = "cell,seed,val_loss baseline,0,2.00 baseline,1,2.50 a,0,2.10 a,1,2.40 b,0,2.30 b,1,2.81"
+    (item,) = found(audit(text), "precision")
+    assert item.evidence.startswith("1 of 2 differences from baseline are within the noise of the runs: a [−1.27")
+    assert item.severity == NOTE
+    means = "rank,cell,n,val_loss,sd 2,baseline,5,2.00,0.10 1,a,5,1.95,0.10 3,b,5,4.00,0.10"
+    (item,) = found(audit(means), "precision")
+    assert item.severity == WARNING
+    assert "a [−0.2256, +0.1256]" in item.evidence  # 0.05 -+ t(4) 2.776 x sqrt(2 x 0.01 / 5)
+
+
+def test_more_comparisons_than_the_seeds_can_carry() -> None:
+    rows = [{"cell": name, "n": "5", "loss": "2.0"} for name in ("baseline", *"abc")]
+    (item,) = found(audit(rows), "multiplicity")  # 3 x 2/32 = 0.19
+    assert (
+        "3 comparisons at n = 5: the smallest p of an exact sign-flip test is 2/2^5, times 3 is 0.19" in item.evidence
+    )
+    assert item.instead.startswith("train 7 seeds")  # 3 x 2/128 = 0.047
+    for row in rows:
+        row["n"] = "7"
+    assert found(audit(rows), "multiplicity") == []
+
+
+def test_p_values_that_a_correction_would_take() -> None:
+    rows = "cell,n,loss,p baseline,9,2.0, a,9,1.9,0.001 b,9,1.8,0.03 c,9,1.7,0.2"
+    (item,) = found(audit(rows), "multiplicity")
+    assert item.severity == WARNING
+    assert "of 3 p values, b (0.03, corrected 0.0600) is below 0.05 only without" in item.evidence
+
+
+def test_what_results_say_against_themselves_is_passed_on() -> None:
+    text = f"cell,seed,val_loss,{FLAWS},{INVALID} baseline,0,2.0,, a,0,0.1,leak.no_causal_mask,causality"
+    evidence = [item.evidence for item in found(audit(text), "marked", INVALID)]
+    assert evidence == [
+        "a (seed 0): trained under leak.no_causal_mask",
+        "a (seed 0): found invalid by causality",
+    ]
+
+
+def test_losses_that_cannot_be() -> None:
+    audited = audit("variant,val_loss baseline,-2.0 a,inf b, c,1.0")
+    assert (
+        "2 of 4 rows have no finite val_loss and count nowhere: a and b" in found(audited, "values", NOTE)[0].evidence
+    )
+    assert "baseline (-2.0)" in found(audited, "values", WARNING)[0].evidence
+
+
+# Bad input, and the command.
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("variant,score a,1", {}, "no column of losses (val_loss, loss ...): it has variant, score; --metric"),
+        ("colour,val_loss a,1", {}, "no column of names (variant, cell, model ...): it has colour, val_loss"),
+        ("variant,val_loss a,", {}, "no column of losses (val_loss, loss ...): it has variant, val_loss (empty)"),
+        ("variant,val_loss a,nan", {}, "no row has a finite val_loss"),
+        ("variant,val_loss a,low", {}, "line 2: val_loss must be a number but got 'low'"),
+        ("variant,val_loss a,1±0.1", {}, "put the spread into a column of its own"),
+        ("variant,val_loss a,2 ,1", {}, "line 3: variant is empty"),
+        ("variant,n,val_loss a,0,1", {}, "line 2: n must be a whole number from 1 but got '0'"),
+        ("variant,val_loss baseline,1", {"baseline": "basline"}, "did you mean 'baseline'"),
+        ("variant,val_loss a,1", {"metric": "loss"}, "unknown metric 'loss'"),
+        ("variant,val_loss", {}, "has no rows"),
+        ("variant,val_loss a,1,2", {}, "line 2: 3 values for 2 columns"),
+    ],
+)
+def test_bad_input_is_one_line(text: str, options: Mapping[str, str], words: str) -> None:
+    with pytest.raises(AnalysisError) as error:
+        audit(text, **options)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_column_may_be_the_loss() -> None:
+    audited = audit("variant,score,val_loss,rank baseline,2.0,9.0,2 a,1.0,9.9,1", metric="score")
+    assert invalid(audited) == []
+
+
+def test_status_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("variant,n,val_loss,perplexity\nbaseline,5,2.0000,7.389\na,5,1.9000,6.0000\n")
+    assert main(["audit", str(path)]) == 1
+    shown = capsys.readouterr().out
+    assert "invalid (1)" in shown
+    assert "a: perplexity is printed as 6.0000, but exp(loss) is 6.69" in shown
+    assert main(["audit", str(path), "--json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["findings"][0]["severity"] == "invalid"
+    assert set(data["findings"][0]) == {"name", "severity", "evidence", "instead"}
+    path.write_text("variant,n,val_loss,perplexity\nbaseline,5,2.0000,7.389\na,5,1.9000,6.6859\n")
+    assert main(["audit", str(path)]) == 0
+    assert main(["audit", str(tmp_path / "none.csv")]) == 2
+    assert main(["--debug", "audit", "nothing"]) == 2
+    assert "there is no published table of 'nothing'" in capsys.readouterr().err
