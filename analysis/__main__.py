@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import traceback
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from analysis import published_tables
+from analysis import marks, published_tables
 from analysis.compare_published import compare_published
 from analysis.errors import AnalysisError
 from analysis.load import load_results
@@ -29,6 +30,7 @@ def report(
     study: str | None = None,
     baseline: str | None = None,
     metric: str | None = None,
+    include_invalid: bool = False,
 ) -> None:
     """Write the report of a study: report.md, report.html, results.csv, results.json, ranking.tex and figures.
 
@@ -40,13 +42,16 @@ def report(
         baseline: Cell to compare with; by default the plan's, or "baseline".
         metric: What to compare cells by: val_loss, val_accuracy, val_perplexity, train_loss; of a CSV any column that
             holds the validation loss in nats per token.
+        include_invalid: Take runs that an audit found invalid into the numbers, marked.
     """
-    results = load_results(source, study, baseline, metric)
+    results = dataclasses.replace(load_results(source, study, baseline, metric), include_invalid=include_invalid)
     folder = Path(source) if Path(source).is_dir() else Path(f"report-{results.study}")
     written = write_report(results, output or folder)
     print(f"report of {results.study}: {written.html}")
     for path in written.files[1:]:
         print(f"  {path.name}")
+    if results.marks:
+        Console(highlight=False).print(marks.warning(results), style="bold red", markup=False, soft_wrap=True)
 
 
 @app.command(name="compare-published")
