@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -59,6 +59,7 @@ def compare(
     published: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PUBLISHED")],
     source: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[SOURCE]")] = None,
     study: str | None = None,
+    protocol: Literal["sound", "published"] | None = None,
     markdown: Path | None = None,
 ) -> None:
     """Set a published table beside what was measured here, and recompute every figure that it derives.
@@ -66,11 +67,12 @@ def compare(
     Args:
         published: The published study: exp6_grid, or as much of its name as says which it is.
         source: A study's folder, a CSV with one row a (cell, seed), or an MLflow tracking URI; by default the newest
-            study of that script under results/.
+            sound study of that script under results/, and beside it the newest of the published protocol.
         study: Which study, where the source has several.
+        protocol: Take the newest study of this protocol, where no source is named.
         markdown: File to write the tables to as well.
     """
-    comparisons = compare_published(published, source, study)
+    comparisons = compare_published(published, source, study, protocol)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPE_WIDTH)

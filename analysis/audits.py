@@ -22,9 +22,11 @@ SHOWN = 4
 
 def audit_findings(results: Results) -> pd.DataFrame:
     """Return AUDIT_COLUMNS, one row an audit and severity, the severest first."""
+    places = {cell: place for place, cell in enumerate(results.cells.index)}
+    audits = results.audits.sort_values([CELL, SEED], key=lambda s: s.map(places) if s.name == CELL else s)
     rows = []
     for severity in SEVERITIES:
-        for name, found in results.audits[results.audits["severity"] == severity].groupby("audit"):
+        for name, found in audits[audits["severity"] == severity].groupby("audit"):
             cells = list(dict.fromkeys(found[CELL]))
             others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             rows.append(

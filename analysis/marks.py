@@ -17,6 +17,8 @@ from analysis.schema import CELL, FLAWS
 
 MARK = "\u2020"
 """Ends a marked name."""
+MARK_IN_MARKDOWN = "\U0001f534"
+"""The mark where text has no colour: a red one."""
 MARK_MEANING = "why this is no result: flaws it was trained under, audits that found it invalid; empty for a result"
 """Of the column `flaws` of every table of the analysis."""
 NO_FINDING = f"{outcomes.FLAWED}: no finding"
@@ -54,6 +56,11 @@ def marked(name: str, flaws: str) -> str:
 def is_marked(words: str) -> bool:
     """Return whether a text ends in the mark."""
     return words.endswith(f" {MARK}")
+
+
+def in_markdown(words: str) -> str:
+    """Return the text with the mark as Markdown has it."""
+    return words.replace(MARK, MARK_IN_MARKDOWN)
 
 
 def bare(words: str) -> str:

@@ -11,8 +11,8 @@ from analysis.significance import t_interval
 RANKING_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "name of the cell",
-    "rank": "1 is best, within the scale and among its flawed or its other cells; ties share the better rank; null with "
-    "diverged runs or without finished ones",
+    "rank": "1 is best, within the scale, flawed cells apart; ties share the better rank; null with diverged runs or "
+    "without finished ones",
     "n": "runs (seeds) that the mean is over: finished, and none that an audit found invalid unless included",
     "mean": "mean of the metric over them",
     "sd": "standard deviation over seeds (n - 1); null for n = 1",

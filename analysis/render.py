@@ -41,6 +41,10 @@ SECTIONS = {
         "Means over seeds. Loss is the validation loss in nats per token; minutes are of training alone.",
     ),
     "audits": ("Audits", ""),
+    "left_out": (
+        "Runs left out",
+        "An audit found these runs invalid: they are in no other number here. --include-invalid takes them in.",
+    ),
     "ended_early": ("Runs that did not finish", "A diverged run is an outcome, not a gap: its cell has no rank."),
 }
 """Title and lead of each section, in the report's order; most are named after the table that they show.
@@ -58,8 +62,6 @@ FIGURES = {
 RANKING_TEX = ("scale", "rank", "cell", "n")
 COMPARISONS_TEX = ("difference [95 %]", "% of perplexity [95 %]", "Holm p")
 """Columns of ranking.tex, with the mean and its interval between these two."""
-RED_IN_MARKDOWN = "\U0001f534"
-"""The mark in Markdown, which has no colours of its own."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
@@ -179,7 +181,7 @@ def _environment(autoescape: bool) -> Environment:
 
 def _markdown(words: str) -> str:
     """Return the text fit for Markdown and cells of its tables: one line, nothing that ends a cell or starts markup."""
-    return re.sub(r"([|<*\\`])", r"\\\1", " ".join(words.split())).replace(marks.MARK, RED_IN_MARKDOWN)
+    return re.sub(r"([|<*\\`])", r"\\\1", marks.in_markdown(" ".join(words.split())))
 
 
 def _tex(words: str) -> str:

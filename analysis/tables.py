@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import marks, text
-from analysis.results import Results
+from analysis.results import AUDIT_MARK, Results
 from analysis.runs import records
 from analysis.schema import CELL, ERROR, FINISHED, FLAWS, INVALID, SEED, STATUS, STEPS
 from analysis.summary import COLUMNS, Analysis
@@ -147,7 +147,7 @@ AUDITS = [
 
 
 def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
-    """Return the tables that have rows, by their name in `summary.COLUMNS`, and `ended_early` (diverged, failed)."""
+    """Return the tables that have rows, by their name in `summary.COLUMNS`, `left_out` (invalid) and `ended_early`."""
     layouts = {
         "ranking": _ranking(results),
         "comparisons": COMPARISONS,
@@ -162,12 +162,37 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         for name, layout in layouts.items()
         if len(getattr(analysis, name))
     }
+    if results.left_out.any():
+        columns = [
+            _name(CELL),
+            _count("n", "runs"),
+            _Column("their " + results.metric, "mean", lambda row: text.number(row["mean"])),
+            _word(INVALID, "found invalid by"),
+        ]
+        made["left_out"] = _table("left_out", _left_out(results), columns)
     early = results.runs[results.runs[STATUS] != FINISHED]
     if len(early):
         early = early.assign(**{FLAWS: [results.marks_of([cell]) for cell in early[CELL]]})
         columns = [_name(CELL), _count(SEED), _word(STATUS), _count(STEPS, "updates"), _word(ERROR, "what happened")]
         made["ended_early"] = _table("ended_early", early.fillna({ERROR: text.NOTHING}), columns)
     return made
+
+
+def _left_out(results: Results) -> pd.DataFrame:
+    """Return the cells of runs that are left out, with their mean: it is no result, and so has a mark."""
+    runs = results.runs[results.left_out]
+    return pd.DataFrame(
+        [
+            {
+                CELL: str(cell),
+                "n": len(found),
+                "mean": found[results.metric].mean(),
+                INVALID: ", ".join(names := sorted({name for text in found[INVALID] for name in text.split()})),
+                FLAWS: " ".join([*(AUDIT_MARK + name for name in names), results.marks_of([str(cell)])]),
+            }
+            for cell, found in runs.groupby(CELL, sort=False)
+        ]
+    )
 
 
 def _table(name: str, data: pd.DataFrame, layout: list[_Column]) -> Table:

@@ -11,7 +11,7 @@ import pytest
 
 from analysis import published_tables
 from analysis.__main__ import main
-from analysis.compare_published import Comparison, compare, compare_published, newest_study
+from analysis.compare_published import SOUND, Comparison, compare, compare_published, newest_study
 from analysis.derived import CHANGE, EFFICIENCY
 from analysis.errors import AnalysisError
 from analysis.published import load_published
@@ -123,7 +123,7 @@ def test_without_a_source_the_newest_study_with_results_is_taken(
         os.utime(study(tmp_path / "results" / name) / "plan.json", (1_000 - place, 1_000 - place))
     (tmp_path / "results" / "exp6_grid-empty").mkdir()
     (tmp_path / "results" / "exp6_grid-empty" / "plan.json").write_text("{}")
-    assert newest_study("exp6_grid") == Path("results/exp6_grid-new")
+    assert newest_study("exp6_grid", SOUND) == Path("results/exp6_grid-new")
     assert main(["compare-published", "exp6", "--markdown", "table.md"]) == 0
     shown = capsys.readouterr().out
     assert "as measured in exp6_grid-new, scale cpu" in shown
@@ -152,7 +152,13 @@ def test_errors_are_one_line_and_say_what_works(
     foreign.write_text("cell,seed,val_loss\nbaseline_x,0,2.0\nb,0,2.0\n")
     study(tmp_path / "results" / "exp6_grid-cpu")
     for arguments, parts in (
-        (["exp3"], ["no results of exp3_rmsnorm under results/", "`python sweeps/exp3_rmsnorm.py` makes them"]),
+        (
+            ["exp3"],
+            [
+                "no results of exp3_rmsnorm (sound protocol) under results/",
+                "`python sweeps/exp3_rmsnorm.py` makes them",
+            ],
+        ),
         (["epx6"], ["no published table of 'epx6'", "did you mean 'exp6'"]),
         (["exp6", str(other)], ["the results 'exp6_grid", "are of exp4_mlp, not of exp6_grid"]),
         (["exp6", "nowhere"], ["there is no 'nowhere'"]),
