@@ -16,8 +16,8 @@ BETTER, WORSE, OPEN = "#0072B2", "#D55E00", "#8a94a0"
 """What a comparison says: a cell is better than its baseline, worse, or it cannot be told."""
 FLAWED = "#c1121f"
 """Of everything that is no result."""
-LETTERS = 13.5
-"""Letters of the warning an inch takes, at most."""
+LETTERS = 11.5
+"""Letters of the warning that an inch holds, wide ones included."""
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",

@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.errors import AnalysisError
 from analysis.results import AUDITS, METRICS
 from analysis.schema import (
+    AUDITS_RUN,
     CELL,
     CONFIG_HASH,
     CURVE_COLUMNS,
@@ -34,8 +35,6 @@ NUMBERS = tuple(name for name in RESULT_COLUMNS_AFTER_FACTORS if name not in (SE
 """Result columns that hold measured numbers: float64 in memory, so that null is NaN everywhere."""
 WHOLE, DECIMAL = r"[+-]?\d+", r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 DEFAULT_BASELINE = "baseline"
-AUDITS_RUN = "audits"
-"""Entry of a run's environment that names the audits that ran, by commas; missing where none did."""
 
 
 def runs_table(rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], order: Iterable[str]) -> pd.DataFrame:
