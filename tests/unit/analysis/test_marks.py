@@ -114,6 +114,8 @@ def test_nothing_that_is_rendered_lacks_the_mark(sound: Results, flaws: dict[str
     red_rows = [row for row in re.findall(r"<tr.*?</tr>", page, flags=re.DOTALL) if '<tr class="flawed">' in row]
     assert all(marks.MARK in row for row in red_rows)
     assert page.count(marks.MARK) >= len(red_rows) > 0
+    listed = re.findall(r"<li([^>]*)><span>([^<]*)</span>", page)
+    assert all((style == ' class="flawed"') == marks.is_marked(name) for style, name in listed)
     lines = [line for line in tex.splitlines() if line.endswith(r"\\") and not line.startswith(r"\multi")][1:]
     for line, row in zip(lines, analysis.ranking.to_dict("records"), strict=True):
         parts = line.removesuffix(r" \\").split(" & ")
@@ -203,7 +205,10 @@ def test_a_wholly_flawed_study_has_no_verdict(flawed: Results) -> None:
 
 def test_effects_over_a_grid_are_flawed_with_any_cell_of_it(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "grid", seeds=4, design="orthogonal", flaws={"moe": [LEAK]})
-    effects = analyse(load_results(folder)).main_effects
+    results = load_results(folder)
+    effects = analyse(results).main_effects
+    table = render.content(results, analyse(results)).tables["main_effects"]
+    assert all(marks.is_marked(row[table.headers.index("effect")]) for row in table.rows)
     assert len(effects) == 10
     assert (effects["flaws"] == LEAK).all()
     assert not any(text.startswith(CLAIMS) or "together" in text for text in effects["verdict"])
