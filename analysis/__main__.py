@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from analysis import published_tables
+from analysis import marks, published_tables
 from analysis.compare_published import compare_published
 from analysis.errors import AnalysisError
 from analysis.load import load_results
@@ -32,6 +33,7 @@ def report(
     study: str | None = None,
     baseline: str | None = None,
     metric: str | None = None,
+    include_invalid: bool = False,
 ) -> None:
     """Write the report of a study: report.md, report.html, results.csv, results.json, ranking.tex and figures.
 
@@ -43,13 +45,16 @@ def report(
         baseline: Cell to compare with; by default the plan's, or "baseline".
         metric: What to compare cells by: val_loss, val_accuracy, val_perplexity, train_loss; of a CSV any column that
             holds the validation loss in nats per token.
+        include_invalid: Take runs that an audit found invalid into the numbers, marked.
     """
-    results = load_results(source, study, baseline, metric)
+    results = dataclasses.replace(load_results(source, study, baseline, metric), include_invalid=include_invalid)
     folder = Path(source) if Path(source).is_dir() else Path(f"report-{results.study}")
     written = write_report(results, output or folder)
     print(f"report of {results.study}: {written.html}")
     for path in written.files[1:]:
         print(f"  {path.name}")
+    if results.marks:
+        Console(highlight=False).print(marks.warning(results), style="bold red", markup=False, soft_wrap=True)
 
 
 @app.command(name="compare-published")
@@ -57,6 +62,7 @@ def compare(
     published: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PUBLISHED")],
     source: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[SOURCE]")] = None,
     study: str | None = None,
+    protocol: Literal["sound", "published"] | None = None,
     markdown: Path | None = None,
 ) -> None:
     """Set a published table beside what was measured here, and recompute every figure that it derives.
@@ -64,11 +70,12 @@ def compare(
     Args:
         published: The published study: exp6_grid, or as much of its name as says which it is.
         source: A study's folder, a CSV with one row a (cell, seed), or an MLflow tracking URI; by default the newest
-            study of that script under results/.
+            sound study of that script under results/, and beside it the newest of the published protocol.
         study: Which study, where the source has several.
+        protocol: Take the newest study of this protocol, where no source is named.
         markdown: File to write the tables to as well.
     """
-    comparisons = compare_published(published, source, study)
+    comparisons = compare_published(published, source, study, protocol)
     console = _console()
     for comparison in comparisons:
         published_tables.show(comparison, console)

@@ -182,6 +182,8 @@ def _control_verdict(statuses: pd.DataFrame, largest: float, n: int, tolerance: 
 def _no_test(results: Results, pairs: dict[str, str], control: pd.DataFrame) -> pd.Series:
     """Return for each cell why it is not to be tested against its baseline, or empty text."""
     diverged, runs = results.count(schema.DIVERGED), results.statuses.notna().sum(axis=1)
+    invalid = results.count(schema.INVALID)
+    nothing_left = (invalid > 0) & (results.count(schema.FINISHED) == 0)
     same = control[(control["largest"] > 0) & (control["largest"] <= control["tolerance"])]
     rounded = dict(zip(zip(same["cell"], same["partner"], strict=True), same["verdict"], strict=True))
     reasons = {}
@@ -190,6 +192,10 @@ def _no_test(results: Results, pairs: dict[str, str], control: pd.DataFrame) -> 
             reasons[cell] = f"diverged in {diverged[cell]} of {runs[cell]} seeds"
         elif diverged[baseline]:
             reasons[cell] = f"baseline diverged in {diverged[baseline]} of {runs[baseline]} seeds"
+        elif nothing_left[cell]:
+            reasons[cell] = f"no valid run left: audits found {invalid[cell]} of {runs[cell]} invalid"
+        elif nothing_left[baseline]:
+            reasons[cell] = f"no valid run of the baseline left: audits found {invalid[baseline]} invalid"
         else:
             reasons[cell] = rounded.get((cell, baseline), "")
     return pd.Series(reasons, dtype=object)

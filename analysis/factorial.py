@@ -153,7 +153,7 @@ def _incomplete(results: Results, grid: pd.DataFrame, joined: tuple[str, ...]) -
         return f"runs diverged in {', '.join(diverged.index[diverged > 0][:SHOWN])}"
     unfinished = grid.index[results.count(schema.FINISHED).loc[grid.index] == 0]
     if len(unfinished):
-        return f"no run finished in {', '.join(unfinished[:SHOWN])}"
+        return f"no valid run finished in {', '.join(unfinished[:SHOWN])}"
     if not results.finished(results.metric).loc[grid.index].notna().all().any():
         return "no seed finished in all of the grid's cells"
     return ""

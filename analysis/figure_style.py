@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, cast
 
 import matplotlib
@@ -13,6 +14,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Of the cells in one panel of curves."""
 BETTER, WORSE, OPEN = "#0072B2", "#D55E00", "#8a94a0"
 """What a comparison says: a cell is better than its baseline, worse, or it cannot be told."""
+FLAWED = "#c1121f"
+"""Of everything that is no result."""
+LETTERS = 11.5
+"""Letters of the warning that an inch holds, wide ones included."""
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -44,11 +49,25 @@ def style() -> Any:
     return matplotlib.rc_context(rc=cast(Any, STYLE))
 
 
-def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure:
-    """Return a figure (inches) that says on top what it shows and, below that, how to read it."""
-    below = 1 - 0.62 / height
+def new_figure(width: float, height: float, title: str, subtitle: str, warning: str) -> Figure:
+    """Return a figure that says on top what it shows and, below that, how to read it.
+
+    Args:
+        width: inches.
+        height: inches, without the lines of the warning.
+        title: what it shows.
+        subtitle: how to read it.
+        warning: why it shows no results, in red under the title; empty where it does.
+    """
+    lines = textwrap.wrap(warning, int(LETTERS * width))
+    high = 0.18 * len(lines)
+    height += high
+    below = 1 - (0.62 + high) / height
     layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, below - 0.01))
     figure = Figure(figsize=(width, height), layout=layout)
     figure.text(0.18 / width, 1 - 0.12 / height, title, va="top", fontsize=13, fontweight="bold")
-    figure.text(0.18 / width, 1 - 0.38 / height, subtitle, va="top", fontsize=9, color=MUTED)
+    if lines:
+        words = "\n".join(lines)
+        figure.text(0.18 / width, 1 - 0.38 / height, words, va="top", fontsize=9, fontweight="bold", color=FLAWED)
+    figure.text(0.18 / width, 1 - (0.38 + high) / height, subtitle, va="top", fontsize=9, color=MUTED)
     return figure

@@ -9,7 +9,16 @@ from analysis.errors import AnalysisError
 from analysis.load_csv import load_csv
 from analysis.load_mlflow import is_tracking_uri, load_mlflow
 from analysis.results import Results
-from analysis.runs import baselines_of_plan, curves_table, parse_plan, resolve_plan, runs_table, unknown
+from analysis.runs import (
+    audits_table,
+    baselines_of_plan,
+    curves_table,
+    parse_plan,
+    resolve_plan,
+    runs_table,
+    unknown,
+    was_audited,
+)
 from analysis.schema import CELL, FAILURES_FOLDER, PLAN_FILE, SEED, TrialRecord, read_records
 
 
@@ -61,6 +70,8 @@ def load_folder(folder: Path, study: str | None, baseline: str | None, metric: s
         factors=factors,
         baselines=baselines_of_plan(plan, baseline),
         plan=resolve_plan(plan, [record.environment for record in records], metric),
+        audits=audits_table((record.cell, record.seed, record.audits) for record in records),
+        audited=sum(was_audited(record.environment) for record in records),
     )
 
 

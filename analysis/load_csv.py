@@ -10,7 +10,16 @@ from typing import Any
 
 from analysis.errors import AnalysisError
 from analysis.results import METRICS, Results
-from analysis.runs import DEFAULT_BASELINE, NUMBERS, baselines_of, curves_table, runs_table, unknown, with_metric
+from analysis.runs import (
+    DEFAULT_BASELINE,
+    MARKS,
+    NUMBERS,
+    baselines_of,
+    curves_table,
+    runs_table,
+    unknown,
+    with_metric,
+)
 from analysis.schema import (
     CELL,
     CONFIG_HASH,
@@ -155,6 +164,7 @@ def _row(
     status = raw.get(STATUS, "").lower()
     if status and status not in STATUSES:
         raise AnalysisError(f"{where}: status must be one of {', '.join(STATUSES)} but got '{raw[STATUS]}'")
+    row |= {name: " ".join(raw.get(name, "").split()) for name in MARKS}
     return row | {STATUS: status or None, CONFIG_HASH: raw.get(CONFIG_HASH) or None, ERROR: raw.get(ERROR) or None}
 
 

@@ -20,6 +20,7 @@ from analysis.errors import AnalysisError
 from analysis.results import Results
 from analysis.runs import (
     DEFAULT_BASELINE,
+    audits_table,
     baselines_of,
     baselines_of_plan,
     curves_table,
@@ -27,6 +28,7 @@ from analysis.runs import (
     resolve_plan,
     runs_table,
     unknown,
+    was_audited,
     with_metric,
 )
 from analysis.schema import (
@@ -34,9 +36,12 @@ from analysis.schema import (
     CONFIG_HASH,
     ERROR,
     FINISHED,
+    FLAWS,
+    INVALID,
     PLAN_FILE,
     RESULT_COLUMNS_AFTER_FACTORS,
     SEED,
+    SEVERITIES,
     STATUS,
     STEP,
     STEPS,
@@ -46,6 +51,7 @@ from analysis.schema import (
     VAL_ACCURACY,
     VAL_LOSS,
     VAL_PERPLEXITY,
+    Audit,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +60,10 @@ if TYPE_CHECKING:
 
 PREFIX = "ablatune."
 PARENT = "mlflow.parentRunId"
-LABELS = ("study", "cell", "scale", "factor", "factors", "seed", "config_hash", "corpus_hash", "status", "error")
+LABELS = (
+    "study", "cell", "scale", "factor", "factors", "seed", "config_hash", "corpus_hash", "status", "error", "protocol",
+    "flaws", "audit",
+)  # fmt: skip
 """Tags (up to a dot) that say what a run is; all others under PREFIX say where it was made."""
 CURVES = (TOKENS, TRAIN_SECONDS, VAL_LOSS)
 """Metrics whose history is fetched: those that are drawn. One request a metric and run."""
@@ -106,11 +115,13 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
         notes.append(f"the study has no {PLAN_FILE} in MLflow: cells are in the order of the store")
         baselines = baselines_of(tuple(dict.fromkeys(runs[CELL])), factors, baseline or DEFAULT_BASELINE)
         plan = with_metric({}, metric) if metric else {}
+    audits = audits_table((row[CELL], row[SEED], _audits(run)) for run, row in zip(ended, rows, strict=True))
+    audited = sum(was_audited(_environment(run)) for run in ended)
     if len(ended) > MOST_CURVES:
         notes.append(f"no curves: {len(ended)} runs are more than the {MOST_CURVES} whose history is fetched")
         ended = []
     curves = curves_table([row for run in ended for row in _curve(client, run)])
-    return Results(chosen, runs, curves, factors, baselines, plan, tuple(notes))
+    return Results(chosen, runs, curves, factors, baselines, plan, tuple(notes), audits, audited)
 
 
 def _client(uri: str) -> MlflowClient:
@@ -205,7 +216,26 @@ def _row(run: Run, factors: dict[str, Any]) -> dict[str, Any]:
         TOKENS: metrics.get(TOKENS, 0),
         CONFIG_HASH: _label(run, "config_hash"),
         ERROR: run.data.tags.get(PREFIX + "error"),
+        FLAWS: run.data.tags.get(PREFIX + "flaws"),
+        INVALID: " ".join(audit.name for audit in _audits(run) if audit.severity == INVALID),
     }
+
+
+def _audits(run: Run) -> list[Audit]:
+    """Return what the audits found, from tags `ablatune.audit.<name>` that hold the severity and the evidence."""
+    beginning = f"{PREFIX}audit."
+    found = []
+    for key, value in sorted(run.data.tags.items()):
+        if key.startswith(beginning):
+            severity, _, evidence = value.partition(" ")
+            severity = severity.rstrip(":")
+            if severity not in SEVERITIES:
+                raise AnalysisError(
+                    f"MLflow run {run.info.run_id}: tag {key} must begin with one of {', '.join(SEVERITIES)} "
+                    f"but is '{value}'"
+                )
+            found.append(Audit(name=key.removeprefix(beginning), severity=severity, evidence=evidence.strip()))
+    return found
 
 
 def _curve(client: MlflowClient, run: Run) -> list[dict[str, Any]]:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from analysis import outcomes, text
+from analysis import marks, outcomes, text
 from analysis.results import NATS, Results
 from analysis.runs import records
-from analysis.schema import CELL, DIVERGED, FAILED, FINISHED, SEED, STATUS, STATUSES, STEPS, TOKENS, TRAIN_SECONDS
+from analysis.schema import (
+    CELL,
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    FLAWS,
+    INVALID,
+    SEED,
+    STATUS,
+    STATUSES,
+    STEPS,
+    TOKENS,
+    TRAIN_SECONDS,
+)
 from analysis.summary import Analysis
 
 
@@ -20,10 +34,31 @@ class Finding:
     """One line of the verdict: what is said, of which cells."""
 
     kind: str
-    """`alarm`, `best`, an outcome of outcomes.py, a status, or `missing`."""
+    """`alarm`, `best`, an outcome of outcomes.py, a status, `invalid` or `missing`."""
     claim: str
     cells: tuple[tuple[str, str], ...]
-    """(cell, its figures in words); empty where the claim holds of none."""
+    """(cell, its figures in words); empty where the claim holds of none. Marked names end in marks.MARK."""
+
+
+@dataclass(frozen=True)
+class Banner:
+    """What stands above everything else where numbers are no results."""
+
+    claim: str
+    flaws: list[tuple[str, str]]
+    """(name, what it means); the meaning is empty where the plan does not say."""
+
+
+def banner(results: Results) -> Banner | None:
+    """Return the banner of results with marks; None where there are none."""
+    if not results.marks:
+        return None
+    flawed, cells = len(results.marks), results.runs[CELL].nunique()
+    which = (
+        "No number here is a finding." if flawed == cells else f"Numbers with the mark {marks.MARK} are no findings."
+    )
+    how = "all cells" if flawed == cells else f"{flawed} of {cells} cells"
+    return Banner(f"{which} What is wrong with {how}:", marks.explanations(results))
 
 
 def verdict(results: Results, analysis: Analysis) -> dict[str, list[Finding]]:
@@ -47,7 +82,9 @@ def _alarms(control: pd.DataFrame) -> list[Finding]:
 
 def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> list[Finding]:
     unit = " nats" if results.metric in NATS else ""
-    findings = [_best(results, ranking, unit)]
+    flawed, found = found[found[FLAWS] != ""], found[found[FLAWS] == ""]
+    findings = [] if flawed.empty and (ranking[FLAWS] == "").all() else [_flawed(ranking, flawed, unit)]
+    findings += _best(results, ranking, unit)
     baselines = sorted(set(found["baseline"]))
     name = baselines[0] if len(baselines) == 1 else "the baseline"
     for kind, claim in (
@@ -67,29 +104,55 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
         rows = found[found["outcome"] == kind]
         if len(rows):
             findings.append(Finding(kind, claim, _cells(rows, lambda row: str(row["verdict"]))))
-    for kind, claim in ((DIVERGED, "Diverged"), (FAILED, "Failed"), ("missing", "Without a result yet")):
+    for kind, claim in (
+        (DIVERGED, "Diverged"),
+        (FAILED, "Failed"),
+        (INVALID, "Found invalid by an audit and left out"),
+        ("missing", "Without a result yet"),
+    ):
         rows = ranking[ranking[kind] > 0]
         if len(rows):
-            cells = tuple((row["cell"], _seeds([row[kind]])) for row in records(rows))
-            findings.append(Finding(kind, claim, cells))
+            findings.append(Finding(kind, claim, _cells(rows, partial(_lost, kind=kind))))
     return findings
 
 
-def _best(results: Results, ranking: pd.DataFrame, unit: str) -> Finding:
-    first = ranking[ranking["rank"] == 1]
-    claim = (
-        f"{'Lowest' if results.direction == 'min' else 'Highest'} mean {results.metric.replace('val_', 'validation ')}"
-    )
+def _flawed(ranking: pd.DataFrame, compared: pd.DataFrame, unit: str) -> Finding:
+    """Return the line on marked cells: their differences as they are, or why there is none, and no claim."""
+    words = {
+        row["cell"]: _figures(row, unit) if row["verdict"] == marks.NO_FINDING else str(row["verdict"])
+        for row in records(compared)
+    }
+    rows = ranking[(ranking[FLAWS] != "") | ranking["cell"].isin(words)]
+    mean = {
+        row["cell"]: f"mean {text.estimate(row['mean'], row['ci_low'], row['ci_high'])}{unit}" for row in records(rows)
+    }
+    cells = tuple((f"{cell} {marks.MARK}", words.get(cell, mean[cell])) for cell in rows["cell"])
+    return Finding(outcomes.FLAWED, "Flawed, so no finding", cells)
+
+
+def _best(results: Results, ranking: pd.DataFrame, unit: str) -> list[Finding]:
+    """Return the line on the best cell of those without a mark; none where all have one."""
+    sound = ranking[ranking[FLAWS] == ""]
+    if sound.empty:
+        return []
+    first = sound[sound["rank"] == sound["rank"].min()]
+    lowest = "Lowest" if results.direction == "min" else "Highest"
+    among = "" if len(sound) == len(ranking) else ", of the cells without a mark"
+    claim = f"{lowest} mean {results.metric.replace('val_', 'validation ')}{among}"
     cells = _cells(first, lambda row: text.estimate(row["mean"], row["ci_low"], row["ci_high"]) + unit)
-    return Finding("best", claim, cells)
+    return [Finding("best", claim, cells)]
 
 
 def _cells(rows: pd.DataFrame, words: Callable[[dict[str, Any]], str]) -> tuple[tuple[str, str], ...]:
-    return tuple((str(row["cell"]), words(row)) for row in records(rows))
+    return tuple((marks.marked(str(row["cell"]), row.get(FLAWS, "")), words(row)) for row in records(rows))
 
 
 def _figures(row: dict[str, Any], unit: str) -> str:
     return text.estimate(row["difference"], row["difference_low"], row["difference_high"], sign=True) + unit
+
+
+def _lost(row: dict[str, Any], kind: str) -> str:
+    return _seeds([row[kind]])
 
 
 def _seeds(counts: pd.Series | list[float]) -> str:
@@ -103,6 +166,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     finished = runs[runs[STATUS] == FINISHED]
     counts = runs[STATUS].value_counts()
     ended = [f"{counts[status]} {status}" for status in STATUSES if status in counts]
+    invalid = int(results.left_out.sum())
     planned = sum(len(cell["hashes"]) for cell in plan.get("cells", ()))
     seconds = runs[TRAIN_SECONDS].sum(min_count=1)
     pairs = [
@@ -114,7 +178,13 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("data hash", plan.get("data_hash")),
         ("cells", text.whole(runs[CELL].nunique())),
         ("seeds", f"{runs[SEED].nunique()} ({_range(runs[SEED])})"),
-        ("runs", ", ".join(ended) + (f", of {planned} planned" if planned else "")),
+        (
+            "runs",
+            ", ".join(ended)
+            + (f", of {planned} planned" if planned else "")
+            + (f"; {invalid} found invalid and left out" if invalid else ""),
+        ),
+        ("flaws", ", ".join(results.marks_of(results.marks).split())),
         ("updates a run", _range(finished[STEPS])),
         ("training tokens a run", _range(finished[TOKENS])),
         ("training time in all", f"{text.number(seconds / 60, 1)} minutes" if pd.notna(seconds) else None),

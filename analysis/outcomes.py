@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 BETTER, WORSE, OPEN, IDENTICAL, UNTESTED = "better", "worse", "not resolved", "identical", "not tested"
+FLAWED = "flawed"
+"""Not a finding, whatever the test says: see marks.py."""
 BEGINNINGS = {
     "better": BETTER,
     "worse": WORSE,
@@ -12,6 +14,7 @@ BEGINNINGS = {
     "identical": IDENTICAL,
     "within tolerance": IDENTICAL,  # of the negative control
     "exactly zero": IDENTICAL,
+    "flawed": FLAWED,
 }
 
 

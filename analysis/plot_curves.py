@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure_style import COLOURS, FAINT, INK, MUTED, new_figure
+from analysis import marks
+from analysis.figure_style import COLOURS, FAINT, FLAWED, INK, MUTED, new_figure
 from analysis.results import Results
-from analysis.schema import CELL, FINISHED, SEED, STATUS, STEP, TOKENS, TRAIN_SECONDS, VAL_LOSS
+from analysis.schema import CELL, SEED, STEP, TOKENS, TRAIN_SECONDS, VAL_LOSS
 
 AXES = {
     TOKENS: "training tokens (thousands)",
@@ -24,7 +25,7 @@ SHOWN_FROM = 1 / 3
 
 
 def mean_curves(results: Results, x: str, relative: bool = False) -> pd.DataFrame:
-    """Average the validation curves of the finished runs over seeds.
+    """Average the validation curves of the runs that count over seeds.
 
     Args:
         results: the study.
@@ -36,8 +37,8 @@ def mean_curves(results: Results, x: str, relative: bool = False) -> pd.DataFram
         columns cell, step, x (mean over seeds), mean, low, high (lowest and highest seed, nats per token), n; one row
         an evaluation that all of the cell's (paired) seeds have.
     """
-    finished = results.runs.loc[results.runs[STATUS] == FINISHED, [CELL, SEED]]
-    curves = results.curves.dropna(subset=[VAL_LOSS, x]).merge(finished, on=[CELL, SEED])
+    counted = results.counted[[CELL, SEED]]
+    curves = results.curves.dropna(subset=[VAL_LOSS, x]).merge(counted, on=[CELL, SEED])
     if relative:
         reference = curves[[CELL, SEED, STEP, VAL_LOSS]].rename(columns={CELL: "baseline", VAL_LOSS: "reference"})
         curves["baseline"] = curves[CELL].map(results.baselines)
@@ -99,6 +100,7 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
         _heading(x, relative),
         f"Mean over {_seeds(curves)}; band: lowest to highest seed. Grey: the other cells. "
         + ("Paired by seed." if relative else "The first third of training is cut off."),
+        marks.warning(results),
     )
     # Cells of other scales have other baselines: they are neither shown beside these nor on the same axes.
     shared = len({results.baselines[cell] for cell in cells}) == 1
@@ -106,7 +108,11 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
     for axes, (title, members) in zip(grid.flat, groups, strict=False):
         references = {results.baselines[cell] for cell in members}
         others = [cell for cell in cells if results.baselines[cell] in references and cell not in members]
-        _panel(axes, shown[shown[CELL].isin([*members, *others])], members, others, references)
+        names = {
+            cell: marks.marked(cell, results.marks_of([cell, *([results.baselines[cell]] if relative else [])]))
+            for cell in [*members, *others]
+        }
+        _panel(axes, shown[shown[CELL].isin(list(names))], members, others, references, names)
         axes.set_title(title)
     for axes in grid.flat[len(groups) :]:
         axes.set_visible(False)
@@ -127,8 +133,18 @@ def _seeds(curves: pd.DataFrame) -> str:
     return f"{low} seeds" if low == high else f"{low} to {high} seeds"
 
 
-def _panel(axes: Axes, curves: pd.DataFrame, members: list[str], others: list[str], references: set[str]) -> None:
-    """Draw the members in colour over the others in grey, their key beside the panel in the order of their ends."""
+def _panel(
+    axes: Axes,
+    curves: pd.DataFrame,
+    members: list[str],
+    others: list[str],
+    references: set[str],
+    names: Mapping[str, str],
+) -> None:
+    """Draw the members in colour over the others in grey, their key beside the panel in the order of their ends.
+
+    `names` are the cells' with the mark where they have one: such a name is red in the key.
+    """
     lines = dict(list(curves.groupby(CELL, sort=False)))
     for cell in others:
         colour, width = (INK, 1.3) if cell in references else (FAINT, 0.8)
@@ -147,7 +163,9 @@ def _panel(axes: Axes, curves: pd.DataFrame, members: list[str], others: list[st
         )  # fmt: skip
     handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     order = sorted(handles, key=lambda cell: -lines[cell]["mean"].iloc[-1])
-    axes.legend(
-        [handles[cell] for cell in order], order, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False,
-        fontsize=8.5, handlelength=2.4,
+    legend = axes.legend(
+        [handles[cell] for cell in order], [names[cell] for cell in order], loc="center left",
+        bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8.5, handlelength=2.4,
     )  # fmt: skip
+    for label in legend.get_texts():
+        label.set_color(FLAWED if marks.is_marked(label.get_text()) else INK)

@@ -10,12 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import figure_style, outcomes, text
+from analysis import figure_style, marks, outcomes, text
 from analysis.figure_style import INK, MUTED, new_figure
 from analysis.plot_curves import loss_figure
 from analysis.results import NATS, Results
 from analysis.runs import records
-from analysis.schema import CELL, FINISHED, SEED, STATUS, TOKENS, TRAIN_SECONDS
+from analysis.schema import CELL, FLAWS, INVALID, SEED, TOKENS, TRAIN_SECONDS
 from analysis.summary import Analysis
 
 DIFFERENCES = {
@@ -24,6 +24,8 @@ DIFFERENCES = {
     "not resolved, or not tested": figure_style.OPEN,
 }
 KEY = {**DIFFERENCES, "baseline": INK}
+NO_RESULT = "no result"
+"""In the key where something is marked."""
 FIGURE_SPACE = "\u2007"
 ROW = 0.3
 """Inches a row of a horizontal figure takes."""
@@ -53,26 +55,26 @@ def ranking_figure(results: Results, analysis: Analysis) -> Figure:
     table = analysis.ranking
     colours = dict(zip(analysis.comparisons["cell"], _colours(analysis.comparisons), strict=True))
     figure, panels = _rows_figure(
+        results,
         table,
         f"Ranking by {results.metric.replace('val_', 'validation ')}",
         "Diamond and bar: mean with its 95 % interval; dots: seeds; dashes: the baseline's mean. "
         "Colour: the comparison paired by seed.",
     )
-    finished = results.runs[results.runs[STATUS] == FINISHED]
     for axes, rows in panels:
         for place, row in enumerate(records(rows)):
-            colour = colours.get(row["cell"], INK)
-            seeds = finished.loc[finished[CELL] == row["cell"]].sort_values(SEED)[results.metric]
+            colour = figure_style.FLAWED if row[FLAWS] else colours.get(row["cell"], INK)
+            seeds = results.counted.loc[results.counted[CELL] == row["cell"]].sort_values(SEED)[results.metric]
             axes.plot(seeds, np.full(len(seeds), place + 0.27), "o", color=colour, alpha=0.5, markersize=3.5, mew=0)
             _estimate(axes, place, row["mean"], row["ci_low"], row["ci_high"], colour)
             if row["is_baseline"]:
-                axes.axvline(row["mean"], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-            lost = [f"{int(n)} {word}" for word, n in (("diverged", row["diverged"]), ("failed", row["failed"])) if n]
+                axes.axvline(row["mean"], color=colour, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+            lost = [f"{row[word]} {word}" for word in ("diverged", "failed", INVALID) if row[word]]
             _beside(axes, place, ", ".join([text.estimate(row["mean"], row["ci_low"], row["ci_high"]), *lost]))
-        labels = [f"{r['cell']}  {text.whole(r['rank']).rjust(2, FIGURE_SPACE)}" for r in records(rows)]
-        _label_rows(axes, labels, rows["is_baseline"].tolist())
+        ranks = [text.whole(row["rank"]).rjust(2, FIGURE_SPACE) for row in records(rows)]
+        _label_rows(axes, rows, "cell", rows["is_baseline"].tolist(), after=ranks)
         axes.set_xlabel(unit(results))
-    _key(figure, KEY)
+    _key(figure, results, KEY)
     return figure
 
 
@@ -82,6 +84,7 @@ def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
     if table.empty:
         return None
     figure, panels = _rows_figure(
+        results,
         table,
         "Difference from the baseline, paired by seed",
         "Diamond and bar: mean difference with its 95 % interval. Colour: after Holm's correction over "
@@ -89,16 +92,16 @@ def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
     )
     for axes, rows in panels:
         _forest(axes, rows)
-        _label_rows(axes, rows["cell"].tolist())
+        _label_rows(axes, rows, "cell")
         axes.set_xlabel(f"difference in {unit(results)}, cell {text.MINUS} baseline")
-    _key(figure, DIFFERENCES)
+    _key(figure, results, DIFFERENCES)
     return figure
 
 
 def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
     """What each component does: alone against the baseline and, where the design allows, over the whole grid."""
     parts = [
-        (title, table.assign(label=table["scale"].map(lambda s: f"  @{s}" if s else "")), name)
+        (title, table, name)
         for title, table, name in (
             ("one at a time, against the baseline", analysis.contributions, "factor"),
             ("over the grid, averaged over the other components", analysis.main_effects, "effect"),
@@ -113,23 +116,27 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
         height,
         "What each component contributes",
         "Mean paired difference over seeds with its 95 % interval. Colour: after Holm's correction.",
+        marks.warning(results),
     )
     grid = figure.subplots(
         len(parts), 1, sharex=True, squeeze=False, height_ratios=[len(table) + 1 for _, table, _ in parts]
     )
     for axes, (title, table, name) in zip(grid[:, 0], parts, strict=True):
         _forest(axes, table)
-        _label_rows(axes, (table[name] + table["label"]).tolist())
+        _label_rows(axes, table, name, after=[f"@{scale}" if scale else "" for scale in table["scale"]])
         axes.set_title(title)
     grid[-1, 0].set_xlabel(f"difference in {unit(results)}, with {text.MINUS} without")
-    _key(figure, DIFFERENCES)
+    _key(figure, results, DIFFERENCES)
     return figure
 
 
-def _rows_figure(table: pd.DataFrame, title: str, subtitle: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+def _rows_figure(
+    results: Results, table: pd.DataFrame, title: str, subtitle: str
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """Return a figure with one panel a scale, its height from the rows."""
     groups = list(table.groupby("scale", sort=False))
-    figure = new_figure(9, 1.3 + sum(ROW * len(rows) + 0.55 for _, rows in groups), title, subtitle)
+    height = 1.3 + sum(ROW * len(rows) + 0.55 for _, rows in groups)
+    figure = new_figure(9, height, title, subtitle, marks.warning(results))
     grid = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[len(rows) + 1 for _, rows in groups])
     for axes, (scale, _) in zip(grid[:, 0], groups, strict=True):
         axes.set_title(str(scale))
@@ -143,9 +150,12 @@ def _estimate(axes: Axes, place: int, mean: float, low: float, high: float, colo
 
 
 def _colours(table: pd.DataFrame) -> list[str]:
-    """Return the colour of each row of a table with verdicts."""
+    """Return the colour of each row of a table with verdicts and marks."""
     told_apart = {outcomes.BETTER: figure_style.BETTER, outcomes.WORSE: figure_style.WORSE}
-    return [told_apart.get(outcomes.outcome(verdict), figure_style.OPEN) for verdict in table["verdict"]]
+    return [
+        figure_style.FLAWED if flaws else told_apart.get(outcomes.outcome(verdict), figure_style.OPEN)
+        for verdict, flaws in zip(table["verdict"], table[FLAWS], strict=True)
+    ]
 
 
 def _forest(axes: Axes, rows: pd.DataFrame) -> None:
@@ -165,16 +175,25 @@ def _beside(axes: Axes, place: int, words: str) -> None:
     )  # fmt: skip
 
 
-def _label_rows(axes: Axes, labels: Sequence[str], bold: Sequence[bool] = ()) -> None:
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+def _label_rows(
+    axes: Axes, rows: pd.DataFrame, name: str, bold: Sequence[bool] = (), after: Sequence[str] = ()
+) -> None:
+    """Label a panel's rows by the column `name`, marked and red where they are no results, and what comes after it."""
+    n = len(rows)
+    names = [marks.marked(str(row[name]), row[FLAWS]) for row in records(rows)]
+    axes.set_yticks(
+        range(n), [f"{label}  {more}".rstrip() for label, more in zip(names, after or [""] * n, strict=True)]
+    )
+    axes.set_ylim(n - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
-    for tick, strong in zip(axes.get_yticklabels(), bold or [False] * len(labels), strict=True):
-        tick.set_color(INK)
+    for tick, flaws, strong in zip(axes.get_yticklabels(), rows[FLAWS], bold or [False] * n, strict=True):
+        tick.set_color(figure_style.FLAWED if flaws else INK)
         tick.set_fontweight("bold" if strong else "normal")
 
 
-def _key(figure: Figure, key: dict[str, str]) -> None:
+def _key(figure: Figure, results: Results, key: dict[str, str]) -> None:
+    if results.marks:
+        key = {**key, f"{NO_RESULT} {marks.MARK}": figure_style.FLAWED}
     handles: list[Any] = [
         figure.axes[0].plot([], [], "D", color=colour, markersize=6, label=name)[0] for name, colour in key.items()
     ]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.compare_published import MIN_COMMON_ROWS, Comparison
+from analysis import marks
+from analysis.compare_published import MIN_COMMON_ROWS, SOUND, Comparison
 from analysis.derived import CHANGE, FORMULAS, PERPLEXITY, Derived
 from analysis.runs import records
+from analysis.schema import FLAWS, INVALID
 from analysis.text import MINUS, NOTHING, estimate, number, probability, significant, whole
 
 WRONG = "✗"
@@ -31,12 +35,19 @@ class Section:
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Return the comparison as tables."""
-    return [_losses(comparison), _other_figures(comparison), _derived_figures(comparison)]
+    """Return the comparison as tables; measured figures that are no results end in the mark, which a line explains."""
+    flaws = [*comparison.rows[FLAWS], *(comparison.beside.rows[FLAWS] if comparison.beside else ())]
+    made = [_losses(comparison), _other_figures(comparison), _derived_figures(comparison)]
+    return [
+        dataclasses.replace(section, lines=(*section.lines, marks.caption(flaws)))
+        if any(marks.is_marked(cell) for row in section.rows for cell in row)
+        else section
+        for section in made
+    ]
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the comparison; figures that do not follow their formula are red."""
+    """Print the comparison; figures that do not follow their formula, and those that are no results, are red."""
     for section in sections(comparison):
         console.print(section.title, style="bold", markup=False, soft_wrap=True)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -44,11 +55,15 @@ def show(comparison: Comparison, console: Console) -> None:
             is_word = place < section.words
             table.add_column(column, justify="left" if is_word else "right", no_wrap=place == 0 or not is_word)
         for row in section.rows:
-            table.add_row(*(Text(cell, style="bold red" if cell.endswith(WRONG) else "") for cell in row))
+            table.add_row(*(Text(cell, style="bold red" if _is_red(cell) else "") for cell in row))
         console.print(table)
         for line in section.lines:
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, style="bold red" if line.startswith(marks.MARK) else "", markup=False, soft_wrap=True)
         console.print()
+
+
+def _is_red(cell: str) -> bool:
+    return cell.endswith(WRONG) or marks.is_marked(cell)
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
@@ -58,34 +73,50 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         rule = ["---" if place < section.words else "---:" for place in range(len(section.columns))]
         lines = [f"| {' | '.join(row)} |" for row in (section.columns, rule, *section.rows)]
         parts += [f"## {section.title}", "\n".join(lines), *section.lines]
-    return "\n\n".join(parts) + "\n"
+    return marks.in_markdown("\n\n".join(parts) + "\n")
 
 
 def _losses(comparison: Comparison) -> Section:
+    beside = comparison.beside
+    flawed = records(beside.rows) if beside else [None] * len(comparison.rows)
     rows = []
-    for published, row in zip(comparison.table.rows, records(comparison.rows), strict=True):
-        measured = estimate(row["val_loss"], row["ci_low"], row["ci_high"])
+    for published, row, other in zip(comparison.table.rows, records(comparison.rows), flawed, strict=True):
         really = "; ".join(part for part in (published.really, published.remark) if part)
         rows.append(
             (
                 published.variant,
-                published.cell,
+                row["cell"].partition("@")[0],
                 really,
                 published.val_loss.text,
-                f"{measured}, {row['diverged']} diverged" if row["diverged"] else measured,
+                *([_loss(other)] if other else []),
+                _loss(row),
                 str(row["n"]),
                 str(published.rank),
-                whole(row["rank"]) if row["rank"] == row["rank"] else NOTHING,
+                _measured(row, whole(row["rank"]) if row["rank"] == row["rank"] else NOTHING),
             )
         )
     where = f", scale {comparison.scale}" if comparison.scale else ""
-    return Section(
-        title=f"{comparison.table.study}: loss as printed, and as measured in {comparison.study}{where}",
-        columns=("variant", "cell", "really trained", "loss", "measured [95 %]", "n", "rank", "measured"),
-        rows=rows,
-        words=3,
-        lines=(_agreement(comparison),),
-    )
+    how = "" if comparison.protocol == SOUND else f", protocol {comparison.protocol}"
+    title = f"{comparison.table.study}: loss as printed, and as measured in {comparison.study}{where}{how}"
+    columns = ["variant", "cell", "really trained", "loss", "measured [95 %]", "n", "rank", "measured"]
+    if beside:
+        title += f"; under the published protocol in {beside.study}"
+        columns[4:6] = ["published protocol [95 %]", "sound [95 %]", "n (sound)"]
+    lines = [_agreement(comparison)]
+    invalid = int(comparison.rows[INVALID].sum())
+    if invalid:
+        lines.append(f"runs left out because an audit found them invalid: {invalid}")
+    return Section(title=title, columns=tuple(columns), rows=rows, words=3, lines=tuple(lines))
+
+
+def _loss(row: Mapping[str, Any]) -> str:
+    loss = estimate(row["val_loss"], row["ci_low"], row["ci_high"])
+    return _measured(row, f"{loss}, {row['diverged']} diverged" if row["diverged"] else loss)
+
+
+def _measured(row: Mapping[str, Any], words: str) -> str:
+    """Return a measured figure, marked where the row is no result; what was not measured needs no mark."""
+    return words if words == NOTHING else marks.marked(words, row[FLAWS])
 
 
 def _agreement(comparison: Comparison) -> str:
@@ -102,13 +133,13 @@ def _other_figures(comparison: Comparison) -> Section:
         (
             published.variant,
             published.val_accuracy.text,
-            number(row["val_accuracy"]),
+            _measured(row, number(row["val_accuracy"])),
             _printed(perplexities[published.variant]),
-            significant(comparison.measured(perplexities[published.variant]), 5),
+            _measured(row, significant(comparison.measured(perplexities[published.variant]), 5)),
             published.train_minutes.text,
-            significant(row["train_minutes"], 3),
+            _measured(row, significant(row["train_minutes"], 3)),
             f"{published.params_total:,}",
-            whole(row["params_total"]),
+            _measured(row, whole(row["params_total"])),
         )
         for published, row in zip(comparison.table.rows, records(comparison.rows), strict=True)
     ]
@@ -119,6 +150,7 @@ def _other_figures(comparison: Comparison) -> Section:
 
 def _derived_figures(comparison: Comparison) -> Section:
     figures = [figure for figure in comparison.derived if figure.figure != PERPLEXITY]
+    flaws = dict(zip(comparison.rows["variant"], comparison.rows[FLAWS], strict=True))
     rows = [
         (
             figure.variant,
@@ -127,7 +159,10 @@ def _derived_figures(comparison: Comparison) -> Section:
             figure.remark,
             _printed(figure),
             f"{_shown(figure, figure.value)} [{', '.join(_shown(figure, end) for end in figure.interval)}]",
-            _shown(figure, comparison.measured(figure)),
+            _measured(
+                {FLAWS: flaws[figure.variant] or flaws.get(figure.against, "")},
+                _shown(figure, comparison.measured(figure)),
+            ),
         )
         for figure in figures
     ]

@@ -11,8 +11,9 @@ from analysis.significance import t_interval
 RANKING_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "name of the cell",
-    "rank": "1 is best, within the scale; ties share the better rank; null with diverged runs or without finished ones",
-    "n": "finished runs (seeds)",
+    "rank": "1 is best, within the scale, flawed cells apart; ties share the better rank; null with diverged runs or "
+    "without finished ones",
+    "n": "runs (seeds) that the mean is over: finished, and none that an audit found invalid unless included",
     "mean": "mean of the metric over them",
     "sd": "standard deviation over seeds (n - 1); null for n = 1",
     "ci_low": "95 % t interval of the mean, lower end; null for n = 1",
@@ -22,6 +23,7 @@ RANKING_COLUMNS = {
     "diverged": "runs that diverged: they are outcomes, and the mean is that of the survivors alone",
     "failed": "runs that an error ended",
     "missing": "planned runs without a record",
+    "invalid": "runs left out of all numbers because an audit found them invalid",
     "is_baseline": "whether other cells of its scale are compared with this one",
 }
 
@@ -29,10 +31,11 @@ RANKING_COLUMNS = {
 def rank_cells(results: Results) -> pd.DataFrame:
     """Rank the cells within their scale by the mean of the metric over finished seeds.
 
-    A cell with diverged runs has no rank: the mean of its survivors would flatter it. Equal means share a rank.
+    A cell with diverged runs has no rank: the mean of its survivors would flatter it. Equal means share a rank. Cells
+    that were trained under flaws are ranked apart: they take no place from a result.
 
     Returns:
-        RANKING_COLUMNS, by rank within each scale; cells without a rank last.
+        RANKING_COLUMNS, by rank within each scale; flawed cells after the others, of each those without a rank last.
     """
     values = results.finished(results.metric)
     table = pd.DataFrame({"scale": results.scales, "cell": values.index}, index=values.index)
@@ -41,17 +44,18 @@ def rank_cells(results: Results) -> pd.DataFrame:
     table["ci_low"], table["ci_high"] = t_interval(mean, sd, n)
     table["val_accuracy"] = results.finished(schema.VAL_ACCURACY).mean(axis=1, skipna=True)
     table["params_total"] = results.runs.groupby(schema.CELL)[schema.PARAMS_TOTAL].max()
-    for name in (schema.DIVERGED, schema.FAILED):
+    for name in (schema.DIVERGED, schema.FAILED, schema.INVALID):
         table[name] = results.count(name)
     planned = len(results.plan.get("seeds", ()))
     table["missing"] = (planned - results.statuses.notna().sum(axis=1)).clip(lower=0)
     baselines = {base for cell, base in results.baselines.items() if cell != base}
     table["is_baseline"] = table["cell"].isin(baselines)
     rankable = table["mean"].where(table[schema.DIVERGED] == 0)
-    ranks = rankable.groupby(table["scale"]).rank(method="min", ascending=results.direction == "min")
+    flawed = table["cell"].isin(results.runs.loc[results.runs[schema.FLAWS] != "", schema.CELL])
+    ranks = rankable.groupby([table["scale"], flawed]).rank(method="min", ascending=results.direction == "min")
     table["rank"] = ranks.astype("Int64")
     order = {scale: place for place, scale in enumerate(table["scale"].unique())}
-    table["order"] = table["scale"].map(order)
+    table["order"] = 2 * table["scale"].map(order) + flawed
     # Equal ranks keep the plan's order; among cells without a rank those that have a mean come first.
     table = table.sort_values(
         ["order", "rank", "mean"], kind="stable", ascending=[True, True, results.direction == "min"]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import narrative, text
+from analysis import marks, narrative, text
+from analysis.audits import audited_runs
 from analysis.results import Results
 from analysis.summary import Analysis
 from analysis.tables import Table, tables
@@ -39,9 +40,16 @@ SECTIONS = {
         "Efficiency",
         "Means over seeds. Loss is the validation loss in nats per token; minutes are of training alone.",
     ),
+    "audits": ("Audits", ""),
+    "left_out": (
+        "Runs left out",
+        "An audit found these runs invalid: they are in no other number here. --include-invalid takes them in.",
+    ),
     "ended_early": ("Runs that did not finish", "A diverged run is an outcome, not a gap: its cell has no rank."),
 }
-"""Title and lead of each section, in the report's order; most are named after the table that they show."""
+"""Title and lead of each section, in the report's order; most are named after the table that they show.
+
+The lead of the audits says how much was audited."""
 FIGURES = {
     "ranking": ("ranking", "Ranking of the cells with intervals and every seed"),
     "differences": ("comparisons", "Difference of each cell from the baseline with intervals"),
@@ -57,7 +65,7 @@ COMPARISONS_TEX = ("difference [95 %]", "% of perplexity [95 %]", "Holm p")
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
-    text.MINUS: "$-$", text.NOTHING: "--",
+    text.MINUS: "$-$", text.NOTHING: "--", marks.MARK: r"$\dagger$",
 }  # fmt: skip
 
 
@@ -67,6 +75,10 @@ class Content:
 
     title: str
     byline: str
+    banner: narrative.Banner | None
+    warning: str
+    """Goes with everything that shows all cells; empty where no cell is marked."""
+    audited: str
     verdict: dict[str, list[narrative.Finding]]
     facts: list[tuple[str, str]]
     remarks: list[str]
@@ -92,6 +104,9 @@ def content(results: Results, analysis: Analysis) -> Content:
     return Content(
         title=str(results.plan.get("title") or results.study),
         byline=" \u00b7 ".join([results.study, *parts]),
+        banner=narrative.banner(results),
+        warning=marks.warning(results),
+        audited=audited_runs(results),
         verdict=narrative.verdict(results, analysis),
         facts=facts,
         remarks=narrative.remarks(results, analysis),
@@ -111,7 +126,7 @@ def html(made: Content, figures: Mapping[str, bytes]) -> str:
 
 
 def latex(made: Content) -> str:
-    """Return ranking.tex: a tabular in booktabs' style, to be \\input into a table."""
+    """Return ranking.tex: a tabular in booktabs' style, to be \\input into a table; marked rows are red."""
     ranking, comparisons = made.tables["ranking"], made.tables.get("comparisons")
     columns = [i for i, header in enumerate(ranking.headers) if header in RANKING_TEX or header.endswith("[95 %]")]
     headers = [ranking.headers[i] for i in columns]
@@ -119,25 +134,39 @@ def latex(made: Content) -> str:
     if comparisons is not None:
         columns = [i for i, header in enumerate(comparisons.headers) if header in COMPARISONS_TEX]
         place = comparisons.headers.index("cell")
-        figures = {row[place]: [row[i] for i in columns] for row in comparisons.rows}
+        joined = {marks.bare(row[place]): (row[place], [row[i] for i in columns]) for row in comparisons.rows}
+        name = headers.index("cell")
         for row in rows:
-            row += figures.get(row[headers.index("cell")], [text.NOTHING] * len(columns))
+            # A sound cell's difference from a marked baseline has a mark, so the comparison's name is the one to take.
+            row[name], figures = joined.get(marks.bare(row[name]), (row[name], [text.NOTHING] * len(columns)))
+            row += figures
         headers += [comparisons.headers[i] for i in columns]
     alignment = "".join("l" if header in ("cell", "scale") else "r" for header in headers)
+    inked = [_ink(row) for row in rows]
     template = _environment(autoescape=False).get_template("ranking.tex.j2")
-    return template.render(headers=headers, rows=rows, alignment=alignment)
+    return template.render(headers=headers, rows=inked, alignment=alignment, caption=_tex(made.warning))
+
+
+def _ink(row: list[str]) -> list[str]:
+    """Return a row's texts as LaTeX, red where the row has a mark."""
+    flawed = any(map(marks.is_marked, row))
+    return [rf"\textcolor{{red}}{{{_tex(value)}}}" if flawed else _tex(value) for value in row]
 
 
 def _render(template: str, made: Content, pictures: Mapping[str, str], autoescape: bool) -> str:
+    warning = f". {made.warning}" if made.warning else ""
     placed = {
-        name: [(pictures[f], words) for f, (where, words) in FIGURES.items() if where == name and f in pictures]
+        name: [
+            (pictures[f], words + warning) for f, (where, words) in FIGURES.items() if where == name and f in pictures
+        ]
         for name in SECTIONS
     }
+    leads = {name: lead for name, (_, lead) in SECTIONS.items()} | {"audits": made.audited}
     sections = [
-        Section(name, title, lead, made.tables.get(name), placed[name]) for name, (title, lead) in SECTIONS.items()
+        Section(name, title, leads[name], made.tables.get(name), placed[name]) for name, (title, _) in SECTIONS.items()
     ]
-    sections = [section for section in sections if section.table or section.figures]
-    return _environment(autoescape).get_template(template).render(content=made, sections=sections)
+    said = [part for part in sections if part.table or part.figures or (part.name == "audits" and part.lead)]
+    return _environment(autoescape).get_template(template).render(content=made, sections=said)
 
 
 def _environment(autoescape: bool) -> Environment:
@@ -146,12 +175,13 @@ def _environment(autoescape: bool) -> Environment:
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {"md": _markdown, "tex": _tex}
+    environment.tests["marked"] = marks.is_marked
     return environment
 
 
 def _markdown(words: str) -> str:
     """Return the text fit for Markdown and cells of its tables: one line, nothing that ends a cell or starts markup."""
-    return re.sub(r"([|<*\\`])", r"\\\1", " ".join(words.split()))
+    return re.sub(r"([|<*\\`])", r"\\\1", marks.in_markdown(" ".join(words.split())))
 
 
 def _tex(words: str) -> str:

@@ -123,6 +123,8 @@ def results_json(results: Results, analysis: Analysis) -> dict[str, Any]:
             "study": results.study,
             "metric": results.metric,
             "direction": results.direction,
+            "flaws": results.marks_of(results.marks).split(),
+            "include_invalid": results.include_invalid,
             "plan": plan,
             "cells": results.plan.get("cells", []),
             "verdict": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,10 @@ METRICS = (schema.VAL_LOSS, schema.VAL_ACCURACY, schema.VAL_PERPLEXITY, schema.T
 NATS = (schema.VAL_LOSS, schema.TRAIN_LOSS)
 """Metrics in nats per token: their differences are also a percentage of perplexity."""
 DIRECTIONS = ("min", "max")
+AUDITS = (schema.CELL, schema.SEED, "audit", "severity", "evidence")
+"""Columns of the table of what audits found, one row a finding; fields of `schema.Audit`."""
+AUDIT_MARK = "audit."
+"""Begins a mark that says which audit found a run invalid; the other marks are flaws."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,12 @@ class Results:
     """The study's `plan.json`; empty where there is none."""
     notes: tuple[str, ...] = ()
     """What was left out in loading, counted, in words."""
+    audits: pd.DataFrame = dataclasses.field(default_factory=lambda: pd.DataFrame(columns=list(AUDITS)))
+    """What the audits found: columns AUDITS; empty where they found nothing or the source does not say."""
+    audited: int = 0
+    """Runs whose audits are known to have run."""
+    include_invalid: bool = False
+    """Whether runs that an audit found invalid are in the numbers all the same (and carry a mark)."""
 
     def __post_init__(self) -> None:
         _check_rows(self)
@@ -70,9 +81,39 @@ class Results:
         return pd.Series("", index=self.cells.index, name=schema.SCALE, dtype=object)
 
     @cached_property
+    def left_out(self) -> pd.Series:
+        """For each run whether it is in no number because an audit found it invalid."""
+        return (self.runs[schema.INVALID] != "") & (not self.include_invalid)
+
+    @cached_property
+    def counted(self) -> pd.DataFrame:
+        """The runs that numbers are made of: finished, and not left out."""
+        return self.runs[(self.runs[schema.STATUS] == schema.FINISHED) & ~self.left_out]
+
+    @cached_property
     def statuses(self) -> pd.DataFrame:
-        """How each run ended: cells (all, in order) x seeds (rising); null where there is no run."""
-        return self._by_seed(self.runs, schema.STATUS, object)
+        """How each run ended, `invalid` where it is left out: cells (all, in order) x seeds; null where no run is."""
+        statuses = self.runs[schema.STATUS].mask(self.left_out, schema.INVALID)
+        return self._by_seed(self.runs.assign(**{schema.STATUS: statuses}), schema.STATUS, object)
+
+    @cached_property
+    def marks(self) -> dict[str, frozenset[str]]:
+        """Cell -> why its numbers are no results, for the cells that have such a mark.
+
+        A mark is the name of a flaw that a run was trained under, or AUDIT_MARK with the name of an audit that found a
+        run invalid which is in the numbers all the same.
+        """
+        found: dict[str, set[str]] = {}
+        columns = self.runs[[schema.CELL, schema.FLAWS, schema.INVALID]].drop_duplicates()
+        for cell, flaws, invalid in columns.itertuples(index=False):
+            names = {*flaws.split(), *(AUDIT_MARK + name for name in invalid.split() if self.include_invalid)}
+            if names:
+                found.setdefault(cell, set()).update(names)
+        return {cell: frozenset(names) for cell, names in found.items()}
+
+    def marks_of(self, cells: Iterable[str]) -> str:
+        """Return the marks of numbers that are made of these cells: names by spaces, empty for a result."""
+        return " ".join(sorted(set().union(*(self.marks.get(cell, ()) for cell in cells))))
 
     def off_level(self, factor: str, scale: str) -> Any:
         """Return the level that means "without": 0 where the factor has it, else that of the scale's baseline."""
@@ -82,12 +123,11 @@ class Results:
         return next((levels[self.baselines[cell]] for cell in levels.index if cell in self.baselines), levels.iloc[0])
 
     def finished(self, column: str) -> pd.DataFrame:
-        """Return a column of the finished runs: cells (all, in order) x seeds (rising), float, NaN elsewhere."""
-        runs = self.runs[self.runs[schema.STATUS] == schema.FINISHED]
-        return self._by_seed(runs, column, float)
+        """Return a column of the counted runs: cells (all, in order) x seeds (rising), float, NaN elsewhere."""
+        return self._by_seed(self.counted, column, float)
 
     def count(self, status: str) -> pd.Series:
-        """Return how many runs of each cell ended with a status."""
+        """Return how many runs of each cell ended with a status, or are left out (`schema.INVALID`)."""
         return (self.statuses == status).sum(axis=1)
 
     def _by_seed(self, runs: pd.DataFrame, column: str, dtype: type) -> pd.DataFrame:

@@ -10,22 +10,28 @@ from typing import Any
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.results import METRICS
+from analysis.results import AUDITS, METRICS
 from analysis.schema import (
+    AUDITS_RUN,
     CELL,
     CONFIG_HASH,
     CURVE_COLUMNS,
     ERROR,
+    FLAWS,
+    INVALID,
     RESULT_COLUMNS_AFTER_FACTORS,
     SCALE,
     SEED,
     STATUS,
     STUDY,
     VAL_ACCURACY,
+    Audit,
     result_columns,
 )
 
-NUMBERS = tuple(name for name in RESULT_COLUMNS_AFTER_FACTORS if name not in (SEED, STATUS, CONFIG_HASH, ERROR))
+MARKS = (FLAWS, INVALID)
+"""Result columns that hold names by spaces: empty text where there are none."""
+NUMBERS = tuple(name for name in RESULT_COLUMNS_AFTER_FACTORS if name not in (SEED, STATUS, CONFIG_HASH, ERROR, *MARKS))
 """Result columns that hold measured numbers: float64 in memory, so that null is NaN everywhere."""
 WHOLE, DECIMAL = r"[+-]?\d+", r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 DEFAULT_BASELINE = "baseline"
@@ -40,7 +46,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], orde
         order: cell names; cells that it lacks come after, in the order of the rows.
 
     Returns:
-        seed int64, measured numbers float64 with NaN for null, texts `object` with None for null.
+        seed int64, measured numbers float64 with NaN for null, texts `object` with None for null, MARKS never null.
 
     Raises:
         AnalysisError: two rows are of one (cell, seed).
@@ -59,6 +65,8 @@ def runs_table(rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], orde
         runs[name] = pd.to_numeric(runs[name]).astype("float64")
     for name in (STUDY, CELL, STATUS, CONFIG_HASH, ERROR):
         runs[name] = runs[name].astype(object).where(runs[name].notna(), None)
+    for name in MARKS:
+        runs[name] = runs[name].where(runs[name].notna(), "")
     for name in factors:
         runs[name] = _levels(runs[name])
     places: dict[str, int] = {}
@@ -89,6 +97,17 @@ def curves_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     for name in CURVE_COLUMNS:
         curves[name] = pd.to_numeric(curves[name]).astype("float64")
     return curves
+
+
+def audits_table(runs: Iterable[tuple[str, int, Iterable[Audit]]]) -> pd.DataFrame:
+    """Build the table of what audits found (columns `results.AUDITS`) from (cell, seed, audits) of each run."""
+    rows = [(cell, seed, audit.name, audit.severity, audit.evidence) for cell, seed, found in runs for audit in found]
+    return pd.DataFrame(rows, columns=list(AUDITS))
+
+
+def was_audited(environment: Mapping[str, str]) -> bool:
+    """Return whether what a run recorded of its making names the audits that ran."""
+    return bool(environment.get(AUDITS_RUN))
 
 
 def with_metric(plan: Mapping[str, Any], metric: str) -> dict[str, Any]:

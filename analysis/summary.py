@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import comparisons as pairs
-from analysis import schema
+from analysis import marks, schema
+from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.ranking import RANKING_COLUMNS, rank_cells
@@ -34,17 +35,21 @@ class Analysis:
     """Factor-level contrasts over the complete grid, where the design allows them."""
     efficiency: pd.DataFrame
     """Rows in the ranking's order."""
+    audits: pd.DataFrame
+    """What the audits found, one row an audit and severity."""
     notes: tuple[str, ...]
     """Warnings in words. Those of loading (`Results.notes`) and of the plan are not repeated here."""
 
 
+MARK_COLUMN = {schema.FLAWS: marks.MARK_MEANING}
 COLUMNS: dict[str, dict[str, str]] = {
-    "ranking": RANKING_COLUMNS,
-    "comparisons": pairs.COMPARISON_COLUMNS,
-    "negative_control": pairs.CONTROL_COLUMNS,
-    "contributions": pairs.CONTRIBUTION_COLUMNS,
-    "main_effects": MAIN_EFFECT_COLUMNS,
-    "efficiency": EFFICIENCY_COLUMNS,
+    "ranking": RANKING_COLUMNS | MARK_COLUMN,
+    "comparisons": pairs.COMPARISON_COLUMNS | MARK_COLUMN,
+    "negative_control": pairs.CONTROL_COLUMNS | MARK_COLUMN,
+    "contributions": pairs.CONTRIBUTION_COLUMNS | MARK_COLUMN,
+    "main_effects": MAIN_EFFECT_COLUMNS | MARK_COLUMN,
+    "efficiency": EFFICIENCY_COLUMNS | MARK_COLUMN,
+    "audits": AUDIT_COLUMNS,
 }
 """Table -> column -> what it holds, in the tables' order; fit for a table's header."""
 
@@ -70,12 +75,13 @@ def analyse(results: Results) -> Analysis:
         *effect_notes,
     )
     return Analysis(
-        ranking=ranking,
-        comparisons=comparisons,
-        negative_control=control,
-        contributions=pairs.contributions(results, comparisons),
-        main_effects=effects,
-        efficiency=efficiency(results, order),
+        ranking=marks.mark_rows(results, ranking),
+        comparisons=marks.mark_rows(results, comparisons),
+        negative_control=marks.mark_rows(results, control),
+        contributions=marks.mark_rows(results, pairs.contributions(results, comparisons)),
+        main_effects=marks.mark_rows(results, effects),
+        efficiency=marks.mark_rows(results, efficiency(results, order)),
+        audits=audit_findings(results),
         notes=notes,
     )
 
@@ -86,6 +92,7 @@ def _run_notes(ranking: pd.DataFrame) -> list[str]:
     meanings = {
         schema.DIVERGED: "diverged: an outcome, so these cells have no rank and no test; their means are of survivors",
         schema.FAILED: "failed and are in no number",
+        schema.INVALID: "were found invalid by an audit and are in no number, unless included (--include-invalid)",
         "missing": "are planned but have no record",
     }
     for column, meaning in meanings.items():
@@ -95,6 +102,9 @@ def _run_notes(ranking: pd.DataFrame) -> list[str]:
                 f"{cell} ({count})" for cell, count in zip(affected["cell"], affected[column], strict=True)
             )
             notes.append(f"{affected[column].sum()} runs {meaning}: {cells}")
+    emptied = ranking.loc[(ranking[schema.INVALID] > 0) & (ranking["n"] == 0), "cell"]
+    if len(emptied):
+        notes.append(f"nothing is left of cells whose finished runs are all invalid: {', '.join(emptied)}")
     if (ranking["n"] == 1).all():
         notes.append("n = 1: no interval, no effect size and no test exists; more seeds are needed to compare anything")
     elif ranking["n"].nunique() > 1:
@@ -104,7 +114,7 @@ def _run_notes(ranking: pd.DataFrame) -> list[str]:
 
 def _tie_notes(ranking: pd.DataFrame) -> list[str]:
     """Name the cells that share a rank."""
-    ranked = ranking[ranking["rank"].notna()].groupby(["scale", "rank"], sort=False)["cell"]
+    ranked = ranking[ranking["rank"].notna()].groupby(["scale", "rank", "mean"], sort=False)["cell"]
     ties = [" = ".join(cells) for _, cells in ranked if len(cells) > 1]
     return [f"ties: these have exactly the same mean and share a rank: {'; '.join(ties)}"] if ties else []
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import text
-from analysis.results import Results
+from analysis import marks, text
+from analysis.results import AUDIT_MARK, Results
 from analysis.runs import records
-from analysis.schema import CELL, ERROR, FINISHED, SEED, STATUS, STEPS
+from analysis.schema import CELL, ERROR, FINISHED, FLAWS, INVALID, SEED, STATUS, STEPS
 from analysis.summary import COLUMNS, Analysis
 
-LOST = ("diverged", "failed", "missing")
+LOST = ("diverged", "failed", INVALID, "missing")
 """Counts that are worth a column only where one of them is not 0."""
 
 
@@ -29,6 +29,8 @@ class Table:
     """For each column, whether it holds words (left) rather than numbers (right)."""
     meaning: tuple[tuple[str, str], ...] = ()
     """Header -> what the column holds, where it needs saying."""
+    caption: str = ""
+    """Explains the mark; empty where no row has one. A marked row's name ends in marks.MARK."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class _Column:
 
 def _word(source: str, header: str | None = None) -> _Column:
     return _Column(header or source, source, lambda row: str(row[source]), words=True)
+
+
+def _name(source: str) -> _Column:
+    """Return the column that a row is known by: it carries the row's mark."""
+    return _Column(source, source, lambda row: marks.marked(str(row[source]), row[FLAWS]), words=True)
 
 
 def _count(source: str, header: str | None = None) -> _Column:
@@ -69,7 +76,7 @@ def _score(source: str, header: str, formula: str) -> _Column:
 def _ranking(results: Results) -> list[_Column]:
     return [
         _count("rank"),
-        _word("cell"),
+        _name("cell"),
         _count("n"),
         _estimate("mean", f"{results.metric} [95 %]", 4, "ci_low", "ci_high", sign=False),
         _Column("sd", "sd", lambda row: text.number(row["sd"])),
@@ -77,12 +84,13 @@ def _ranking(results: Results) -> list[_Column]:
         _count("params_total", "parameters"),
         _count("diverged"),
         _count("failed"),
+        _count(INVALID),
         _count("missing"),
     ]
 
 
 COMPARISONS = [
-    _word("cell"),
+    _name("cell"),
     _word("verdict"),
     _count("n"),
     _signed("difference", "difference [95 %]", 4),
@@ -94,7 +102,7 @@ COMPARISONS = [
     _count("family"),
 ]
 CONTROL = [
-    _word("cell"),
+    _name("cell"),
     _word("partner"),
     _count("n"),
     _Column("largest difference", "largest", lambda row: text.tiny(row["largest"])),
@@ -103,7 +111,7 @@ CONTROL = [
 ]
 CONTRIBUTIONS = [
     _word("factor", "component"),
-    _word("cell"),
+    _name("cell"),
     _count("n"),
     _signed("difference", "difference [95 %]", 4),
     _signed("percent", "% of perplexity [95 %]", 2),
@@ -111,7 +119,7 @@ CONTRIBUTIONS = [
     _word("verdict"),
 ]
 MAIN_EFFECTS = [
-    _word("effect"),
+    _name("effect"),
     _word("kind"),
     _word("verdict"),
     _count("n"),
@@ -122,17 +130,24 @@ MAIN_EFFECTS = [
     _count("family"),
 ]
 EFFICIENCY = [
-    _word("cell"),
+    _name("cell"),
     _count("n"),
     _score("score", "score", COLUMNS["efficiency"]["score"]),
     _score("loss_per_million_parameters", "per size", COLUMNS["efficiency"]["loss_per_million_parameters"]),
     _score("loss_per_minute", "per time", COLUMNS["efficiency"]["loss_per_minute"]),
     _score("loss_per_gb", "per memory", COLUMNS["efficiency"]["loss_per_gb"]),
 ]
+AUDITS = [
+    _word("audit"),
+    _word("severity"),
+    _count("runs"),
+    _name("cells"),
+    _word("evidence"),
+]
 
 
 def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
-    """Return the tables that have rows, by their name in `summary.COLUMNS`, and `ended_early` (diverged, failed)."""
+    """Return the tables that have rows, by their name in `summary.COLUMNS`, `left_out` (invalid) and `ended_early`."""
     layouts = {
         "ranking": _ranking(results),
         "comparisons": COMPARISONS,
@@ -140,17 +155,44 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         "contributions": CONTRIBUTIONS,
         "main_effects": MAIN_EFFECTS,
         "efficiency": EFFICIENCY,
+        "audits": AUDITS,
     }
     made = {
         name: _table(name, getattr(analysis, name), layout)
         for name, layout in layouts.items()
         if len(getattr(analysis, name))
     }
+    if results.left_out.any():
+        columns = [
+            _name(CELL),
+            _count("n", "runs"),
+            _Column("their " + results.metric, "mean", lambda row: text.number(row["mean"])),
+            _word(INVALID, "found invalid by"),
+        ]
+        made["left_out"] = _table("left_out", _left_out(results), columns)
     early = results.runs[results.runs[STATUS] != FINISHED]
     if len(early):
-        columns = [_word(CELL), _count(SEED), _word(STATUS), _count(STEPS, "updates"), _word(ERROR, "what happened")]
+        early = early.assign(**{FLAWS: [results.marks_of([cell]) for cell in early[CELL]]})
+        columns = [_name(CELL), _count(SEED), _word(STATUS), _count(STEPS, "updates"), _word(ERROR, "what happened")]
         made["ended_early"] = _table("ended_early", early.fillna({ERROR: text.NOTHING}), columns)
     return made
+
+
+def _left_out(results: Results) -> pd.DataFrame:
+    """Return the cells of runs that are left out, with their mean: it is no result, and so has a mark."""
+    runs = results.runs[results.left_out]
+    return pd.DataFrame(
+        [
+            {
+                CELL: str(cell),
+                "n": len(found),
+                "mean": found[results.metric].mean(),
+                INVALID: ", ".join(names := sorted({name for text in found[INVALID] for name in text.split()})),
+                FLAWS: " ".join([*(AUDIT_MARK + name for name in names), results.marks_of([str(cell)])]),
+            }
+            for cell, found in runs.groupby(CELL, sort=False)
+        ]
+    )
 
 
 def _table(name: str, data: pd.DataFrame, layout: list[_Column]) -> Table:
@@ -171,4 +213,5 @@ def _table(name: str, data: pd.DataFrame, layout: list[_Column]) -> Table:
             for i in kept
             if layout[i].source in meaning and meaning[layout[i].source] not in layout[i].header
         ),
+        caption=marks.caption(data[FLAWS]),
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.schema import DIVERGED, FAILED, FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord, write_json
+from analysis.schema import DIVERGED, FAILED, FINISHED, PLAN_FILE, RECORDS_FOLDER, Audit, TrialRecord, write_json
 
 FACTORS = ("attention", "rmsnorm", "mlp", "moe")
 GRID = {
@@ -40,6 +41,9 @@ def make_study(
     diverged: Collection[tuple[str, int]] = (),
     failed: Collection[tuple[str, int]] = (),
     noise: float = 0.006,
+    flaws: Mapping[str, Sequence[str]] | None = None,
+    audits: Mapping[tuple[str, int], Sequence[Audit]] | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a study's plan and records into `folder` and return it.
 
@@ -54,6 +58,9 @@ def make_study(
         diverged: (cell, seed) pairs that end with a NaN loss in mid-training.
         failed: (cell, seed) pairs that end with an error before their first row.
         noise: standard deviation in nats that a run has of its own; seeds share another 0.02.
+        flaws: cell -> the flaws that it was trained under.
+        audits: (cell, seed) -> what the audits found; None: records from before there were audits.
+        plan: further entries of the plan, and others in the place of its own.
     """
     entries = []
     for (scale_place, scale), base in itertools.product(enumerate(scales), cells):
@@ -83,8 +90,15 @@ def make_study(
                 "status": status,
             }
             curve = _curve(entries[-1], GRID[base], seed, updates, rows, noise, 0.3 * scale_place)
-            _record(run, curve, hashes[str(seed)]).write(folder / (FAILURES if status == FAILED else RECORDS_FOLDER))
-    write_json(folder / PLAN_FILE, _plan(folder.name, entries, seeds, updates, scales, design))
+            record = _record(run, curve, hashes[str(seed)])
+            record = dataclasses.replace(record, flaws=sorted((flaws or {}).get(base, ())))
+            if audits is not None:
+                environment = record.environment | {"audits": "causality,targets"}
+                found = list(audits.get((base, seed), ()))
+                record = dataclasses.replace(record, audits=found, environment=environment)
+            record.write(folder / (FAILURES if status == FAILED else RECORDS_FOLDER))
+    made = _plan(folder.name, entries, seeds, updates, scales, design)
+    write_json(folder / PLAN_FILE, {**made, **(plan or {})})
     return folder
 
 

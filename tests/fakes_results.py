@@ -49,7 +49,8 @@ def _row(cell: str, seed: int, loss: float | str, levels: Mapping[str, Any], col
     measured = {"val_loss": value, "train_loss": value, "val_perplexity": math.exp(value)}
     defaults = {"val_accuracy": 0.25, "train_seconds": 60.0, "peak_memory_bytes": math.nan, "params_total": 1e6}
     other = {"study": "study", "cell": cell, "seed": seed, "status": ended, "steps": 300, "tokens": 1000}
-    return {**other, **levels, **measured, **defaults, **columns, "config_hash": f"{cell}-{seed}", "error": None}
+    labels = {"config_hash": f"{cell}-{seed}", "error": None, "flaws": "", "invalid": ""}
+    return {**other, **levels, **measured, **defaults, **columns, **labels}
 
 
 def factorial_losses(

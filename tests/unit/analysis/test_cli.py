@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.__main__ import main
+from analysis.schema import Audit
 from tests.fakes import make_study
 
 
@@ -33,6 +34,17 @@ def test_report_of_a_csv_takes_its_options(table: Path, tmp_path: Path) -> None:
     assert "Clearly worse than old" in (tmp_path / "there" / "report.md").read_text()
     assert main(arguments[:-2]) == 0
     assert (tmp_path / "report-mine" / "report.html").exists()
+
+
+def test_flawed_and_invalid_runs_are_told_in_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {("moe", 0): [Audit(name="causality", severity="invalid", evidence="it looks ahead")]}
+    folder = make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=2, audits=found)
+    assert main(["report", str(folder)]) == 0
+    assert "no result" not in capsys.readouterr().out
+    assert "| moe | 1 |" in (folder / "report.md").read_text()
+    assert main(["report", str(folder), "--include-invalid"]) == 0
+    assert "no result: found invalid by causality" in capsys.readouterr().out
+    assert "| moe \N{LARGE RED CIRCLE} | 2 |" in (folder / "report.md").read_text()
 
 
 def test_study_chooses_among_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

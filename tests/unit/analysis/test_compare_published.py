@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis import published_tables
 from analysis.__main__ import main
-from analysis.compare_published import Comparison, compare, compare_published, newest_study
+from analysis.compare_published import PUBLISHED, SOUND, Comparison, compare, compare_published, newest_study
 from analysis.derived import CHANGE, EFFICIENCY
 from analysis.errors import AnalysisError
+from analysis.marks import MARK, bare, is_marked
 from analysis.published import load_published
+from analysis.schema import Audit
+from analysis.text import NOTHING
 from tests.fakes import make_study
 from tests.fakes_results import make_results
 
@@ -107,12 +110,17 @@ def test_several_scales_are_compared_one_by_one(tmp_path: Path) -> None:
     assert (small.rows["val_loss"] - large.rows["val_loss"]).dropna().tolist() == pytest.approx([0.3] * 3, abs=0.02)
 
 
-def study(folder: Path, script: str = "exp6_grid") -> Path:
-    """A small study with results; its plan names the script."""
-    made = make_study(folder, cells=("baseline", "moe", "mlp", "attention"), seeds=2)
-    plan = json.loads((made / "plan.json").read_text())
-    (made / "plan.json").write_text(json.dumps({**plan, "script": script}))
+def study(folder: Path, script: str = "exp6_grid", written: float | None = None, **plan: Any) -> Path:
+    """A small study with results; its plan names the script, its flaws (all cells') and when it was written."""
+    cells = ("baseline", "moe", "mlp", "attention", "all_components")
+    flaws = dict.fromkeys(cells, plan.get("flaws", ()))
+    made = make_study(folder, cells=cells, seeds=2, flaws=flaws, plan={"script": script, **plan})
+    if written is not None:
+        os.utime(made / "plan.json", (written, written))
     return made
+
+
+PUBLISHED_PLAN = {"protocol": "published", "flaws": ["leak.no_causal_mask", "split.overlapping_windows"]}
 
 
 def test_without_a_source_the_newest_study_with_results_is_taken(
@@ -123,7 +131,7 @@ def test_without_a_source_the_newest_study_with_results_is_taken(
         os.utime(study(tmp_path / "results" / name) / "plan.json", (1_000 - place, 1_000 - place))
     (tmp_path / "results" / "exp6_grid-empty").mkdir()
     (tmp_path / "results" / "exp6_grid-empty" / "plan.json").write_text("{}")
-    assert newest_study("exp6_grid") == Path("results/exp6_grid-new")
+    assert newest_study("exp6_grid", SOUND) == Path("results/exp6_grid-new")
     assert main(["compare-published", "exp6", "--markdown", "table.md"]) == 0
     shown = capsys.readouterr().out
     assert "as measured in exp6_grid-new, scale cpu" in shown
@@ -134,6 +142,92 @@ def test_without_a_source_the_newest_study_with_results_is_taken(
     )
     assert "0.056 ✗" in shown
     assert "0.056 ✗" in written
+
+
+def test_sound_studies_are_taken_unless_published_ones_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results"
+    study(results / "exp6_grid-published", written=2_000, **PUBLISHED_PLAN)
+    assert newest_study("exp6_grid", SOUND) is None
+    assert main(["compare-published", "exp6"]) == 1
+    error = capsys.readouterr().err
+    assert "no results of exp6_grid (sound protocol) under results/" in error
+    assert "--protocol published shows those there are" in error
+    study(results / "exp6_grid-undone", written=3_000, protocol="published", flaws=["split.overlapping_windows"])
+    study(results / "exp6_grid-added", written=4_000, protocol="sound", flaws=["split.overlapping_windows"])
+    study(results / "exp6_grid-sound", written=1_000)
+    assert newest_study("exp6_grid", SOUND) == Path("results/exp6_grid-sound")
+    assert newest_study("exp6_grid", PUBLISHED) == Path("results/exp6_grid-published")
+    (sound,) = compare_published("exp6")
+    assert (sound.study, sound.protocol) == ("exp6_grid-sound", SOUND)
+    assert sound.beside is not None
+    assert sound.beside.study == "exp6_grid-published"
+    (flawed,) = compare_published("exp6", protocol=PUBLISHED)
+    assert (flawed.study, flawed.protocol, flawed.beside) == ("exp6_grid-published", PUBLISHED, None)
+    assert main(["compare-published", "exp3", "--protocol", "published"]) == 1
+    assert "`python sweeps/exp3_rmsnorm.py --protocol published` makes them" in capsys.readouterr().err
+    assert main(["compare-published", "exp6", str(results / "exp6_grid-sound"), "--protocol", "sound"]) == 1
+    assert "--protocol chooses among the studies under results/" in capsys.readouterr().err
+
+
+def test_the_published_protocol_has_the_published_names(tmp_path: Path) -> None:
+    (flawed,) = compare_published("exp6", str(study(tmp_path / "a", **PUBLISHED_PLAN)))
+    (sound,) = compare_published("exp6", str(study(tmp_path / "b")))
+    assert flawed.rows.set_index("variant").loc["all_components", ["cell", "n"]].tolist() == ["all_components", 2]
+    assert sound.rows.set_index("variant").loc["all_components", ["cell", "n"]].tolist() == ["attention_rmsnorm_moe", 0]
+
+
+def test_every_measured_figure_of_a_flawed_study_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study(tmp_path / "results" / "exp6_grid-published", **PUBLISHED_PLAN)
+    (flawed,) = compare_published("exp6", protocol=PUBLISHED)
+    losses, others, derived = published_tables.sections(flawed)
+    measured = [(losses, 4), (losses, 7), *((others, place) for place in (2, 4, 6, 8)), (derived, 6)]
+    for section, place in measured:
+        cells = [row[place] for row in section.rows]
+        assert all(cell == NOTHING or is_marked(cell) for cell in cells)
+        assert any(is_marked(cell) for cell in cells)
+    for section in (losses, others, derived):
+        assert section.lines[-1] == f"{MARK} no result: trained under leak.no_causal_mask, split.overlapping_windows"
+        places = {place for part, place in measured if part is section}
+        printed = [cell for row in section.rows for place, cell in enumerate(row) if place not in places]
+        assert not any(is_marked(cell) for cell in printed)
+    text = published_tables.markdown([flawed])
+    assert MARK not in text
+    assert text.count("\N{LARGE RED CIRCLE} no result") == 3
+    assert "protocol published" in text.splitlines()[0]
+
+
+def test_both_protocols_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study(tmp_path / "results" / "exp6_grid-published", **PUBLISHED_PLAN)
+    study(tmp_path / "results" / "exp6_grid-sound")
+    (sound,) = compare_published("exp6")
+    losses, others, _ = published_tables.sections(sound)
+    assert losses.columns[3:7] == ("loss", "published protocol [95 %]", "sound [95 %]", "n (sound)")
+    row = {row[0]: row for row in losses.rows}
+    assert is_marked(row["moe"][4])
+    assert not is_marked(row["moe"][5])
+    assert row["moe"][5] == bare(row["moe"][4])  # the fake's runs are the same
+    assert row["all_components"][5] == NOTHING
+    assert is_marked(row["all_components"][4])
+    assert losses.lines[-1].startswith(MARK)
+    assert not any(is_marked(cell) for row in others.rows for cell in row)
+
+
+def test_invalid_runs_are_left_out_of_sound_studies_alone(tmp_path: Path) -> None:
+    found = {("moe", seed): [Audit(name="causality", severity="invalid", evidence="it looks ahead")] for seed in (0, 1)}
+    cells = ("baseline", "moe", "mlp")
+    (sound,) = compare_published("exp6", str(make_study(tmp_path / "a", cells=cells, seeds=2, audits=found)))
+    assert sound.rows.set_index("variant").loc["moe", ["n", "invalid", "flaws"]].tolist() == [0, 2, ""]
+    assert "runs left out because an audit found them invalid: 2" in published_tables.sections(sound)[0].lines
+    published = make_study(tmp_path / "b", cells=cells, seeds=2, audits=found, plan=PUBLISHED_PLAN)
+    (flawed,) = compare_published("exp6", str(published))
+    assert flawed.rows.set_index("variant").loc["moe", ["n", "invalid", "flaws"]].tolist() == [2, 0, "audit.causality"]
 
 
 def test_a_csv_of_anybody_s_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +246,13 @@ def test_errors_are_one_line_and_say_what_works(
     foreign.write_text("cell,seed,val_loss\nbaseline_x,0,2.0\nb,0,2.0\n")
     study(tmp_path / "results" / "exp6_grid-cpu")
     for arguments, parts in (
-        (["exp3"], ["no results of exp3_rmsnorm under results/", "`python sweeps/exp3_rmsnorm.py` makes them"]),
+        (
+            ["exp3"],
+            [
+                "no results of exp3_rmsnorm (sound protocol) under results/",
+                "`python sweeps/exp3_rmsnorm.py` makes them",
+            ],
+        ),
         (["epx6"], ["no published table of 'epx6'", "did you mean 'exp6'"]),
         (["exp6", str(other)], ["the results 'exp6_grid", "are of exp4_mlp, not of exp6_grid"]),
         (["exp6", "nowhere"], ["there is no 'nowhere'"]),

@@ -124,7 +124,7 @@ def test_diverged_and_unfinished_cells() -> None:
     assert "diverged in mlp" in note
     table, (note,) = effects(FACTORIAL, {**losses, "mlp": ["failed"] * 4})
     assert table.empty
-    assert "no run finished in mlp" in note
+    assert "no valid run finished in mlp" in note
     table, (note,) = effects(FACTORIAL, {**losses, "mlp": [5.0, "failed", 5.2, 5.3]})
     assert table["n"].eq(3).all()
     assert "3 of 4 seeds" in note

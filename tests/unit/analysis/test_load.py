@@ -15,10 +15,18 @@ from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.report import results_csv
 from analysis.runs import runs_table
-from analysis.schema import CURVE_COLUMNS, RECORDS_FOLDER, TrialRecord, read_records, result_columns
+from analysis.schema import CURVE_COLUMNS, RECORDS_FOLDER, Audit, TrialRecord, read_records, result_columns
 from tests.fakes import FACTORS, GRID, make_study
 
 CELLS = ("baseline", "rmsnorm", "mlp", "moe")
+FLAWS = {"rmsnorm": ("eval.first_batches", "leak.no_causal_mask"), "moe": ("leak.no_causal_mask",)}
+AUDITS = {
+    ("rmsnorm", 0): (
+        Audit(name="causality", severity="invalid", evidence="the logits moved: by 0.35"),
+        Audit(name="budget", severity="note", evidence="299 of 300 updates"),
+    ),
+    ("moe", 0): (Audit(name="targets", severity="invalid", evidence="labels are off by one"),),
+}
 
 
 @pytest.fixture
@@ -131,6 +139,25 @@ def test_a_source_that_is_not_there_is_refused() -> None:
         load_results("nowhere")
 
 
+def test_flaws_and_findings_of_records_reach_the_runs(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", cells=CELLS, seeds=2, flaws=FLAWS, audits=AUDITS))
+    runs = results.runs.set_index(["cell", "seed"])
+    assert runs["flaws"].tolist() == [
+        "",
+        "",
+        *["eval.first_batches leak.no_causal_mask"] * 2,
+        "",
+        "",
+        *["leak.no_causal_mask"] * 2,
+    ]
+    assert runs.loc[[("rmsnorm", 0), ("rmsnorm", 1), ("moe", 0)], "invalid"].tolist() == ["causality", "", "targets"]
+    assert sorted(results.audits["audit"]) == ["budget", "causality", "targets"]
+    assert results.marks == {"rmsnorm": set(FLAWS["rmsnorm"]), "moe": {"leak.no_causal_mask"}}
+    assert results.left_out.sum() == 2
+    old = load_results(make_study(tmp_path / "old", cells=CELLS, seeds=2))
+    assert (old.audited, len(old.audits), old.marks) == (0, 0, {})
+
+
 # --- CSV ---
 
 
@@ -144,6 +171,17 @@ def test_results_csv_reads_back_as_the_same_runs(tmp_path: Path, scales: tuple[s
     pd.testing.assert_frame_equal(again.runs, results.runs, check_exact=True)
     assert (again.study, again.factors, again.baselines) == (results.study, results.factors, results.baselines)
     assert again.notes == ()
+
+
+def test_a_csv_may_name_flaws_and_invalid_runs(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "grid", cells=CELLS, seeds=2, flaws=FLAWS, audits=AUDITS)
+    results = load_results(folder)
+    again = load_results(write(tmp_path / "other.csv", results_csv(results.runs)))
+    pd.testing.assert_frame_equal(again.runs, results.runs, check_exact=True)
+    assert again.marks == results.marks
+    assert again.audited == 0
+    text = "cell,seed,val_loss,flaws\nbaseline,0,2.0,\nnew,0,1.5,  leak   split \n"
+    assert list(load_results(write(tmp_path / "mine.csv", text)).runs["flaws"]) == ["", "leak split"]
 
 
 @settings(max_examples=20, deadline=None)
@@ -278,9 +316,11 @@ def copy_to_mlflow(folder: Path, uri: str, open_runs: int = 0) -> None:
             "ablatune.seed": str(record.seed),
             "ablatune.config_hash": record.config_hash,
             **{f"ablatune.{name}": value for name, value in record.environment.items()},
+            **({"ablatune.flaws": " ".join(record.flaws), "ablatune.protocol": "published"} if record.flaws else {}),
         }
         if place >= open_runs:
             tags |= {"ablatune.status": record.status} | ({"ablatune.error": record.error} if record.error else {})
+            tags |= {f"ablatune.audit.{audit.name}": f"{audit.severity}: {audit.evidence}" for audit in record.audits}
         run = client.create_run(experiment).info.run_id
         metrics = [Metric(k, float(v), 0, row["step"]) for row in record.rows for k, v in row.items() if v is not None]
         client.log_batch(run, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items()])
@@ -290,7 +330,9 @@ def copy_to_mlflow(folder: Path, uri: str, open_runs: int = 0) -> None:
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A store with one study, and the study's folder."""
     root = tmp_path_factory.mktemp("mlflow")
-    folder = make_study(root / "grid", cells=CELLS, seeds=2, diverged=[("moe", 1)], failed=[("mlp", 0)])
+    folder = make_study(
+        root / "grid", cells=CELLS, seeds=2, diverged=[("moe", 1)], failed=[("mlp", 0)], flaws=FLAWS, audits=AUDITS
+    )
     uri = f"sqlite:///{root}/mlflow.db"
     copy_to_mlflow(folder, uri)
     return uri, folder
@@ -303,6 +345,10 @@ def test_mlflow_gives_the_same_results_as_the_folder(store: tuple[str, Path], mo
     pd.testing.assert_frame_equal(there.runs, here.runs, check_exact=True)
     assert (there.study, there.factors, there.baselines) == (here.study, here.factors, here.baselines)
     assert there.plan == here.plan
+    assert there.plan["environment"]["audits"] == "causality,targets"
+    order = ["cell", "seed", "audit"]
+    pd.testing.assert_frame_equal(*(r.audits.sort_values(order, ignore_index=True) for r in (there, here)))
+    assert there.audited == here.audited == 8
     assert there.notes == ()
     columns = ["cell", "seed", "step", *load_mlflow.CURVES]
     curves = [
@@ -310,6 +356,18 @@ def test_mlflow_gives_the_same_results_as_the_folder(store: tuple[str, Path], mo
         for frame in (there, here)
     ]
     pd.testing.assert_frame_equal(curves[0], curves[1], check_exact=True)
+
+
+def test_an_audit_s_tag_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    copy_to_mlflow(make_study(tmp_path / "grid", cells=("baseline",), seeds=1), uri)
+    client = MlflowClient(tracking_uri=uri)
+    run = next(run for run in client.search_runs(["1"]) if "ablatune.cell" in run.data.tags)
+    client.set_tag(run.info.run_id, "ablatune.audit.causality", "awful")
+    with pytest.raises(AnalysisError, match="causality must begin with one of invalid, warning, note but is 'awful'"):
+        load_results(uri)
 
 
 def test_no_curves_are_fetched_for_very_many_runs(store: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
