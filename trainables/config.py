@@ -51,8 +51,8 @@ class TrainingConfig:
     evaluation_batch_size: int = 64
     """Sequences a forward pass in evaluation."""
     horizon_in_micro_steps: bool = published_setting(False)
-    """Rebuilds a published flaw: warm-up and cosine are laid over updates x accumulation updates, of which `updates` are
-    made, so that training stops part of the way."""
+    """Rebuilds a published flaw: warm-up and cosine are laid over updates x accumulation updates, of which `updates`
+    are made, so that training stops part of the way."""
     evaluation_batches: int | None = published_setting(None)
     """Rebuilds a published flaw: only so many batches are evaluated, the first ones."""
 
@@ -97,7 +97,7 @@ class DataConfig:
     """Only so many tokens are trained on, the corpus's first training tokens (all where it has fewer): a setting of the
     published studies, no flaw."""
     overlapping_windows: bool = published_setting(False)
-    """Rebuilds a published flaw: windows at every token of what is trained on, a random tenth of them for validation."""
+    """Rebuilds a published flaw: windows at every token of what is trained on, a random tenth of them to validate."""
 
     def __post_init__(self) -> None:
         first = self.first_tokens

@@ -105,6 +105,8 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
             json.dumps(
                 {
                     "study": plan.name,
+                    "protocol": plan.protocol.name,
+                    "flaws": list(plan.protocol.flaws),
                     "scale": ",".join(plan.scales),
                     "seeds": list(plan.seeds),
                     "cells": cells,
@@ -136,6 +138,7 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
     share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
     for line in (
         f"study {plan.name}",
+        *([f"  {plan.protocol.sentence()}"] if plan.protocol.published else []),
         f"  {plan.why_scale}",
         f"  corpus {corpus}, {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
         + (f", {done} of them done before" if done else ""),
@@ -188,7 +191,7 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
         raise ConfigError(f"{error}; delete it to train that run again") from error
     _print_plan(plan, resources, console)
     environment = describe_environment()
-    progress = Progress(plan.name, records, plan.open_runs(), resources.slots, console)
+    progress = Progress(plan.name, records, plan.open_runs(), resources.slots, console, plan.protocol.under)
     complete = False
     with ThreadPoolExecutor(1) as background:
         # The database is made while Ray starts: both take seconds. Ray's workers never touch it.
@@ -217,6 +220,8 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
         return EXIT_INTERRUPTED
     summary = {
         "study": plan.name,
+        "protocol": plan.protocol.name,
+        "flaws": list(plan.protocol.flaws),
         "folder": str(plan.folder),
         "scale": ",".join(plan.scales),
         "seeds": list(plan.seeds),
@@ -226,7 +231,7 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
         "wall_seconds": time.monotonic() - started,
         "utilisation": progress.utilisation(),
     }
-    _print_end(summary, options, console)
+    _print_end(plan, summary, options, console)
     return EXIT_FAILURES if outcome.failures else 0
 
 
@@ -243,7 +248,7 @@ def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
         return None
 
 
-def _print_end(summary: dict[str, Any], options: Options, console: Console) -> None:
+def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: Console) -> None:
     from sweeps.engine.progress import duration
     from sweeps.engine.tracking import public, tracking_uri, ui_command
 
@@ -256,6 +261,7 @@ def _print_end(summary: dict[str, Any], options: Options, console: Console) -> N
     lines = [
         f"{counts or 'nothing to train'}; {duration(summary['wall_seconds'])} in all"
         + ("" if used is None else f", {used:.0%} of the slots' time in training and evaluation"),
+        *([plan.protocol.sentence()] if plan.protocol.published else []),
         *([f"report: {summary['report']}"] if summary["report"] else []),
         f"runs:   {ui_command(uri)}",
     ]
