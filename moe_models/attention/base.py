@@ -21,6 +21,11 @@ class AttentionConfig(Protocol):
 
     kind: ClassVar[str]
 
+    @property
+    def n_heads(self) -> int:
+        """Heads: so many weights each pair of positions has."""
+        ...
+
     def validate(self, d_model: int) -> None:
         """Raise ConfigError if this attention cannot be built at width `d_model`."""
         ...

@@ -59,6 +59,7 @@ def _for_users(error: Exception) -> bool:
 def _run(study: Study, options: Options) -> int:
     from rich.console import Console
 
+    from sweeps.engine.memory import require_memory
     from sweeps.engine.plan import make_plan
     from sweeps.engine.resources import find_resources
     from sweeps.engine.tracking import require_tracking, tracking_uri
@@ -72,6 +73,7 @@ def _run(study: Study, options: Options) -> int:
     if options.dry_run:
         _dry_run(plan, resources, options, console)
         return 0
+    require_memory(plan, resources)
     with _study_lock(plan):
         return _train(plan, resources, options, console)
 

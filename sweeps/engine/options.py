@@ -43,7 +43,8 @@ class Options:
     undo: str | None = None
     """Flaws to take out of the published protocol, separated by commas, or `all` (the dry run names those in force)."""
     precision: Literal["auto", "fp32", "bf16"] = AUTO
-    """Arithmetic of the matrix products. `auto` measures once which is faster and keeps it in the study's plan."""
+    """Arithmetic of the matrix products. `auto` measures once which is faster and keeps it in the study's
+    plan; under the published protocol it is the published arithmetic."""
     output: Path = Path("results")
     """Folder that holds the studies' folders."""
     max_concurrent: int | None = None

@@ -307,7 +307,9 @@ def choose(
     precision = {}
     for scale in scales:
         corpus = corpora[scale.name]
-        if options.precision == AUTO:
+        if options.precision == AUTO and protocol.published is not None:
+            precision[scale.name] = protocol.published.precision
+        elif options.precision == AUTO:
             config = protocol.configure(cell, scale, options.steps, "fp32", corpus)
             precision[scale.name] = faster_precision(config, corpus, resources.device)
         else:

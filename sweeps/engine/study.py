@@ -93,6 +93,8 @@ class Published:
     """Batches that an evaluation took."""
     warmup_fraction: float = 0.05
     """Share of the schedule over which the learning rate rose."""
+    precision: str = "fp32"
+    """Arithmetic of the matrix products."""
     balance_weight: float = 0.01
     """Of a balance loss that was not the baseline's."""
     counts_declared: bool = False
