@@ -64,15 +64,19 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return min(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
     try:
-        fields = dict(line.split(":") for line in MEMORY_INFO.read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
+        free = _field(MEMORY_INFO, "MemAvailable:") * 1024
+    except (OSError, StopIteration):
         return None
     try:  # a container may have less than its machine
-        limit = int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = _field(CGROUP / "memory.stat", "inactive_file")  # files that make room when asked to
+    except (OSError, ValueError, StopIteration):
         return free
-    return min(free, limit)
+    return min(free, limit - used + cached)
+
+
+def _field(path: Path, name: str) -> int:
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[0] == name)
 
 
 def require_memory(plan: Plan, resources: Resources) -> None:
