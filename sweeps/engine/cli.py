@@ -136,13 +136,14 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
 
 def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
     done = len(plan.runs()) - len(plan.open_runs())
-    corpus = plan.corpora[plan.scales[0]].name
+    corpus, first = plan.corpora[plan.scales[0]], plan.cells[0].config.data.first_tokens
+    trained = "" if first is None else f", its first {min(first, len(corpus.train.tokens)):,} training tokens"
     share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
     for line in (
         f"study {plan.name}",
         *([f"  {plan.protocol.sentence()}"] if plan.protocol.published else []),
         f"  {plan.why_scale}",
-        f"  corpus {corpus}, {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
+        f"  corpus {corpus.name}{trained}, {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
         + (f", {done} of them done before" if done else ""),
         f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
     ):

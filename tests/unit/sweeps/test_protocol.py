@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,7 @@ def test_dry_run(name: str, corpus_file: Path, tmp_path: Path, capsys: pytest.Ca
     text = capsys.readouterr().out
     assert f"protocol published: trained under {len(said['flaws'])} flaws: {', '.join(said['flaws'])}" in text
     assert "no findings" in text
+    assert re.search(r"corpus small.jsonl, its first [\d,]+ training tokens, ", text)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,19 +168,28 @@ def test_the_768d_study_trained_one_model_from_one_seed() -> None:
     assert {config.stream_seed(42) for config in built.values()} == {42}
 
 
-def test_exp4_and_exp5_changed_the_whole_block() -> None:
-    for name, cell, kind, weight in (("exp4_mlp", "deepseek_mlp", "parallel", 0.1), ("exp5_moe", "deepseek_moe", "moe", 0.01)):  # fmt: skip  # noqa: E501
-        model = configurations(protocol(name))[cell].to_dict()["model"]
-        assert model["attention"]["bias"]
-        assert model["attention"]["position"] == {"kind": "none"}
-        assert (model["block_norm"]["kind"], model["placement"]) == ("layernorm", "post")
-        assert model["feed_forward"]["kind"] == kind
-        layer = model["feed_forward"].get("moe", model["feed_forward"])
-        router = layer["router"]
-        assert (router["noise_std"], router["balance"], router["balance_weight"]) == (0.0, "variance", weight)
-        assert layer["hidden_dropout"] is False
-        one_left = configurations(protocol(name, "confound.balance_loss"))[cell].to_dict()["model"]["feed_forward"]
-        assert "balance" not in one_left.get("moe", one_left)["router"]
+def test_the_plan_counts_what_the_table_counted(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for(study=STUDIES["exp1_attention_768d"], protocol="published", scale="paper_768d")
+    printed = {row.variant: row.params_total for row in load_published("exp1_attention_768d").rows}
+    assert {cell["name"]: cell["params_total"] for cell in plan.to_json()["cells"]} == printed
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "kind", "weight"),
+    [("exp4_mlp", "deepseek_mlp", "parallel", 0.1), ("exp5_moe", "deepseek_moe", "moe", 0.01)],
+)
+def test_exp4_and_exp5_changed_the_whole_block(name: str, cell: str, kind: str, weight: float) -> None:
+    model = configurations(protocol(name))[cell].to_dict()["model"]
+    assert model["attention"]["bias"]
+    assert model["attention"]["position"] == {"kind": "none"}
+    assert (model["block_norm"]["kind"], model["placement"]) == ("layernorm", "post")
+    assert model["feed_forward"]["kind"] == kind
+    layer = model["feed_forward"].get("moe", model["feed_forward"])
+    router = layer["router"]
+    assert (router["noise_std"], router["balance"], router["balance_weight"]) == (0.0, "variance", weight)
+    assert layer["hidden_dropout"] is False
+    one_left = configurations(protocol(name, "confound.balance_loss"))[cell].to_dict()["model"]["feed_forward"]
+    assert "balance" not in one_left.get("moe", one_left)["router"]
 
 
 def test_glm4_undone_piece_by_piece() -> None:
