@@ -34,7 +34,7 @@ def count(config: ModelConfig) -> Counts:
 def count_model(model: MoETransformer) -> Counts:
     """Count a model as it is."""
     config = model.config
-    active = _active_by_name(model)
+    active = active_by_name(model)
     # Every matrix is one product of 2 FLOPs a weight for each token it serves; the embedding serves as the head.
     matrices = sum(active[name] for name, parameter in model.named_parameters() if is_matrix(name, parameter))
     attention = config.n_layers * config.attention.flops_per_token(config.max_seq_len, config.d_model)
@@ -42,7 +42,7 @@ def count_model(model: MoETransformer) -> Counts:
     return Counts(total, sum(active.values()), 3 * (2 * matrices + attention))
 
 
-def _active_by_name(model: MoETransformer) -> dict[str, int]:
+def active_by_name(model: MoETransformer) -> dict[str, int]:
     """Return how many elements of each parameter one token meets."""
     active = {name: parameter.numel() for name, parameter in model.named_parameters()}
     for prefix, module in model.named_modules():

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_models.attention import ATTENTION, AttentionConfig
-from moe_models.errors import require
+from moe_models.errors import require, unknown_name
 from moe_models.feed_forward import FEED_FORWARD, FeedForwardConfig
 from moe_models.norms import NORM, NormConfig
-from moe_models.registry import component, dataclass_from_dict, to_dict
+from moe_models.registry import component, dataclass_from_dict, published_setting, to_dict
 
 PLACEMENTS = ("pre", "post")
+INITIALISED_SLOTS = ("attention", "feed_forward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class ModelConfig:
     """Where the block norms stand: `pre`, x + f(norm(x)), or `post`, norm(x + f(x)). https://arxiv.org/abs/2002.04745."""
     final_norm: NormConfig = component(NORM)
     """The norm before the head."""
+    default_init: tuple[str, ...] = published_setting(())
+    """Slots (`attention`, `feed_forward`) whose matrices and biases start as torch's `nn.Linear` draws them, uniform in
+    ±1/sqrt(inputs). Rebuilds a published flaw: what was swapped in after the initialisation kept torch's own."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_layers", "max_seq_len"):
@@ -49,6 +53,9 @@ class ModelConfig:
             self.placement in PLACEMENTS,
             f"placement must be one of {', '.join(PLACEMENTS)} but got '{self.placement}'",
         )
+        for slot in self.default_init:
+            if slot not in INITIALISED_SLOTS:
+                raise unknown_name("slot of default_init", slot, INITIALISED_SLOTS)
         self.attention.validate(self.d_model)
         self.feed_forward.validate(self.d_model)
 

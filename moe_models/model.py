@@ -5,8 +5,8 @@ Shapes: B batch, T positions, D model width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from moe_models.config import ModelConfig
 from moe_models.dropout import dropout
 from moe_models.loss import linear_cross_entropy, token_losses
-from moe_models.parameters import is_bias
+from moe_models.parameters import is_bias, is_matrix, matrix_of
 from moe_models.routers import Router
 from moe_models.streams import Noise, generator
 
@@ -115,18 +115,35 @@ def initialise(model: MoETransformer, seed: int) -> None:
     """Draw initial values: matrices N(0, init_std), gains 1, biases and buffers 0.
 
     Each matrix draws from the stream (seed, its dotted name), each expert of a stack from (seed, name, expert):
-    tensors of equal role and shape start equal in every cell of a study, whatever else differs.
+    tensors of equal role and shape start equal in every cell of a study, whatever else differs. The slots of
+    `default_init` draw from the same streams what `nn.Linear` draws: weights and biases uniform in ±1/sqrt(inputs).
     """
-    std = model.config.init_std
-    for name, parameter in model.named_parameters():
-        if is_bias(name):
-            parameter.zero_()
-        elif parameter.ndim == 1:
-            parameter.fill_(1.0)
-        elif parameter.ndim == 2:
-            parameter.normal_(0.0, std, generator=generator(seed, "init", name))
-        else:
-            for index, expert in enumerate(cast(Tensor, parameter)):
-                expert.normal_(0.0, std, generator=generator(seed, "init", name, index))
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        is_uniform = _slot(name) in model.config.default_init
+        if not is_matrix(name, parameter) and not (is_uniform and is_bias(name)):
+            parameter.fill_(0.0 if is_bias(name) else 1.0)
+            continue
+        matrix = parameters[matrix_of(name)]
+        bound = matrix.shape[-1] ** -0.5
+        for part, stream in _draws(parameter, seed, name, is_stack=matrix.ndim == 3):
+            if is_uniform:
+                part.uniform_(-bound, bound, generator=stream)
+            else:
+                part.normal_(0.0, model.config.init_std, generator=stream)
     for buffer in model.buffers():
         buffer.zero_()
+
+
+def _draws(parameter: Tensor, seed: int, name: str, *, is_stack: bool) -> Iterator[tuple[Tensor, torch.Generator]]:
+    """Yield what is drawn at once, with its stream: the parameter, or each expert of a stack."""
+    if is_stack:
+        for index, expert in enumerate(parameter):
+            yield expert, generator(seed, "init", name, index)
+    else:
+        yield parameter, generator(seed, "init", name)
+
+
+def _slot(name: str) -> str:
+    """Return the slot of a block's parameter (`layers.0.attention.out.weight`: attention); of any other, nothing."""
+    return name.split(".")[2] if name.startswith("layers.") else ""

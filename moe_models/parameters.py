@@ -15,5 +15,13 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not is_bias(name)
 
 
+def matrix_of(name: str) -> str:
+    """Return the name of the matrix that a bias is added to; of anything else, its own."""
+    for ending, replacement in ((".bias", ".weight"), ("_bias", "")):
+        if name.endswith(ending):
+            return name.removesuffix(ending) + replacement
+    return name
+
+
 class Unused(nn.Module):
     """Parameters that exist and that no forward pass touches: they are counted, and never trained."""

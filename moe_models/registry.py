@@ -95,23 +95,40 @@ def dataclass_from_dict(cls: type, data: Mapping[str, Any], where: str) -> Any:
         registry = fields[name].metadata.get("registry")
         if registry is not None and isinstance(value, Mapping):
             values[name] = registry.from_dict(value)
+        elif isinstance(value, list):
+            values[name] = tuple(value)  # JSON has no tuples, configurations no lists
     return cls(**values)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Turn a configuration dataclass into plain data; registered components carry their tag `kind`."""
+    """Turn a configuration dataclass into plain data; registered components carry their tag `kind`.
+
+    A `published_setting` that is at its default is left out.
+    """
     result: dict[str, Any] = {}
     if hasattr(config, "kind"):
         result["kind"] = config.kind
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        result[f.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
+        if f.metadata.get("published") and value == f.default:
+            continue
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        result[f.name] = list(value) if isinstance(value, tuple) else value
     return result
 
 
 def component(registry: Registry[Any], **kwargs: Any) -> Any:
     """Dataclass field that holds a child component of the given registry."""
     return dataclasses.field(metadata={"registry": registry}, **kwargs)
+
+
+def published_setting(default: Any) -> Any:
+    """Dataclass field that is there to rebuild what was published; at its default it changes nothing.
+
+    Plain data leaves it out at its default, so that the address of a sound run does not depend on what can be rebuilt.
+    """
+    return dataclasses.field(default=default, metadata={"published": True})
 
 
 def import_submodules(package: str) -> None:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import sys
 
 from moe_models.size import Size
-from sweeps.engine.study import Cell, Design, Study, variant
+from sweeps.engine.flaws import FIRST_BATCHES, HORIZON, OVERLAPPING_WINDOWS, TRAINED_INSTEAD
+from sweeps.engine.study import Cell, Design, Published, PublishedCell, Study, variant
 
 ATTENTION = {"baseline": "mha", "lora": "mla_lora", "enhanced": "mla_enhanced"}
 
@@ -38,6 +39,18 @@ STUDY = Study(
     notes=(
         "Both latent attentions have a no-position dimension of 0, as published: all heads share one rotary key. "
         "DeepSeek-V3's own is the preset `mla`.",
+    ),
+    published=Published(
+        cells=(
+            PublishedCell(name="baseline"),
+            PublishedCell(name="lora", trained="baseline"),
+            PublishedCell(name="enhanced", trained="baseline"),
+        ),
+        flaws=(OVERLAPPING_WINDOWS, HORIZON, FIRST_BATCHES, TRAINED_INSTEAD),  # the seed was set before each variant
+        first_tokens=2_000_000,
+        evaluation_batches=100,
+        precision="bf16",  # really fp16, which is not offered
+        counts_declared=True,
     ),
 )
 

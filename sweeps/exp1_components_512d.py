@@ -20,7 +20,19 @@ from __future__ import annotations
 import sys
 
 from moe_models.size import Size
-from sweeps.engine.study import Cell, Design, Study, variant
+from sweeps.engine.flaws import (
+    DEAD_PARAMETERS,
+    DEFAULT_INIT,
+    DENSE_LAYER,
+    FIRST_BATCHES,
+    HIDDEN_WIDTH,
+    HORIZON,
+    NO_CAUSAL_MASK,
+    NO_HIDDEN_DROPOUT,
+    ONE_SEED,
+    OVERLAPPING_WINDOWS,
+)
+from sweeps.engine.study import Cell, Design, Published, PublishedCell, Study, variant
 
 CELLS = {
     "baseline": ("mha", "moe_softmax_plain"),
@@ -31,6 +43,10 @@ CELLS = {
     "attention_moe_8e_2k_512d": ("mla_rope_only", "moe_glm4"),
 }
 """Attention and feed-forward layer of each."""
+ATTENTION_FLAWS = (NO_CAUSAL_MASK, DEFAULT_INIT)
+MLP_FLAWS = (DEFAULT_INIT, NO_HIDDEN_DROPOUT)
+GLM4_FLAWS = (DENSE_LAYER, HIDDEN_WIDTH, NO_HIDDEN_DROPOUT, DEAD_PARAMETERS)
+"""GLM4 drew its own initial values, N(0, 0.02)."""
 
 STUDY = Study(
     script="exp1_components_512d",
@@ -53,6 +69,18 @@ STUDY = Study(
     notes=(
         "The latent attention trained is the preset `mla_rope_only`, as published: no-position dimension 0 and one "
         "rotary key for all heads. DeepSeek-V3's own is the preset `mla`.",
+    ),
+    published=Published(
+        cells=(
+            PublishedCell(name="baseline"),
+            PublishedCell(name="mlp_512d", flaws=MLP_FLAWS),
+            PublishedCell(name="attention_mlp_512d", flaws=(*ATTENTION_FLAWS, *MLP_FLAWS)),
+            PublishedCell(name="moe_8e_2k_512d", flaws=GLM4_FLAWS),
+            PublishedCell(name="attention_moe_8e_2k_512d", flaws=(*ATTENTION_FLAWS, *GLM4_FLAWS)),
+        ),
+        flaws=(OVERLAPPING_WINDOWS, HORIZON, FIRST_BATCHES, ONE_SEED),
+        evaluation_batches=3,
+        warmup_fraction=0.1,
     ),
 )
 

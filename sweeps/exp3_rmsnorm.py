@@ -13,7 +13,8 @@ from __future__ import annotations
 import sys
 
 from moe_models.size import Size
-from sweeps.engine.study import Cell, Design, NegativeControl, Study, variant
+from sweeps.engine.flaws import FIRST_BATCHES, HORIZON, NORM_EPS, ONE_SEED, OVERLAPPING_WINDOWS
+from sweeps.engine.study import Cell, Design, NegativeControl, Published, PublishedCell, Study, variant
 
 STUDY = Study(
     script="exp3_rmsnorm",
@@ -29,6 +30,10 @@ STUDY = Study(
     },
     negative_control=NegativeControl(factor="rmsnorm", tolerance_nats=0.02),
     sizes={"cpu": Size(d_model=64, n_layers=3, n_heads=4, d_ff=256, n_experts=8, top_k=2, latent_rank=32)},
+    published=Published(
+        cells=(PublishedCell(name="baseline"), PublishedCell(name="deepseek_rmsnorm")),
+        flaws=(OVERLAPPING_WINDOWS, HORIZON, FIRST_BATCHES, ONE_SEED, NORM_EPS),
+    ),
 )
 
 if __name__ == "__main__":

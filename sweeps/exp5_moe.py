@@ -16,7 +16,21 @@ from __future__ import annotations
 import sys
 
 from moe_models.size import Size
-from sweeps.engine.study import Cell, Design, Study, variant
+from sweeps.engine.flaws import (
+    ATTENTION_BIASES,
+    BALANCE_LOSS,
+    FIRST_BATCHES,
+    HORIZON,
+    LAYERNORM,
+    NO_CAUSAL_MASK,
+    NO_HIDDEN_DROPOUT,
+    NO_POSITIONS,
+    NO_ROUTER_NOISE,
+    ONE_SEED,
+    OVERLAPPING_WINDOWS,
+    POST_NORM,
+)
+from sweeps.engine.study import Cell, Design, Published, PublishedCell, Study, variant
 
 FACTORS = ("gated_experts", "deepseek_routing")
 CELLS = {
@@ -45,6 +59,26 @@ STUDY = Study(
         )
     },
     sizes={"cpu": Size(d_model=64, n_layers=3, n_heads=4, d_ff=256, n_experts=8, top_k=2, latent_rank=32)},
+    published=Published(
+        cells=(
+            PublishedCell(name="baseline"),
+            PublishedCell(
+                name="deepseek_moe",
+                cell="gated_experts",
+                flaws=(
+                    NO_CAUSAL_MASK,
+                    ATTENTION_BIASES,
+                    NO_POSITIONS,
+                    LAYERNORM,
+                    POST_NORM,
+                    NO_HIDDEN_DROPOUT,
+                    NO_ROUTER_NOISE,
+                    BALANCE_LOSS,
+                ),
+            ),
+        ),
+        flaws=(OVERLAPPING_WINDOWS, HORIZON, FIRST_BATCHES, ONE_SEED),
+    ),
 )
 
 if __name__ == "__main__":

@@ -20,7 +20,18 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sweeps.engine.study import Cell, Design, NegativeControl, Study
+from sweeps.engine.flaws import (
+    DEFAULT_INIT,
+    FIRST_BATCHES,
+    HORIZON,
+    NO_CAUSAL_MASK,
+    NO_HIDDEN_DROPOUT,
+    NORM_EPS,
+    ONE_SEED,
+    OVERLAPPING_WINDOWS,
+    TRAINED_INSTEAD,
+)
+from sweeps.engine.study import Cell, Design, NegativeControl, Published, PublishedCell, Study
 
 if TYPE_CHECKING:
     from moe_models.config import ModelConfig
@@ -66,6 +77,26 @@ def grid(design: str) -> tuple[Cell, ...]:
     )
 
 
+PUBLISHED_ORDER = (
+    "baseline", "rmsnorm", "mlp", "moe", "attention", "rmsnorm_mlp", "rmsnorm_moe", "mlp_moe", "attention_rmsnorm",
+    "attention_mlp", "attention_moe", "all_components",
+)  # fmt: skip
+TRAINED = {
+    "moe": "baseline",
+    "mlp_moe": "baseline",
+    "rmsnorm_moe": "rmsnorm",
+    "attention_moe": "attention",
+    "all_components": "attention_rmsnorm",
+}
+"""By published name: the model that was trained instead. Every `moe` kept the baseline's experts."""
+
+
+def published_flaws(name: str) -> tuple[str, ...]:
+    """Return the flaws of what was swapped in under a published name: the latent attention, the dense MLP."""
+    attention = (NO_CAUSAL_MASK, DEFAULT_INIT) if "attention" in name or name == "all_components" else ()
+    return (*attention, *((DEFAULT_INIT, NO_HIDDEN_DROPOUT) if name.endswith("mlp") else ()))
+
+
 STUDY = Study(
     script="exp6_grid",
     title="DeepSeek component grid: attention, norm, feed-forward",
@@ -93,6 +124,18 @@ STUDY = Study(
     notes=(
         "The latent attention trained is the preset `mla_rope_only`, as published: no-position dimension 0 and one "
         "rotary key for all heads. DeepSeek-V3's own is the preset `mla`.",
+    ),
+    published=Published(
+        cells=tuple(
+            PublishedCell(
+                name=name,
+                cell="attention_rmsnorm_moe" if name == "all_components" else None,
+                flaws=published_flaws(name),
+                trained=TRAINED.get(name),
+            )
+            for name in PUBLISHED_ORDER
+        ),
+        flaws=(OVERLAPPING_WINDOWS, HORIZON, FIRST_BATCHES, ONE_SEED, NORM_EPS, TRAINED_INSTEAD),
     ),
 )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 from moe_models.config import ModelConfig
 from moe_models.errors import require
-from moe_models.registry import dataclass_from_dict, to_dict
+from moe_models.registry import dataclass_from_dict, published_setting, to_dict
+from moe_models.streams import derive_seed
 
 PRECISIONS = ("fp32", "bf16")
 OPTIMIZERS = ("muon", "adamw")
@@ -49,6 +50,11 @@ class TrainingConfig:
     """Updates between two evaluations of the validation split; the last update is always evaluated."""
     evaluation_batch_size: int = 64
     """Sequences a forward pass in evaluation."""
+    horizon_in_micro_steps: bool = published_setting(False)
+    """Rebuilds a published flaw: warm-up and cosine are laid over updates x accumulation updates, of which `updates`
+    are made, so that training stops part of the way."""
+    evaluation_batches: int | None = published_setting(None)
+    """Rebuilds a published flaw: only so many batches are evaluated, the first ones."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -59,6 +65,8 @@ class TrainingConfig:
             require(getattr(self, name) > 0, f"{name} must be positive but got {getattr(self, name)}")
         for name in ("warmup_fraction", "final_learning_rate_fraction", "muon_momentum"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1] but got {getattr(self, name)}")
+        first = self.evaluation_batches
+        require(first is None or first >= 1, f"evaluation_batches must be 1 or more but got {first}")
         require(self.weight_decay >= 0, f"weight_decay must be 0 or more but got {self.weight_decay}")
         for name, allowed in (
             ("precision", PRECISIONS),
@@ -72,6 +80,11 @@ class TrainingConfig:
         """Training tokens that one optimizer update sees."""
         return self.batch_size * self.seq_len * self.accumulation
 
+    @property
+    def horizon(self) -> int:
+        """Updates over which the learning rate is laid: all that are made, unless a flaw says otherwise."""
+        return self.updates * (self.accumulation if self.horizon_in_micro_steps else 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -80,6 +93,15 @@ class DataConfig:
     corpus: str
     content_hash: str
     """Hash of the tokens of all splits (see trainables.data)."""
+    first_tokens: int | None = published_setting(None)
+    """Only so many tokens are trained on, the corpus's first training tokens (all where it has fewer): a setting of the
+    published studies, no flaw."""
+    overlapping_windows: bool = published_setting(False)
+    """Rebuilds a published flaw: windows at every token of what is trained on, a random tenth of them to validate."""
+
+    def __post_init__(self) -> None:
+        first = self.first_tokens
+        require(first is None or first >= 2, f"first_tokens must be 2 or more but got {first}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +110,33 @@ class TrialConfig:
 
     model: ModelConfig
     training: TrainingConfig
-    data: DataConfig = field()
+    data: DataConfig
+    place: int | None = published_setting(None)
+    """Rebuilds a published flaw: all random streams are drawn from the seed and this place in the order of training, as
+    one random state that runs on through all variants would. None: cells share the seed's streams."""
+    declared_model: ModelConfig | None = published_setting(None)
+    """Rebuilds a published flaw: what the name says, where `model` was trained instead of it."""
+    counts_declared: bool = published_setting(False)
+    """Whether the parameters given are those of `declared_model`, as one published table printed them."""
 
     def __post_init__(self) -> None:
         require(
             self.training.seq_len <= self.model.max_seq_len,
             f"seq_len ({self.training.seq_len}) must be <= max_seq_len ({self.model.max_seq_len})",
         )
+        require(
+            not self.counts_declared or self.declared_model is not None,
+            "counts_declared needs a declared_model to count",
+        )
+
+    @property
+    def counted_model(self) -> ModelConfig:
+        """The model whose parameters are given: the one that is trained, unless a flaw says otherwise."""
+        return self.declared_model if self.counts_declared and self.declared_model is not None else self.model
+
+    def stream_seed(self, seed: int) -> int:
+        """Return the seed of a run's random streams: the seed itself, unless a flaw says otherwise."""
+        return seed if self.place is None else derive_seed(seed, "place", self.place)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which `from_dict` rebuilds this configuration."""
@@ -103,11 +145,14 @@ class TrialConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialConfig:
         """Rebuild a configuration from `to_dict`'s output."""
-        return cls(
-            model=ModelConfig.from_dict(data["model"]),
-            training=dataclass_from_dict(TrainingConfig, data["training"], "training"),
-            data=dataclass_from_dict(DataConfig, data["data"], "data"),
-        )
+        parts: dict[str, Callable[[Any], Any]] = {
+            "model": ModelConfig.from_dict,
+            "training": lambda part: dataclass_from_dict(TrainingConfig, part, "training"),
+            "data": lambda part: dataclass_from_dict(DataConfig, part, "data"),
+            "declared_model": ModelConfig.from_dict,
+        }
+        rebuilt = {name: parts[name](part) if name in parts else part for name, part in data.items()}
+        return cast(TrialConfig, dataclass_from_dict(cls, rebuilt, "trial"))
 
     def hash(self, seed: int) -> str:
         """Return the address of this configuration's run with the given seed: 16 hex digits of SHA-256."""

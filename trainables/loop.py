@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from analysis import schema
-from moe_models.accounting import count_model
+from moe_models.accounting import count
 from moe_models.model import build_model
 from moe_models.streams import Noise
-from trainables.batches import EvaluationBatches, TrainingBatches
+from trainables.batches import evaluation_batches, training_batches
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus
 from trainables.memory import PeakMemory
@@ -31,7 +31,7 @@ class Divergence(ArithmeticError):
 
 
 class Trainer:
-    """Trains one (configuration, seed) and evaluates it on the whole validation split.
+    """Trains one (configuration, seed) and evaluates it on the whole validation split, or what a flaw makes of it.
 
     Attributes:
         update: optimizer updates made.
@@ -46,21 +46,12 @@ class Trainer:
         self.seed = seed
         self.device = device
         self.memory = PeakMemory(device)
-        self.model = build_model(config.model, seed, device)
+        self.model = build_model(config.model, config.stream_seed(seed), device)
         self.optimizers = build_optimizers(self.model, config.training)
         self.base_learning_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
-        self.counts = count_model(self.model)
-        training = config.training
-        self.batches = TrainingBatches(
-            corpus.train,
-            seq_len=training.seq_len,
-            batch_size=training.batch_size,
-            accumulation=training.accumulation,
-            seed=seed,
-        )
-        self.validation = EvaluationBatches(
-            corpus.validation, seq_len=training.seq_len, batch_size=training.evaluation_batch_size
-        )
+        self.counts = count(config.counted_model)
+        self.batches = training_batches(config, corpus, seed)
+        self.validation = evaluation_batches(config, corpus)
         self.update = 0
         self.rows: list[dict[str, Any]] = []
         self.train_seconds = 0.0
@@ -104,7 +95,7 @@ class Trainer:
         for micro_step in range(training.accumulation):
             inputs_BT, targets_BT = self._to_device(self.batches.batch(self.update, micro_step))
             with self._autocast():
-                output = self.model(inputs_BT, Noise(self.seed, self.update, micro_step))
+                output = self.model(inputs_BT, Noise(self.config.stream_seed(self.seed), self.update, micro_step))
                 loss = self.model.loss(output, targets_BT)
             ((loss + output.auxiliary_loss) / training.accumulation).backward()
             self._window_losses.append(loss.detach())

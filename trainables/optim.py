@@ -125,11 +125,11 @@ def _adamw(params: Sequence[Tensor], config: TrainingConfig) -> torch.optim.Adam
 def learning_rate_factor(update: int, config: TrainingConfig) -> float:
     """Return the factor on the base learning rates at an update (from 0): linear warm-up, then a cosine.
 
-    The last update, number `updates - 1`, runs at exactly `final_learning_rate_fraction`.
+    The last update of the horizon, number `horizon - 1`, runs at exactly `final_learning_rate_fraction`.
     """
-    warmup = round(config.warmup_fraction * config.updates)
+    warmup = round(config.warmup_fraction * config.horizon)
     if update < warmup:
         return (update + 1) / warmup
-    progress = (update + 1 - warmup) / max(1, config.updates - warmup)
+    progress = (update + 1 - warmup) / max(1, config.horizon - warmup)
     final = config.final_learning_rate_fraction
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))

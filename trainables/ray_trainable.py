@@ -33,7 +33,7 @@ class AblationTrainable(tune.Trainable):
     """Trains a configuration for each of its seeds. Actors can be reused: `reset_config` starts afresh.
 
     Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory`, `labels` (study, cell, scale,
-    factors: for the record), `environment` (for the record) and `threads` (of torch, 1 by default).
+    factors, flaws: for the record), `environment` (for the record) and `threads` (of torch, 1 by default).
 
     Each report holds the latest row, the latest validation figures, all `rows` since the last report (each with its
     `seed`), the `status` of the seed last trained and `seconds_busy`, time spent training or evaluating since then.
@@ -136,6 +136,7 @@ class AblationTrainable(tune.Trainable):
             rows=self.trainer.rows,
             config=self.trial_config.to_dict(),
             environment=self.environment,
+            flaws=self.labels.get("flaws", []),
         )
         record.write(self.study_directory / schema.RECORDS_FOLDER)
         path.unlink(missing_ok=True)

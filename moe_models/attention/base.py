@@ -21,6 +21,11 @@ class AttentionConfig(Protocol):
 
     kind: ClassVar[str]
 
+    @property
+    def n_heads(self) -> int:
+        """Heads: so many weights each pair of positions has."""
+        ...
+
     def validate(self, d_model: int) -> None:
         """Raise ConfigError if this attention cannot be built at width `d_model`."""
         ...
@@ -55,32 +60,36 @@ def causal_attention(
     dropout_rate: float,
     noise: Noise | None,
     role: str,
+    causal: bool = True,
 ) -> Tensor:
     """Return softmax(scale · QKᵀ + causal mask) V, heads joined: (B, T, H·V).
 
-    With dropout the weights are formed explicitly, since the fused kernels draw from torch's global generator.
+    With dropout the weights are formed explicitly, since the fused kernels draw from torch's global generator. Without
+    `causal` there is no mask at all: a published mask of ones, added to all scores alike, was none.
     """
     query_BHTK, key_BHTK, value_BHTV = (x.transpose(1, 2) for x in (query_BTHK, key_BTHK, value_BTHV))
     if noise is None or dropout_rate == 0.0:
-        attended_BHTV = _fused(query_BHTK, key_BHTK, value_BHTV, scale)
+        attended_BHTV = _fused(query_BHTK, key_BHTK, value_BHTV, scale, causal)
     else:
-        length = query_BHTK.shape[-2]
-        future_TT = torch.ones(length, length, dtype=torch.bool, device=query_BHTK.device).triu(1)
         scores_BHTT = (query_BHTK @ key_BHTK.mT) * scale
-        weights_BHTT = scores_BHTT.masked_fill(future_TT, float("-inf")).softmax(-1, dtype=torch.float32)
+        if causal:
+            length = query_BHTK.shape[-2]
+            future_TT = torch.ones(length, length, dtype=torch.bool, device=query_BHTK.device).triu(1)
+            scores_BHTT = scores_BHTT.masked_fill(future_TT, float("-inf"))
+        weights_BHTT = scores_BHTT.softmax(-1, dtype=torch.float32)
         weights_BHTT = dropout(weights_BHTT, dropout_rate, noise, f"{role}.weights")
         attended_BHTV = weights_BHTT.to(value_BHTV.dtype) @ value_BHTV
     return attended_BHTV.transpose(1, 2).flatten(2)
 
 
-def _fused(query_BHTK: Tensor, key_BHTK: Tensor, value_BHTV: Tensor, scale: float) -> Tensor:
+def _fused(query_BHTK: Tensor, key_BHTK: Tensor, value_BHTV: Tensor, scale: float, causal: bool) -> Tensor:
     device = query_BHTK.device.type
     if device != "cpu" or not torch.is_autocast_enabled(device):
-        return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTV, is_causal=True, scale=scale)
+        return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTV, is_causal=causal, scale=scale)
     # The CPU kernel's backward pass takes ten times as long in bf16 as in fp32.
     query_BHTK, key_BHTK, value_BHTV = query_BHTK.float(), key_BHTK.float(), value_BHTV.float()
     with torch.autocast(device, enabled=False):
-        attended_BHTV = F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTV, is_causal=True, scale=scale)
+        attended_BHTV = F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTV, is_causal=causal, scale=scale)
     return attended_BHTV.to(torch.get_autocast_dtype(device))
 
 

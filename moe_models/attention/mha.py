@@ -12,7 +12,7 @@ from moe_models.errors import require
 from moe_models.positions import POSITION, PositionConfig, Rotary
 from moe_models.positions.none import NoPosition
 from moe_models.positions.rope import Rope
-from moe_models.registry import component
+from moe_models.registry import component, published_setting
 from moe_models.size import Size
 from moe_models.streams import Noise
 
@@ -28,6 +28,8 @@ class MultiHeadAttention:
     bias: bool = False
     """Biases on both projections."""
     position: PositionConfig = component(POSITION, default=Rope())
+    causal: bool = published_setting(True)
+    """False rebuilds a published flaw: no mask, so that every position sees the whole sequence."""
 
     def validate(self, d_model: int) -> None:
         """Check that the heads divide the width into even head dimensions."""
@@ -52,6 +54,7 @@ class MultiHeadAttentionModule(nn.Module):
     def __init__(self, config: MultiHeadAttention, d_model: int, dropout: float, role: str) -> None:
         super().__init__()
         self.n_heads = config.n_heads
+        self.causal = config.causal
         self.dropout = dropout
         self.role = role
         head_dim = d_model // config.n_heads
@@ -73,6 +76,7 @@ class MultiHeadAttentionModule(nn.Module):
             dropout_rate=self.dropout,
             noise=noise,
             role=self.role,
+            causal=self.causal,
         )
         return self.out(attended_BTD)
 

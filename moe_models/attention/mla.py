@@ -14,7 +14,7 @@ from moe_models.norms.deepseek_rmsnorm import DeepSeekRMSNorm
 from moe_models.positions import POSITION, PositionConfig, Rotary
 from moe_models.positions.rope import Rope
 from moe_models.positions.rope_linear import RopeLinear
-from moe_models.registry import component
+from moe_models.registry import component, published_setting
 from moe_models.size import Size
 from moe_models.streams import Noise
 
@@ -43,6 +43,8 @@ class MultiHeadLatentAttention:
     bias: bool = False
     """Biases on both down-projections and on the output."""
     position: PositionConfig = component(POSITION, default=Rope())
+    causal: bool = published_setting(True)
+    """False rebuilds a published flaw: no mask, so that every position sees the whole sequence."""
 
     def validate(self, d_model: int) -> None:
         """Check that all dimensions can be built; any width goes."""
@@ -102,6 +104,7 @@ class MultiHeadLatentAttentionModule(nn.Module):
             dropout_rate=self.dropout,
             noise=noise,
             role=self.role,
+            causal=c.causal,
         )
         return self.out(attended_BTN)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from moe_models.dropout import dropout
 from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, optional_parameter, validate_hidden
+from moe_models.registry import published_setting
 from moe_models.size import Size
 from moe_models.streams import Noise
 
@@ -27,6 +28,8 @@ class Dense:
     activation: str = "silu"
     bias: bool = False
     """Whether each of the linear maps has a bias."""
+    hidden_dropout: bool = published_setting(True)
+    """False rebuilds a published flaw: no dropout on the hidden activations, whatever the model's rate."""
 
     def validate(self, d_model: int) -> None:
         """Check width and activation."""
@@ -44,7 +47,7 @@ class DenseModule(nn.Module):
     def __init__(self, config: Dense, d_model: int, dropout: float, role: str) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.activation]
-        self.dropout = dropout
+        self.dropout = dropout if config.hidden_dropout else 0.0
         self.role = role
         self.up = nn.Parameter(torch.empty(config.d_ff, d_model))
         self.down = nn.Parameter(torch.empty(d_model, config.d_ff))

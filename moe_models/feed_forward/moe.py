@@ -13,7 +13,7 @@ from moe_models.errors import require
 from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, optional_parameter, validate_hidden
 from moe_models.feed_forward.dense import Dense
 from moe_models.grouped import arrange_by_expert, combine, dispatch, grouped_linear, row_multiple
-from moe_models.registry import component
+from moe_models.registry import component, published_setting
 from moe_models.routers import ROUTER, RouterConfig
 from moe_models.routers.deepseek import DeepSeekRouting
 from moe_models.routers.softmax_topk import SoftmaxTopK
@@ -39,6 +39,8 @@ class MixtureOfExperts:
     n_shared: int = 0
     """Shared experts that every token passes: one dense layer of n_shared · d_ff of the same form."""
     router: RouterConfig = component(ROUTER)
+    hidden_dropout: bool = published_setting(True)
+    """False rebuilds a published flaw: no dropout on the hidden activations, whatever the model's rate."""
 
     def validate(self, d_model: int) -> None:
         """Check sizes and the router's fit."""
@@ -63,7 +65,11 @@ class MixtureOfExpertsModule(nn.Module):
         self.shared: nn.Module | None = None
         if config.n_shared:
             shared = Dense(
-                d_ff=config.n_shared * config.d_ff, gated=config.gated, activation=config.activation, bias=config.bias
+                d_ff=config.n_shared * config.d_ff,
+                gated=config.gated,
+                activation=config.activation,
+                bias=config.bias,
+                hidden_dropout=config.hidden_dropout,
             )
             self.shared = shared.build(d_model, dropout=dropout, role=f"{role}.shared")
 
@@ -86,7 +92,7 @@ class Experts(nn.Module):
         super().__init__()
         self.n_experts, self.top_k = config.n_experts, config.top_k
         self.activation = ACTIVATIONS[config.activation]
-        self.dropout = dropout
+        self.dropout = dropout if config.hidden_dropout else 0.0
         self.role = role
         up_shape = (config.n_experts, config.d_ff, d_model)
         self.up = nn.Parameter(torch.empty(up_shape))

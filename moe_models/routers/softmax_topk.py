@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from moe_models.errors import require
+from moe_models.registry import published_setting
 from moe_models.routers.base import ROUTER, Router, Routing
 from moe_models.size import Size
 from moe_models.streams import Noise
+
+BALANCES = ("load", "variance")
 
 
 @ROUTER.register("softmax_topk")
@@ -30,6 +33,9 @@ class SoftmaxTopK:
     """Weight of E · Σ_e (share of assignments to e) · (mean probability of e)."""
     bias: bool = False
     """Whether the logits have a learned bias."""
+    balance: str = published_setting("load")
+    """What the balance loss punishes. `load`: as `balance_weight` says; `variance`, of the published exp4 and exp5:
+    balance_weight times the variance of the experts' mean probabilities, whatever load they carry."""
 
     def validate(self, n_experts: int, top_k: int) -> None:
         """Check that k experts can be chosen."""
@@ -38,6 +44,9 @@ class SoftmaxTopK:
             f"moe.top_k must be between 1 and n_experts ({n_experts}) but got {top_k}",
         )
         require(self.noise_std >= 0, f"router.noise_std must be 0 or more but got {self.noise_std}")
+        require(
+            self.balance in BALANCES, f"router.balance must be one of {', '.join(BALANCES)} but got '{self.balance}'"
+        )
         require(self.balance_weight >= 0, f"router.balance_weight must be 0 or more but got {self.balance_weight}")
 
     def build(self, d_model: int, n_experts: int, top_k: int, *, role: str) -> Router:
@@ -65,8 +74,10 @@ class SoftmaxTopKRouter(Router):
     def _balance_loss(self, logits_BTE: Tensor, experts_BTK: Tensor) -> Tensor | None:
         if self.config.balance_weight == 0:
             return None
-        share_E = torch.bincount(experts_BTK.flatten(), minlength=self.n_experts) / experts_BTK.numel()
         probability_E = logits_BTE.softmax(-1).mean(dim=(0, 1))
+        if self.config.balance == "variance":
+            return self.config.balance_weight * probability_E.var()
+        share_E = torch.bincount(experts_BTK.flatten(), minlength=self.n_experts) / experts_BTK.numel()
         return self.config.balance_weight * self.n_experts * (share_E * probability_E).sum()
 
 

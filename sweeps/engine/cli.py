@@ -59,6 +59,7 @@ def _for_users(error: Exception) -> bool:
 def _run(study: Study, options: Options) -> int:
     from rich.console import Console
 
+    from sweeps.engine.memory import require_memory
     from sweeps.engine.plan import make_plan
     from sweeps.engine.resources import find_resources
     from sweeps.engine.tracking import require_tracking, tracking_uri
@@ -72,6 +73,7 @@ def _run(study: Study, options: Options) -> int:
     if options.dry_run:
         _dry_run(plan, resources, options, console)
         return 0
+    require_memory(plan, resources)
     with _study_lock(plan):
         return _train(plan, resources, options, console)
 
@@ -105,6 +107,8 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
             json.dumps(
                 {
                     "study": plan.name,
+                    "protocol": plan.protocol.name,
+                    "flaws": list(plan.protocol.flaws),
                     "scale": ",".join(plan.scales),
                     "seeds": list(plan.seeds),
                     "cells": cells,
@@ -132,12 +136,14 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
 
 def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
     done = len(plan.runs()) - len(plan.open_runs())
-    corpus = plan.corpora[plan.scales[0]].name
+    corpus, first = plan.corpora[plan.scales[0]], plan.cells[0].config.data.first_tokens
+    trained = "" if first is None else f", its first {min(first, len(corpus.train.tokens)):,} training tokens"
     share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
     for line in (
         f"study {plan.name}",
+        *([f"  {plan.protocol.sentence()}"] if plan.protocol.published else []),
         f"  {plan.why_scale}",
-        f"  corpus {corpus}, {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
+        f"  corpus {corpus.name}{trained}, {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
         + (f", {done} of them done before" if done else ""),
         f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
     ):
@@ -188,7 +194,7 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
         raise ConfigError(f"{error}; delete it to train that run again") from error
     _print_plan(plan, resources, console)
     environment = describe_environment()
-    progress = Progress(plan.name, records, plan.open_runs(), resources.slots, console)
+    progress = Progress(plan.name, records, plan.open_runs(), resources.slots, console, plan.protocol.under)
     complete = False
     with ThreadPoolExecutor(1) as background:
         # The database is made while Ray starts: both take seconds. Ray's workers never touch it.
@@ -217,6 +223,8 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
         return EXIT_INTERRUPTED
     summary = {
         "study": plan.name,
+        "protocol": plan.protocol.name,
+        "flaws": list(plan.protocol.flaws),
         "folder": str(plan.folder),
         "scale": ",".join(plan.scales),
         "seeds": list(plan.seeds),
@@ -226,7 +234,7 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
         "wall_seconds": time.monotonic() - started,
         "utilisation": progress.utilisation(),
     }
-    _print_end(summary, options, console)
+    _print_end(plan, summary, options, console)
     return EXIT_FAILURES if outcome.failures else 0
 
 
@@ -243,7 +251,7 @@ def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
         return None
 
 
-def _print_end(summary: dict[str, Any], options: Options, console: Console) -> None:
+def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: Console) -> None:
     from sweeps.engine.progress import duration
     from sweeps.engine.tracking import public, tracking_uri, ui_command
 
@@ -256,6 +264,7 @@ def _print_end(summary: dict[str, Any], options: Options, console: Console) -> N
     lines = [
         f"{counts or 'nothing to train'}; {duration(summary['wall_seconds'])} in all"
         + ("" if used is None else f", {used:.0%} of the slots' time in training and evaluation"),
+        *([plan.protocol.sentence()] if plan.protocol.published else []),
         *([f"report: {summary['report']}"] if summary["report"] else []),
         f"runs:   {ui_command(uri)}",
     ]

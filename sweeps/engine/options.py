@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from moe_models.errors import ConfigError, require, unknown_name
+from sweeps.engine.protocol import Protocol, find_protocol
 from sweeps.engine.study import DEFAULT_DESIGN, Study
 
 AUTO: Literal["auto"] = "auto"
@@ -32,11 +33,18 @@ class Options:
     """Text to train on: `web` (the World English Bible, comes with the package), `smollm` or `smollm:DOCUMENTS`
     (from the Hugging Face Hub), or the path of a .txt, .jsonl or .parquet file."""
     steps: int | None = None
-    """Optimizer updates a run; by default the scale's own number."""
+    """Optimizer updates a run; by default the scale's own number. An update of the published protocol has 4
+    micro-steps, which the reports call steps."""
     design: str = DEFAULT_DESIGN
     """What the factors mean, where a study has several designs (exp6_grid: `default` or `orthogonal`)."""
+    protocol: Literal["sound", "published"] = "sound"
+    """`published` rebuilds what was really run, under the published names: with every flaw of the study, each of which
+    can be undone. Its numbers are no findings, and are marked wherever they are shown."""
+    undo: str | None = None
+    """Flaws to take out of the published protocol, separated by commas, or `all` (the dry run names those in force)."""
     precision: Literal["auto", "fp32", "bf16"] = AUTO
-    """Arithmetic of the matrix products. `auto` measures once which is faster and keeps it in the study's plan."""
+    """Arithmetic of the matrix products. `auto` measures once which is faster and keeps it in the study's
+    plan; under the published protocol it is the published arithmetic."""
     output: Path = Path("results")
     """Folder that holds the studies' folders."""
     max_concurrent: int | None = None
@@ -65,9 +73,14 @@ class Options:
             raise unknown_name("design", self.design, study.designs)
         self.cells(study)
 
+    def find_protocol(self, study: Study) -> Protocol:
+        """Return the protocol asked for; ConfigError where the study has no such one."""
+        undo = None if self.undo is None else names(self.undo, "--undo")
+        return find_protocol(study, self.design, self.protocol, undo)
+
     def cells(self, study: Study) -> list[str]:
         """Return the names of the cells asked for, in the study's order."""
-        known = [cell.name for cell in study.designs[self.design].cells]
+        known = [cell.name for cell in self.find_protocol(study).cells]
         asked = known if self.variants == "all" else names(self.variants, "--variants")
         for name in asked:
             if name not in known:

@@ -1,8 +1,8 @@
 """The plan: a study's cells, scales and seeds as full configurations with their hashes, checked as a whole.
 
 Making a plan trains and writes nothing, except that a corpus's tokens are kept in the cache. A study is its script,
-design, scales, corpus, length and data: they make the name of its folder. A plan found there is extended: what was
-chosen by measurement is kept, cells and seeds are added, none is dropped.
+design, protocol, scales, corpus, length and data: they make the name of its folder. A plan found there is extended:
+what was chosen by measurement is kept, cells and seeds are added, none is dropped.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from typing import Any
 from analysis.schema import CONFIG_HASH, PLAN_FILE, RECORDS_FOLDER, SCALE, SCHEMA_VERSION, VAL_LOSS, write_json
 from moe_models.accounting import Counts, count
 from moe_models.errors import ConfigError, require
+from sweeps.engine.flaws import FLAWS
 from sweeps.engine.options import AUTO, Options, names
 from sweeps.engine.probe import faster_precision
+from sweeps.engine.protocol import Protocol
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import DEFAULT_DESIGN, Cell, Study
-from trainables.config import DataConfig, TrialConfig, stable_hash
+from trainables.config import TrialConfig, stable_hash
 from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.scales import Scale, scale_named
 
@@ -80,7 +82,7 @@ class Plan:
     """A study, ready to run."""
 
     study: Study
-    design: str
+    protocol: Protocol
     scales: tuple[str, ...]
     why_scale: str
     folder: Path
@@ -113,8 +115,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `plan.json` holds: this plan, and all cells and seeds that were planned before."""
-        design = self.study.designs[self.design]
-        control = self.study.negative_control
+        design = self.study.designs[self.protocol.design]
+        flaws = self.protocol.flaws
+        control = None if flaws else self.study.negative_control  # flaws may tell its two levels apart
         corpus = self.corpora[self.scales[0]]
         updates = [cell.config.training.updates for cell in self.cells]
         notes = [*self.study.notes, *design.notes, *itertools.chain(*(c.notes for c in self.corpora.values()))]
@@ -123,7 +126,10 @@ class Plan:
             "study": self.name,
             "title": self.study.title,
             "script": self.study.script,
-            "design": self.design,
+            "design": self.protocol.design,
+            "protocol": self.protocol.name,
+            "flaws": list(flaws),
+            "flaw_explanations": {name: FLAWS[name].explanation for name in flaws},
             "scales": list(self.scales),
             "corpus": corpus.name,
             "data_hash": data_hash(self.corpora),
@@ -135,7 +141,7 @@ class Plan:
             "negative_control": None
             if control is None
             else {"factor": control.factor, "tolerance_nats": control.tolerance_nats},
-            "factorial": design.factorial,
+            "factorial": design.factorial and self.protocol.published is None,
             "feed_forward_levels": {"factors": list(design.feed_forward_levels)}
             if design.feed_forward_levels
             else None,
@@ -162,8 +168,7 @@ class Plan:
 
     def known_cells(self) -> list[str]:
         """Return the names of all cells that the study can have at its scales, in its order."""
-        cells = self.study.designs[self.design].cells
-        return [_scaled(cell.name, scale, self.scales) for scale in self.scales for cell in cells]
+        return [_scaled(cell.name, scale, self.scales) for scale in self.scales for cell in self.protocol.cells]
 
     def write(self) -> None:
         """Write `plan.json`, atomically."""
@@ -182,21 +187,22 @@ def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
         scale.name: prepare_corpus(options.corpus, vocab_size=scale.vocab_size, seq_len=scale.training.seq_len)
         for scale in scales
     }
-    folder = options.output.resolve() / study_name(study, options, scales, corpora)
+    protocol = options.find_protocol(study)
+    folder = options.output.resolve() / study_name(protocol, options, scales, corpora)
     existing = read_plan(folder / PLAN_FILE)
     wanted = options.cells(study)
-    cells = [cell for cell in study.designs[options.design].cells if cell.name in wanted]
-    choices = existing.get("choices") or choose(cells[0], options, scales, corpora, resources)
+    cells = [cell for cell in protocol.cells if cell.name in wanted]
+    choices = existing.get("choices") or choose(protocol, cells[0], options, scales, corpora, resources)
     scale_names = tuple(scale.name for scale in scales)
     planned = tuple(
-        _plan_cell(cell, scale, scale_names, options.steps, choices, corpora[scale.name])
+        _plan_cell(protocol, cell, scale, scale_names, options.steps, choices, corpora[scale.name])
         for scale in scales
         for cell in cells
     )
     require_different_models(study, planned)
     plan = Plan(
         study=study,
-        design=options.design,
+        protocol=protocol,
         scales=scale_names,
         why_scale=why,
         folder=folder,
@@ -235,9 +241,12 @@ def require_writable(folder: Path) -> None:
             return
 
 
-def study_name(study: Study, options: Options, scales: Sequence[Scale], corpora: Mapping[str, TokenizedCorpus]) -> str:
+def study_name(
+    protocol: Protocol, options: Options, scales: Sequence[Scale], corpora: Mapping[str, TokenizedCorpus]
+) -> str:
     """Return the name of a study's folder: what it is in words, and a hash over the same and the data."""
-    updates = [scale.with_training(updates=options.steps).updates for scale in scales]
+    study = protocol.study
+    updates = [protocol.training(scale, options.steps).updates for scale in scales]
     precision = None if options.precision == AUTO else options.precision
     scale_names = [scale.name for scale in scales]
     corpus = corpora[scale_names[0]].name
@@ -249,10 +258,13 @@ def study_name(study: Study, options: Options, scales: Sequence[Scale], corpora:
         "updates": updates,
         "data": data_hash(corpora),
         "precision": precision,
+        # The address of a sound study does not depend on what else can be rebuilt.
+        **({"protocol": protocol.name, "flaws": list(protocol.flaws)} if protocol.published else {}),
     }
     words = [
         study.script,
         *([options.design] if options.design != DEFAULT_DESIGN else []),
+        *protocol.words(),
         "+".join(scale_names),
         re.sub(r"[^A-Za-z0-9._]+", "_", corpus),
         "+".join(str(number) for number in dict.fromkeys(updates)),
@@ -284,6 +296,7 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 
 def choose(
+    protocol: Protocol,
     cell: Cell,
     options: Options,
     scales: Sequence[Scale],
@@ -294,8 +307,10 @@ def choose(
     precision = {}
     for scale in scales:
         corpus = corpora[scale.name]
-        if options.precision == AUTO:
-            config = _configure(cell, scale, options.steps, "fp32", corpus)
+        if options.precision == AUTO and protocol.published is not None:
+            precision[scale.name] = protocol.published.precision
+        elif options.precision == AUTO:
+            config = protocol.configure(cell, scale, options.steps, "fp32", corpus)
             precision[scale.name] = faster_precision(config, corpus, resources.device)
         else:
             precision[scale.name] = options.precision
@@ -303,10 +318,15 @@ def choose(
 
 
 def require_different_models(study: Study, cells: Sequence[PlannedCell]) -> None:
-    """Refuse two cells that build the same model under two names; a negative control's pair is the exception."""
+    """Refuse two cells that build the same model under two names.
+
+    Exceptions are a negative control's pair, and names under which a declared flaw trains another one's model.
+    """
     seen: dict[str, PlannedCell] = {}
     for cell in cells:
-        address = stable_hash(cell.config.to_dict())
+        if cell.config.declared_model is not None:
+            continue
+        address = stable_hash(replace(cell.config, place=None).to_dict())
         other = seen.setdefault(address, cell)
         if other is cell:
             continue
@@ -319,6 +339,7 @@ def require_different_models(study: Study, cells: Sequence[PlannedCell]) -> None
 
 
 def _plan_cell(
+    protocol: Protocol,
     cell: Cell,
     scale: Scale,
     scales: Sequence[str],
@@ -326,21 +347,13 @@ def _plan_cell(
     choices: Mapping[str, Any],
     corpus: TokenizedCorpus,
 ) -> PlannedCell:
-    config = _configure(cell, scale, updates, choices["precision"][scale.name], corpus)
+    config = protocol.configure(cell, scale, updates, choices["precision"][scale.name], corpus)
     return PlannedCell(
         name=_scaled(cell.name, scale.name, scales),
         factors={**cell.factors, **({SCALE: scale.name} if len(scales) > 1 else {})},
         scale=scale.name,
         config=config,
-        counts=count(config.model),
-    )
-
-
-def _configure(cell: Cell, scale: Scale, updates: int | None, precision: str, corpus: TokenizedCorpus) -> TrialConfig:
-    return TrialConfig(
-        model=cell.build(scale),
-        training=scale.with_training(updates=updates, precision=precision),
-        data=DataConfig(corpus=corpus.name, content_hash=corpus.content_hash),
+        counts=count(config.counted_model),
     )
 
 

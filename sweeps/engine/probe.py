@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from moe_models.accounting import count
+from trainables.batches import evaluation_batches
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus
 from trainables.loop import Trainer
@@ -82,7 +83,7 @@ def estimate_runs(
             training = config.training
             evaluations = -(-training.updates // training.evaluate_every)
             # A forward pass is a third of the training FLOPs.
-            tokens = len(corpus.validation.tokens) / training.tokens_per_update / 3
+            tokens = evaluation_batches(config, corpus).scored_tokens / training.tokens_per_update / 3
             total += runs * update * (training.updates + evaluations * tokens)
     method = "from FLOPs and the measured rate of matrix products"
     if measured:

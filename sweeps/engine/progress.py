@@ -40,12 +40,20 @@ class Progress:
         runs: those to be trained now.
         slots: runs at a time.
         console: where to show it; live only on a terminal.
+        under: what is to be said beside every loss: `under 6 flaws`, or nothing.
     """
 
     def __init__(
-        self, study: str, earlier: Iterable[TrialRecord], runs: Iterable[PlannedRun], slots: int, console: Console
+        self,
+        study: str,
+        earlier: Iterable[TrialRecord],
+        runs: Iterable[PlannedRun],
+        slots: int,
+        console: Console,
+        under: str = "",
     ) -> None:
         self.study = study
+        self.under = under
         self.console = console
         self.counts: Counter[str] = Counter()
         self.busy_seconds = 0.0
@@ -141,12 +149,15 @@ class Progress:
     def _line(self, record: TrialRecord) -> str:
         row = record.result_row()
         if record.status == FINISHED:
-            outcome = f"val_loss {row[VAL_LOSS]:.4f}, {duration(row['train_seconds'])} of training"
+            outcome = f"{self._figure(row[VAL_LOSS])}, {duration(row['train_seconds'])} of training"
         else:
             outcome = f"{record.status}: {record.error}"
         left = self.seconds_left()
         eta = f", about {duration(left)} left" if left else ""
         return f"[{self.counts.total()}/{self._total}] {record.cell}, seed {record.seed}: {outcome}{eta}"
+
+    def _figure(self, loss: float) -> str:
+        return f"val_loss {loss:.4f}" + (f" {self.under}" if self.under else "")
 
     def _display(self) -> Group:
         left, used = self.seconds_left(), self.utilisation()
@@ -159,7 +170,7 @@ class Progress:
         for run, what in sorted(self._running.values(), key=lambda item: item[0].config_hash):
             table.add_row(Text(f"{run.cell.name}, seed {run.seed}", style="cyan"), what)
         for scale, cell, loss, seeds in self.best():
-            table.add_row(Text(f"best at {scale}", style="green"), f"{cell}: val_loss {loss:.4f} (n = {seeds})")
+            table.add_row(Text(f"best at {scale}", style="green"), f"{cell}: {self._figure(loss)} (n = {seeds})")
         bar = Table.grid()  # a bar alone does not end its line
         done = self.counts.total()
         bar.add_row(ProgressBar(max(1, self._total), done, width=60, complete_style="cyan", finished_style="green"))

@@ -181,9 +181,15 @@ class _Observer(tune.Callback):
 
 
 def labels_of(plan: Plan, run: PlannedRun) -> dict[str, Any]:
-    """Return what names a run in its record: study, cell, scale, factors."""
+    """Return what names a run in its record: study, cell, scale, factors, and the flaws of the whole study."""
     cell = run.cell
-    return {"study": plan.name, "cell": cell.name, "scale": cell.scale, "factors": dict(cell.factors)}
+    return {
+        "study": plan.name,
+        "cell": cell.name,
+        "scale": cell.scale,
+        "factors": dict(cell.factors),
+        "flaws": list(plan.protocol.flaws),
+    }
 
 
 def trial_config(plan: Plan, run: PlannedRun, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -61,6 +61,53 @@ class Design:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishedCell:
+    """A cell of the default design as it was really trained."""
+
+    name: str
+    """The published one."""
+    cell: str | None = None
+    """The cell that trains what the name says, where it is called otherwise here."""
+    flaws: tuple[str, ...] = ()
+    """Those of its model, beside the study's own."""
+    trained: str | None = None
+    """The published cell whose model was trained under this name; its own where none is named."""
+
+    @property
+    def sound(self) -> str:
+        """The cell that trains what the name says."""
+        return self.cell or self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """How a study was really run: what `--protocol published` rebuilds. Flaws are names of `sweeps.engine.flaws`."""
+
+    cells: tuple[PublishedCell, ...]
+    """In the order in which they were trained."""
+    flaws: tuple[str, ...]
+    """Those of every cell."""
+    first_tokens: int = 100_000
+    """Training tokens: the corpus's first ones."""
+    evaluation_batches: int = 5
+    """Batches that an evaluation took."""
+    warmup_fraction: float = 0.05
+    """Share of the schedule over which the learning rate rose."""
+    precision: str = "fp32"
+    """Arithmetic of the matrix products."""
+    balance_weight: float = 0.01
+    """Of a balance loss that was not the baseline's."""
+    counts_declared: bool = False
+    """Whether parameters were counted on the model that a name says, where another one was trained."""
+
+    @property
+    def all_flaws(self) -> tuple[str, ...]:
+        """All flaws of the study, sorted."""
+        of_cells = {flaw for cell in self.cells for flaw in cell.flaws}
+        return tuple(sorted({*self.flaws, *of_cells}))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A study as its author declares it."""
 
@@ -79,6 +126,8 @@ class Study:
     negative_control: NegativeControl | None = None
     notes: tuple[str, ...] = field(default=())
     """Lines that the report prints, whatever the design."""
+    published: Published | None = None
+    """How it was really run, where it was published."""
 
     def __post_init__(self) -> None:
         assert DEFAULT_DESIGN in self.designs, f"{self.script} has no design '{DEFAULT_DESIGN}'"
@@ -88,6 +137,9 @@ class Study:
             assert self.baseline in names, f"{self.script}, design {name}: there is no cell '{self.baseline}'"
             for cell in design.cells:
                 assert set(cell.factors) == set(self.factors), f"{self.script}: factors of cell '{cell.name}'"
+        for published in self.published.cells if self.published else ():
+            known = [cell.name for cell in self.designs[DEFAULT_DESIGN].cells]
+            assert published.sound in known, f"{self.script}: published cell '{published.name}' is no cell"
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the study's command line; return the process's exit code."""

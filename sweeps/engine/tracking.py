@@ -219,10 +219,16 @@ class MlflowTracker:
             tags={PREFIX + name: value for name, value in tags.items()}
             | {
                 f"{PREFIX}corpus_hash": self.plan.to_json()["data_hash"],
+                **self._protocol_tags(self.plan.protocol.flaws),
                 "mlflow.note.content": self.plan.study.title,
                 **{PREFIX + name: value for name, value in self.environment.items()},
             },
         ).info.run_id
+
+    def _protocol_tags(self, flaws: Iterable[str]) -> dict[str, str]:
+        """Return the tags by which no flawed number can be mistaken for a sound one, which has no flaws' tag."""
+        named = " ".join(flaws)
+        return {f"{PREFIX}protocol": self.plan.protocol.name, **({f"{PREFIX}flaws": named} if named else {})}
 
     def _find_children(self) -> None:
         token: str | None = ""
@@ -308,8 +314,10 @@ class MlflowTracker:
         return status in (FINISHED, DIVERGED)
 
     def _labels_of(self, run: PlannedRun) -> dict[str, Any]:
-        cell = run.cell
-        return {"cell": cell.name, "scale": cell.scale, "factors": dict(cell.factors), "seed": run.seed}
+        cell, flaws = run.cell, list(self.plan.protocol.flaws)
+        return {
+            "cell": cell.name, "scale": cell.scale, "factors": dict(cell.factors), "seed": run.seed, "flaws": flaws
+        }  # fmt: skip
 
     def _ensure(
         self, address: str, labels: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, str]
@@ -331,6 +339,7 @@ class MlflowTracker:
             f"{PREFIX}seed": str(labels["seed"]),
             f"{PREFIX}config_hash": address,
             f"{PREFIX}corpus_hash": config["data"]["content_hash"],
+            **self._protocol_tags(labels["flaws"]),
             **factors,
             **{PREFIX + name: value for name, value in environment.items()},
         }
@@ -368,7 +377,10 @@ class MlflowTracker:
             self._last_step[address] = new[-1][STEP]
 
     def _copy(self, record: TrialRecord) -> None:
-        labels = {"cell": record.cell, "scale": record.scale, "factors": record.factors, "seed": record.seed}
+        labels = {
+            "cell": record.cell, "scale": record.scale, "factors": record.factors, "seed": record.seed,
+            "flaws": record.flaws,
+        }  # fmt: skip
         address = record.config_hash
         self._ensure(address, labels, record.config, record.environment)
         self._log(address, record.rows)

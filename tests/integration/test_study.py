@@ -119,6 +119,38 @@ def test_a_result_depends_on_neither_concurrency_nor_order(command: Callable[...
     assert {record.config_hash: comparable(record) for record in read_records(folder)} == together
 
 
+@pytest.mark.usefixtures("one_ray")
+def test_a_published_study_runs_and_every_number_carries_its_flaws(
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command("baseline,attention,attention_moe", 1, 2, "--protocol", "published")
+    undone = [*arguments, "--undo", "leak.no_causal_mask,eval.first_batches,split.overlapping_windows"]
+    assert STUDY.main(arguments) == 0
+    folder = study_folder()
+    assert folder.name.startswith("exp6_grid-published-cpu-")
+    records = {record.cell: record for record in read_records(folder)}
+    assert STUDY.published is not None
+    flaws = list(STUDY.published.all_flaws)
+    assert {name: record.flaws for name, record in records.items()} == dict.fromkeys(records, flaws)
+    assert len(records) == 3
+    assert records["attention_moe"].config["model"] == records["attention"].config["model"]
+    assert records["attention_moe"].config["declared_model"]["feed_forward"]["router"]["kind"] == "deepseek"
+    assert comparable(records["attention_moe"]) != comparable(records["attention"])  # another place, other streams
+    for run in nested_runs():
+        assert run.data.tags["ablatune.flaws"].split() == flaws
+    output = capsys.readouterr().out
+    assert output.count("protocol published: trained under 9 flaws: confound.default_init, ") == 2  # before and after
+    assert "attention, seed 0: val_loss" in output
+    assert output.count(" under 9 flaws, ") == 3
+
+    assert STUDY.main([*undone, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["protocol"], len(result["flaws"])) == ("published", 6)
+    other = read_records(Path(result["folder"]))
+    assert {record.config_hash for record in other}.isdisjoint({r.config_hash for r in records.values()})
+    assert all(record.flaws == result["flaws"] for record in other)
+
+
 def comparable(record: TrialRecord) -> list[dict[str, Any]]:
     """Return the curve without what may differ from run to run."""
     return [{k: v for k, v in row.items() if k not in NONDETERMINISTIC_COLUMNS} for row in record.rows]

@@ -32,7 +32,7 @@ def test_an_estimate_counts_runs_and_slots(plan_for: Callable[..., Plan], monkey
     monkeypatch.setattr(probe, "update_seconds", lambda *_, **__: 2.0)
     plan = plan_for(variants="baseline")
     config, corpus = plan.cells[0].config, plan.corpora["cpu"]
-    evaluation = 2.0 * len(corpus.validation.tokens) / config.training.tokens_per_update / 3
+    evaluation = 2.0 * (len(corpus.validation.tokens) - 1) / config.training.tokens_per_update / 3
     assert estimate_runs([(config, corpus, 6)], 2, CPU).seconds == pytest.approx(6 / 2 * (4 * 2.0 + evaluation))
 
 

@@ -39,7 +39,8 @@ def make(plan: Plan, *, terminal: bool, earlier: int = 0) -> tuple[Progress, io.
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=160, highlight=False)
     runs = plan.runs()
-    return Progress(plan.name, [record(run) for run in runs[:earlier]], runs[earlier:], 2, console), out
+    done = [record(run) for run in runs[:earlier]]
+    return Progress(plan.name, done, runs[earlier:], 2, console, plan.protocol.under), out
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,20 @@ def make(plan: Plan, *, terminal: bool, earlier: int = 0) -> tuple[Progress, io.
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_flawed_loss_is_shown_without_saying_so(plan_for: Callable[..., Plan], terminal: bool) -> None:
+    for undo, words in ((None, "under 9 flaws"), ("all", "")):
+        plan = plan_for(variants="baseline", protocol="published", undo=undo)
+        progress, out = make(plan, terminal=terminal)
+        with progress:
+            progress.started(plan.runs()[0])
+            progress.ended(plan.runs()[0], record(plan.runs()[0], 0.0344))
+        shown = [line for line in out.getvalue().splitlines() if "0.0344" in line]
+        assert shown
+        assert all((f"val_loss 0.0344 {words}".strip() in line) for line in shown)
+        assert ("flaws" in out.getvalue()) == bool(words)
 
 
 def test_without_a_terminal_there_is_one_line_a_run(plan_for: Callable[..., Plan], clock: Clock) -> None:

@@ -98,6 +98,33 @@ def test_a_run_has_its_labels_params_and_curve(tracked: Any) -> None:
     assert [entry.path for entry in tracker.client.list_artifacts(tracker.parent_id)] == ["plan.json"]
 
 
+def test_a_flawed_run_says_so_in_its_tags(plan_for: Callable[..., Plan], database: str) -> None:
+    plan = plan_for(variants="attention,attention_moe", protocol="published", undo="confound.norm_eps")
+    plan.write()
+    tracker = MlflowTracker(plan, ENVIRONMENT, database, warn=pytest.fail)
+    live, copied, *_ = plan.runs()
+    flaws = list(plan.protocol.flaws)
+    tracker.start(live)
+    tracker.end(record(plan, copied, flaws=flaws))
+    tracker.close(plan.folder, complete=True)
+    runs = [*children(tracker.client).values(), tracker.client.get_run(tracker.parent_id)]
+    assert len(runs) == 3
+    for run in runs:
+        assert run.data.tags["ablatune.protocol"] == "published"
+        assert run.data.tags["ablatune.flaws"].split() == flaws
+        tracker.client.delete_run(run.info.run_id)
+
+
+def test_a_sound_run_has_no_flaws(tracked: Any) -> None:
+    plan, connect = tracked
+    tracker = connect()
+    tracker.start(plan.runs()[0])
+    (child,) = children(tracker.client).values()
+    for run in (child, tracker.client.get_run(tracker.parent_id)):
+        assert run.data.tags["ablatune.protocol"] == "sound"
+        assert "ablatune.flaws" not in run.data.tags
+
+
 def test_the_experiment_opens_as_model_training(tracked: Any) -> None:
     _, connect = tracked
     tracker = connect()

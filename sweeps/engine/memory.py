@@ -1,0 +1,107 @@
+"""Whether what a study would train at a time fits into memory: estimated before anything trains.
+
+The estimate is meant to be within a factor of two or three, and rather too high: it is there to refuse what would be
+killed half-way, not to pack a machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from moe_models.accounting import active_by_name
+from moe_models.errors import require
+from moe_models.loss import CHUNK_ELEMENTS
+from moe_models.model import MoETransformer
+from moe_models.parameters import is_matrix
+from sweeps.engine.plan import Plan
+from sweeps.engine.resources import Resources
+from trainables.config import TrialConfig
+
+FLOAT_BYTES = 4
+PROCESS_BYTES = {"cpu": 400 * 2**20, "cuda": 600 * 2**20}
+"""A worker with its libraries; on a GPU its context there."""
+ELEMENTWISE = 2
+"""Norms, activations, dropout and routing keep about as much as matrix products do."""
+WEIGHTS_KEPT = 4
+"""Copies of the attention weights in training with dropout: scores, softmax, mask and product."""
+MEMORY_INFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def run_bytes(config: TrialConfig, device: torch.device) -> int:
+    """Estimate the memory of one run: process, parameters, gradients, optimizer state, activations.
+
+    A matrix product keeps its input and its output for the backward pass, at each token that it serves; what stands
+    between the products keeps about as much again. Evaluation keeps nothing, so one layer counts.
+    """
+    with torch.device("meta"):
+        model = MoETransformer(config.model)
+    states, served = 0, 0.0
+    active = active_by_name(model)
+    for name, parameter in model.named_parameters():
+        in_block = name.startswith("layers.") and is_matrix(name, parameter)
+        # Weight, gradient, then momentum and the update (Muon), or both moments (AdamW).
+        states += 4 * parameter.numel()
+        if in_block:
+            share = active[name] / parameter.numel() * (parameter.shape[0] if parameter.ndim == 3 else 1)
+            served += share * sum(parameter.shape[-2:])
+    states += 2 * model.embedding.numel()  # the head's gradient and its copy in the products' dtype
+    training, layers = config.training, config.model.n_layers
+    tokens = training.batch_size * training.seq_len
+    kept = ELEMENTWISE * served
+    if config.model.dropout > 0:
+        kept += WEIGHTS_KEPT * layers * config.model.attention.n_heads * training.seq_len
+    evaluated = training.evaluation_batch_size * training.seq_len * ELEMENTWISE * served / layers
+    logits = 2 * CHUNK_ELEMENTS[device.type]
+    floats = states + max(tokens * kept, evaluated) + logits
+    return PROCESS_BYTES[device.type] + int(FLOAT_BYTES * floats)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the memory that is free: the GPU's (of several the fullest), or the machine's; None where not known."""
+    if device.type == "cuda":
+        return min(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+    try:
+        free = _field(MEMORY_INFO, "MemAvailable:") * 1024
+    except (OSError, StopIteration):
+        return None
+    try:  # a container may have less than its machine
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = _field(CGROUP / "memory.stat", "inactive_file")  # files that make room when asked to
+    except (OSError, ValueError, StopIteration):
+        return free
+    return min(free, limit - used + cached)
+
+
+def _field(path: Path, name: str) -> int:
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[0] == name)
+
+
+def require_memory(plan: Plan, resources: Resources) -> None:
+    """Refuse a plan whose largest runs, as many as run at a time, do not fit into what is free.
+
+    Raises:
+        ConfigError: they do not; the line says what would.
+    """
+    runs = plan.open_runs()
+    free = free_bytes(resources.device)
+    if not runs or free is None:
+        return
+    needs = {run.cell.name: run_bytes(run.cell.config, resources.device) for run in runs}
+    largest = max(needs, key=lambda name: needs[name])
+    together = -(-min(resources.slots, len(runs)) // max(1, resources.gpus))
+    fitting = free // needs[largest]
+    where = "on each GPU" if resources.gpus else "in memory"
+    smaller = f"--max-concurrent {fitting * max(1, resources.gpus)}, or a smaller --scale"
+    require(
+        together <= fitting,
+        f"{_gib(needs[largest])} a run ('{largest}' needs most) times {together} at a time are "
+        f"{_gib(together * needs[largest])}, and {_gib(free)} are free {where}: take "
+        + (smaller if fitting else "a smaller --scale, such as cpu"),
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
