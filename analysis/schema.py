@@ -43,6 +43,9 @@ WARNING = "warning"
 NOTE = "note"
 """A severity: worth knowing."""
 SEVERITIES = (INVALID, WARNING, NOTE)
+"""The worst first."""
+AUDITS_RUN = "audits"
+"""In a record's environment: names of the audits that ran, by commas; absent in a record from before there were any."""
 
 # What was measured. Losses are nats per token, times wall-clock seconds, sizes bytes.
 STEP = "step"

@@ -7,6 +7,7 @@ T + 1 tokens; neither inputs nor targets of different windows overlap.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,18 @@ from moe_models.errors import require
 from moe_models.loss import IGNORED_TARGET
 from moe_models.streams import generator
 from trainables.data import Split
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Pieces of equal length of a row of tokens, as a run reads them: inputs and the last target."""
+
+    tokens: np.ndarray
+    """The row (N,)."""
+    starts: np.ndarray
+    """Place of each piece's first token (W,), int64."""
+    length: int
+    """Tokens a piece; one that starts too late for that ends with the row."""
 
 
 class TrainingBatches:
@@ -34,6 +47,7 @@ class TrainingBatches:
         require(self.windows >= 1, f"{len(split.tokens):,} tokens hold no window of seq_len {seq_len:,}")
         # (windows, T + 1): a view into the memory map, not a copy.
         self._windows = np.lib.stride_tricks.sliding_window_view(split.tokens, seq_len + 1)[::seq_len]
+        self._tokens, self._seq_len = split.tokens, seq_len
         self._batch_size = batch_size
         self._accumulation = accumulation
         self._seed = seed
@@ -50,6 +64,12 @@ class TrainingBatches:
         """Return inputs_BT and targets_BT (int64) of one micro-batch; both counts start at 0."""
         block = self._windows[self.window_indices(update, micro_step)].astype(np.int64)
         return torch.from_numpy(block[:, :-1].copy()), torch.from_numpy(block[:, 1:].copy())
+
+    def drawn(self, updates: int) -> Windows:
+        """Return the windows that the first so many updates train on, each once."""
+        places = [self.window_indices(u, m) for u in range(updates) for m in range(self._accumulation)]
+        starts = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *places])) * self._seq_len
+        return Windows(self._tokens, starts, self._seq_len + 1)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
@@ -88,6 +108,11 @@ class EvaluationBatches:
             targets = np.pad(block[1:], (0, padding), constant_values=IGNORED_TARGET)
             shape = (-1, self._seq_len)
             yield torch.from_numpy(inputs.reshape(shape)), torch.from_numpy(targets.reshape(shape))
+
+    def scored(self) -> Windows:
+        """Return the windows that an evaluation scores."""
+        starts = np.arange(0, self.scored_tokens, self._seq_len)
+        return Windows(self._split.tokens, starts, self._seq_len + 1)
 
     def scored_documents(self) -> torch.Tensor:
         """Return the index of each target's document (scored_tokens,), int64, in the order of evaluation.
