@@ -123,6 +123,25 @@ def test_a_half_trained_run_goes_on_from_its_own_checkpoint(corpus: TokenizedCor
     assert not path.exists()
 
 
+def test_a_record_has_what_the_audits_found(corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    """A layer is frozen before training: the run goes on, and its record says so and names the audits that ran."""
+    actor = AblationTrainable({**trial(corpus, tmp_path, [0, 1]), "environment": {"git_commit": "abc"}})
+    actor.trainer.model.layers[1].attention.requires_grad_(False)
+    while not actor.train()["done"]:
+        pass
+    setting = config(corpus)
+    frozen, sound = (TrialRecord.read(tmp_path / "records" / f"{setting.hash(seed)}.json") for seed in (0, 1))
+    found = {audit.name: audit for audit in frozen.audits}
+    assert found["dead_parameters"].severity == schema.WARNING
+    assert "layers.1.attention (" in found["dead_parameters"].evidence
+    assert "dead_parameters" not in {audit.name for audit in sound.audits}
+    assert deterministic(sound.rows) == expected_rows(setting, 1, corpus)
+    assert frozen.environment == {
+        "git_commit": "abc",
+        "audits": "causality,targets,split_overlap,dead_parameters,evaluation,budget,treatment_applied",
+    }
+
+
 def test_a_stopped_trial_keeps_what_it_reached(corpus: TokenizedCorpus, tmp_path: Path) -> None:
     actor = AblationTrainable(trial(corpus, tmp_path, [0], updates=2_000, row_every=500, evaluate_every=2_000))
     actor.train()

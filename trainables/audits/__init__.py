@@ -36,7 +36,7 @@ class Auditor:
         self.trainer = trainer
         self.corpus = corpus
         self.ran: list[str] = []
-        self._found: dict[str, Audit] = {}
+        self._worst: dict[str, Audit] = {}
 
     def start(self) -> None:
         """Audit the model before this process trains it: as initialised, or as a checkpoint left it."""
@@ -44,7 +44,7 @@ class Auditor:
             self._note(causality.NAME, self._causality())
 
     def end(self) -> list[Audit]:
-        """Audit what was trained; return all that was found, the worst of each name, the worst first.
+        """Audit what was trained; return all that was found.
 
         A run that diverged has no weights and no schedule left to judge: what depends on these is not looked at.
         """
@@ -63,16 +63,21 @@ class Auditor:
             found = budget.audit(config.training, witness, trainer.optimizers, trainer.base_learning_rates)
             self._note(budget.NAME, found)
         self._note(treatment_applied.NAME, treatment_applied.audit(trainer.model, config.model, trainer.rows[-1]))
-        return sorted(self._found.values(), key=lambda audit: SEVERITIES.index(audit.severity))
+        return self.found
+
+    @property
+    def found(self) -> list[Audit]:
+        """What was found so far: of each name the worst, and the worst first."""
+        return sorted(self._worst.values(), key=lambda audit: SEVERITIES.index(audit.severity))
 
     def _note(self, name: str, found: Audit | None) -> None:
         if name not in self.ran:
             self.ran.append(name)
         if found is None:
             return
-        before = self._found.setdefault(name, found)
+        before = self._worst.setdefault(name, found)
         if SEVERITIES.index(found.severity) < SEVERITIES.index(before.severity):
-            self._found[name] = found
+            self._worst[name] = found
 
     def _causality(self) -> Audit | None:
         """Audit causality on the next batch of the data order: the first sequence, and another one beside it."""

@@ -64,7 +64,7 @@ def audit(model: MoETransformer, witness: Witness, trained: Collection[Tensor]) 
     """
     rows = _rows(model, witness, {id(parameter) for parameter in trained})
     unchosen = _take_unchosen_experts(model, rows)
-    guilty = {name: r for name, r in rows.items() if r.count and not name.endswith(tuple(INNOCENT))}
+    guilty = {name: r for name, r in rows.items() if r.count and not _is_innocent(name, witness)}
     if not guilty and not unchosen:
         return None
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -99,6 +99,11 @@ def _rows(model: MoETransformer, witness: Witness, trained: Collection[int]) -> 
         name: _Rows(largest[name] <= limit[_module(name)], _width(parameter))
         for name, parameter in model.named_parameters()
     }
+
+
+def _is_innocent(name: str, witness: Witness) -> bool:
+    """Return whether a dead parameter is a known one; without any gradient, not even rounding's, none is."""
+    return name in witness.largest and name.endswith(tuple(INNOCENT))
 
 
 def _width(parameter: Tensor) -> int:

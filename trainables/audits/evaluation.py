@@ -31,10 +31,9 @@ def audit(split: Split, documents_N: Tensor, witness: Witness) -> Audit | None:
     available, scored = len(split.tokens) - 1, len(losses_N)
     if scored == available:
         return None
-    evidence = (
-        f"{scored:,} tokens were scored where the validation split has {available:,} ({scored / available:.1%}); "
-        f"{_error(losses_N, documents_N[:scored])}"
-    )
+    evidence = f"{scored:,} tokens were scored where the validation split has {available:,} ({scored / available:.1%})"
+    if scored <= len(documents_N):
+        evidence += f"; {_error(losses_N, documents_N[:scored])}"
     return Audit(name=NAME, severity=WARNING, evidence=evidence)
 
 

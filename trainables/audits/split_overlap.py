@@ -52,13 +52,14 @@ def audit(
         )
         return Audit(name=NAME, severity=INVALID, evidence=evidence)
     train, validation = _join(trained), _join(scored)
-    copied = _copied(validation, train, LONG_RUN)
+    run = min(LONG_RUN, scored.length)  # of a shorter window, the whole
+    copied = _copied(validation, train, run)
     if copied == 0:
         return None
-    evidence = f"{copied:.2%} of the {len(validation.tokens):,} validation tokens lie in runs of {LONG_RUN} and more"
+    evidence = f"{copied:.2%} of the {len(validation.tokens):,} validation tokens lie in runs of {run} and more"
     if copied > MOST_COPIED:
         return Audit(name=NAME, severity=INVALID, evidence=f"{evidence} that were trained on")
-    shorter = _copied(validation, train, SHORT_RUN)
+    shorter = _copied(validation, train, min(SHORT_RUN, run))
     evidence = f"{evidence} that were trained on ({shorter:.2%} in runs of {SHORT_RUN})"
     return Audit(name=NAME, severity=NOTE, evidence=evidence)
 
