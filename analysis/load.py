@@ -10,6 +10,7 @@ from analysis.load_csv import load_csv
 from analysis.load_mlflow import is_tracking_uri, load_mlflow
 from analysis.results import Results
 from analysis.runs import baselines_of_plan, curves_table, parse_plan, resolve_plan, runs_table, unknown
+from analysis.same_model import mark_same_models
 from analysis.schema import CELL, FAILURES_FOLDER, PLAN_FILE, SEED, TrialRecord, read_records
 
 
@@ -50,6 +51,7 @@ def load_folder(folder: Path, study: str | None, baseline: str | None, metric: s
     if not records:
         raise AnalysisError(f"{folder} has no records: nothing of the study has ended yet")
     _check_addresses(folder, plan, records)
+    records = mark_same_models(records, plan)
     cells = [cell["name"] for cell in plan["cells"]]
     factors = tuple(plan["factors"])
     runs = runs_table([record.result_row() for record in records], factors, cells)

@@ -16,6 +16,8 @@ from analysis.schema import (
     CONFIG_HASH,
     CURVE_COLUMNS,
     ERROR,
+    FLAWS,
+    INVALID,
     RESULT_COLUMNS_AFTER_FACTORS,
     SCALE,
     SEED,
@@ -25,7 +27,9 @@ from analysis.schema import (
     result_columns,
 )
 
-NUMBERS = tuple(name for name in RESULT_COLUMNS_AFTER_FACTORS if name not in (SEED, STATUS, CONFIG_HASH, ERROR))
+MARKS = (FLAWS, INVALID)
+"""Result columns that hold names by spaces: empty text where there are none."""
+NUMBERS = tuple(name for name in RESULT_COLUMNS_AFTER_FACTORS if name not in (SEED, STATUS, CONFIG_HASH, ERROR, *MARKS))
 """Result columns that hold measured numbers: float64 in memory, so that null is NaN everywhere."""
 WHOLE, DECIMAL = r"[+-]?\d+", r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 DEFAULT_BASELINE = "baseline"
@@ -40,7 +44,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], orde
         order: cell names; cells that it lacks come after, in the order of the rows.
 
     Returns:
-        seed int64, measured numbers float64 with NaN for null, texts `object` with None for null.
+        seed int64, measured numbers float64 with NaN for null, texts `object` with None for null, MARKS never null.
 
     Raises:
         AnalysisError: two rows are of one (cell, seed).
@@ -59,6 +63,8 @@ def runs_table(rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], orde
         runs[name] = pd.to_numeric(runs[name]).astype("float64")
     for name in (STUDY, CELL, STATUS, CONFIG_HASH, ERROR):
         runs[name] = runs[name].astype(object).where(runs[name].notna(), None)
+    for name in MARKS:
+        runs[name] = runs[name].where(runs[name].notna(), "")
     for name in factors:
         runs[name] = _levels(runs[name])
     places: dict[str, int] = {}
