@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from analysis.schema import SEVERITIES, Audit
+from analysis.schema import SEVERITIES, VAL_LOSS, Audit
 from moe_models.streams import Noise
 from trainables.audits import (
     budget,
@@ -46,10 +46,11 @@ class Auditor:
     def end(self) -> list[Audit]:
         """Audit what was trained; return all that was found.
 
-        A run that diverged has no weights and no schedule left to judge: what depends on these is not looked at.
+        A run that diverged has no weights and no schedule left to judge: what depends on these is not looked at. Nor
+        is it where this process only restored a finished run.
         """
         trainer, witness, config = self.trainer, self.trainer.witness, self.trainer.config
-        if trainer.finished and trainer.rows[-1]["val_loss"] is not None:
+        if trainer.finished and witness.trained and trainer.rows[-1][VAL_LOSS] is not None:
             self._note(causality.NAME, self._causality())
             self._note(targets.NAME, targets.audit(trainer.model, witness))
             trained, held = trainer.batches.drawn(trainer.update), trainer.validation.scored()

@@ -79,16 +79,10 @@ def _strays(windows: Windows, inputs_BT: np.ndarray) -> int:
 
 def _copies(train: Split, validation: Split) -> list[str]:
     """Return the names of validation documents that are training documents, token by token."""
-    known = {text for text, _ in _documents(train)}
-    return [name for text, name in _documents(validation) if text in known]
-
-
-def _documents(split: Split) -> list[tuple[bytes, str]]:
-    ends = [*split.document_starts[1:], len(split.tokens)]
-    places = zip(split.document_starts, ends, split.documents, strict=True)
-    return [
-        (split.tokens[start:end].tobytes(), name) for start, end, name in places if end - start >= SHORTEST_DOCUMENT
-    ]
+    texts, held = (np.split(split.tokens, split.document_starts[1:]) for split in (train, validation))
+    lengths = {len(text) for text in held if len(text) >= SHORTEST_DOCUMENT}
+    known = {text.tobytes() for text in texts if len(text) in lengths}
+    return [name for text, name in zip(held, validation.documents, strict=True) if text.tobytes() in known]
 
 
 @dataclass(frozen=True)
