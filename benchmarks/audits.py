@@ -1,7 +1,7 @@
 """What the audits cost a run: `python benchmarks/audits.py [SCALE]`, one thread, as a trial has on a CPU.
 
-Trains one run of exp6's `baseline` and of its largest cell and prints what the audits took, at its start, in its loop and
-at its end, as shares of its time. Exits with 1 where a share is above 2 %.
+Trains one run of exp6's `baseline` and of its largest cell and prints what the audits took at its start, in its loop
+and at its end, and their share of its time. Exits with 1 where a share is above 2 %.
 """
 
 from __future__ import annotations
