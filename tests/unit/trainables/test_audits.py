@@ -213,14 +213,14 @@ def test_a_leak_is_found_before_training_begins(corpus: TokenizedCorpus, monkeyp
 
 
 def test_rounding_that_flips_tied_experts_is_no_leak(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Experts in pairs of equal scores; what decides between them is rounding, which depends on later tokens.
+    """Three experts of equal scores; what decides between them is rounding, which depends on later tokens.
 
     As where sums run in another order; fp64 has none of it.
     """
 
     def forward(self: Router, x_BTD: Tensor, noise: Noise | None) -> Routing:
         with torch.no_grad():
-            self.weight[1::2] = self.weight[::2]
+            self.weight[2:] = self.weight[1]
             places_E = torch.arange(1, self.n_experts + 1)
             rounding_E = 1e-7 * (1e6 * x_BTD.mean() * places_E).sin() * (x_BTD.dtype == torch.float32)
         return self.route(F.linear(x_BTD.float(), self.weight.float()) + rounding_E.float(), None)
