@@ -55,7 +55,7 @@ class AblationTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Replace everything of the trial before (Tune calls this when it reuses the actor)."""
-        del self.trainer, self.progress
+        del self.trainer, self.progress, self.auditor
         self.setup(new_config)
         return True
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ray import tune
 
 from analysis import schema
 from analysis.schema import TrialRecord
+from trainables import ray_trainable
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
@@ -140,6 +143,25 @@ def test_a_record_has_what_the_audits_found(corpus: TokenizedCorpus, tmp_path: P
         "git_commit": "abc",
         "audits": "causality,targets,split_overlap,dead_parameters,evaluation,budget,treatment_applied",
     }
+
+
+def test_a_reused_actor_frees_a_model_before_it_builds_the_next(
+    corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its memory would count as the next trial's."""
+    actor = AblationTrainable(trial(corpus, tmp_path, [0]))
+    while not actor.train()["done"]:
+        pass
+    before, alive = weakref.ref(actor.trainer.model), []
+
+    def build(*arguments: Any) -> Trainer:
+        gc.collect()
+        alive.append(before() is not None)
+        return Trainer(*arguments)
+
+    monkeypatch.setattr(ray_trainable, "Trainer", build)
+    actor.reset_config(trial(corpus, tmp_path, [1]))
+    assert alive == [False]
 
 
 def test_a_stopped_trial_keeps_what_it_reached(corpus: TokenizedCorpus, tmp_path: Path) -> None:

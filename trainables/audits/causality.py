@@ -1,5 +1,8 @@
 """`causality`: no logit may depend on a later token, or on another sequence of its batch.
 
+Changes are followed up to the head, which makes each position's logits of that position's input alone (`targets` checks
+the losses against them): all logits of a sequence would take more memory than training does.
+
 Shapes: B sequences, T tokens, V vocabulary, D model width.
 """
 
@@ -18,7 +21,7 @@ from moe_models.streams import Noise
 
 NAME = "causality"
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-6}
-"""Largest movement of a logit that can be rounding, as a share of the largest logit.
+"""Largest movement of an output that can be rounding, as a share of the largest output.
 
 In fp64 what is left is the single precision that routers and rotations keep. Movement above the first but not the
 second is rounding, in the end that of two nearly tied experts changing places: no leak.
@@ -34,7 +37,7 @@ def audit(model: MoETransformer, tokens_BT: Tensor, noise: Noise, autocast: torc
         model: the one that trains.
         tokens_BT: real tokens, two sequences or more.
         noise: of the passes in training mode; equal noise in all of them.
-        autocast: what the run trains under. Gradients are followed under it; logits are compared in fp32, and in fp64
+        autocast: what the run trains under. Gradients are followed under it; outputs are compared in fp32, and in fp64
             where that does not decide.
     """
     with _undisturbed(model):
@@ -69,32 +72,28 @@ def _undisturbed(model: MoETransformer) -> Iterator[None]:
 
 @torch.no_grad()
 def _moved(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) -> str | None:
-    """Say which change of tokens moved a logit that it must not reach, and how far."""
+    """Say which change of tokens moved an output that it must not reach, and how far."""
     length = tokens_BT.shape[1]
     changed_BT = (tokens_BT + 1) % model.config.vocab_size
     for part, places in ((length, (1, length // 3, length - 1)), (length // 2 + 1, (length // 4 + 1,))):
-        before_BTV = _logits(model, tokens_BT[:, :part], noise)
+        before_BTD = model(tokens_BT[:, :part], noise).hidden_BTD
         for place in sorted({place for place in places if 1 <= place < part}):
             later_BT = torch.cat((tokens_BT[:, :place], changed_BT[:, place:part]), dim=1)
-            after_BTV = _logits(model, later_BT, noise)
-            moved = _share_moved(before_BTV[:, :place], after_BTV[:, :place])
+            after_BTD = model(later_BT, noise).hidden_BTD
+            moved = _share_moved(before_BTD[:, :place], after_BTD[:, :place])
             if moved is not None:
-                return f"changing tokens {place} to {part - 1} moved logits before them by {moved} of the largest"
+                return f"changing tokens {place} to {part - 1} moved outputs before them by {moved} of the largest"
         if part == length:
             others_BT = torch.cat((tokens_BT[:1], changed_BT[1:]))
-            moved = _share_moved(before_BTV[:1], _logits(model, others_BT, noise)[:1])
+            moved = _share_moved(before_BTD[:1], model(others_BT, noise).hidden_BTD[:1])
             if moved is not None:
-                return f"changing the other sequences of the batch moved a sequence's logits by {moved} of the largest"
+                return f"changing the other sequences of the batch moved a sequence's outputs by {moved} of the largest"
     return None
 
 
-def _logits(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) -> Tensor:
-    return model.logits(model(tokens_BT, noise).hidden_BTD)
-
-
-def _share_moved(before_BTV: Tensor, after_BTV: Tensor) -> str | None:
-    moved = ((after_BTV - before_BTV).abs().max() / before_BTV.abs().max().clamp(min=1e-30)).item()
-    return f"{moved:.2g}" if moved > TOLERANCES[before_BTV.dtype] else None
+def _share_moved(before_BTD: Tensor, after_BTD: Tensor) -> str | None:
+    moved = ((after_BTD - before_BTD).abs().max() / before_BTD.abs().max().clamp(min=1e-30)).item()
+    return f"{moved:.2g}" if moved > TOLERANCES[before_BTD.dtype] else None
 
 
 def _gradients(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) -> str | None:
