@@ -101,9 +101,10 @@ class _Text:
 
 
 def _join(windows: Windows) -> _Text:
-    ends = np.minimum(windows.starts + windows.length, len(windows.tokens))
-    new = np.flatnonzero(windows.starts[1:] > ends[:-1]) + 1
-    firsts, lasts = windows.starts[np.append(0, new)], ends[np.append(new - 1, -1)]
+    starts = np.sort(windows.starts)
+    ends = np.minimum(starts + windows.length, len(windows.tokens))
+    new = np.flatnonzero(starts[1:] > ends[:-1]) + 1
+    firsts, lasts = starts[np.append(0, new)], ends[np.append(new - 1, -1)]
     pieces = [windows.tokens[first:last] for first, last in zip(firsts, lasts, strict=True)]
     lengths = lasts - firsts
     return _Text(np.concatenate(pieces).astype(np.uint64), np.repeat(np.cumsum(lengths), lengths))
