@@ -19,6 +19,7 @@ from analysis.runs import (
     unknown,
     was_audited,
 )
+from analysis.same_model import mark_same_models
 from analysis.schema import CELL, FAILURES_FOLDER, PLAN_FILE, SEED, TrialRecord, read_records
 
 
@@ -59,6 +60,7 @@ def load_folder(folder: Path, study: str | None, baseline: str | None, metric: s
     if not records:
         raise AnalysisError(f"{folder} has no records: nothing of the study has ended yet")
     _check_addresses(folder, plan, records)
+    records = mark_same_models(records, plan)
     cells = [cell["name"] for cell in plan["cells"]]
     factors = tuple(plan["factors"])
     runs = runs_table([record.result_row() for record in records], factors, cells)

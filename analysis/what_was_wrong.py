@@ -15,12 +15,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.figure_style import COLOURS, FAINT, MUTED, OPEN, WORSE, new_figure, style
+from analysis.figure_style import COLOURS, FAINT, OPEN, WORSE, new_figure, style
 from analysis.published import load_published
 from analysis.schema import PARAMS_TOTAL, STEP, TRAIN_SECONDS, VAL_LOSS, TrialRecord
 from analysis.significance import LEVEL, t_interval
 from analysis.text import estimate, number
 
+WARNING = "Trained under published flaws: no number here is a finding."
 PAGE = "what-was-wrong.md"
 OVERVIEW, LEAK_CURVES = "what-was-wrong.png", "what-was-wrong-leak.png"
 
@@ -220,6 +221,7 @@ def overview_figure(demonstrations: Sequence[Demonstration]) -> Figure:
         1.5 + 0.42 * len(rows),
         "What each flaw is worth",
         "Change of the quantity in nats, with the flaw minus without it; 95 % intervals over seeds, paired.",
+        WARNING,
     )
     axes = figure.subplots()
     axes.axvline(0, color=FAINT, linewidth=1)
@@ -252,6 +254,7 @@ def leak_figure(d: Demonstration) -> Figure:
         3.9,
         "Without a causal mask the loss falls towards zero",
         "Published protocol, validation loss against micro-steps; line: mean over seeds, band: lowest to highest.",
+        WARNING,
     )
     panels = figure.subplots(1, 2, sharey=True)
     titles = ("as published: no mask in the latent attention", "the mask put back, nothing else changed")
@@ -265,7 +268,6 @@ def leak_figure(d: Demonstration) -> Figure:
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("validation loss (nats per token)")
     panels[0].legend(frameon=False)
-    panels[0].annotate("trained under flaws: no findings", (0.02, 0.03), xycoords="axes fraction", color=MUTED)
     return figure
 
 

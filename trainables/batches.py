@@ -8,6 +8,7 @@ known by its start, the place of its first token.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -77,6 +78,18 @@ def overlapping_windows(tokens: int, seq_len: int) -> tuple[np.ndarray, np.ndarr
     return order[:-held_out], order[-held_out:]
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Pieces of equal length of a row of tokens, as a run reads them: inputs and the last target."""
+
+    tokens: np.ndarray
+    """The row (N,)."""
+    starts: np.ndarray
+    """Place of each piece's first token (W,), int64."""
+    length: int
+    """Tokens a piece; one that starts too late for that ends with the row."""
+
+
 class TrainingBatches:
     """Random access to the batches of a training run.
 
@@ -105,6 +118,7 @@ class TrainingBatches:
         require(self.windows >= 1, f"{len(split.tokens):,} tokens hold no window of seq_len {seq_len:,}")
         # (tokens - T, T + 1), a window at every token: a view into the memory map, not a copy.
         self._view = np.lib.stride_tricks.sliding_window_view(split.tokens, seq_len + 1)
+        self._tokens, self._seq_len = split.tokens, seq_len
         self._batch_size = batch_size
         self._accumulation = accumulation
         self._seed = seed
@@ -121,6 +135,12 @@ class TrainingBatches:
         """Return inputs_BT and targets_BT (int64) of one micro-batch; both counts start at 0."""
         block = self._view[self.starts[self.window_indices(update, micro_step)]].astype(np.int64)
         return torch.from_numpy(block[:, :-1].copy()), torch.from_numpy(block[:, 1:].copy())
+
+    def drawn(self, updates: int) -> Windows:
+        """Return the windows that the first so many updates train on, each once."""
+        places = [self.window_indices(u, m) for u in range(updates) for m in range(self._accumulation)]
+        drawn = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *places]))
+        return Windows(self._tokens, self.starts[drawn], self._seq_len + 1)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
@@ -172,6 +192,10 @@ class EvaluationBatches:
             inputs_BT = np.where(is_scored_BT, tokens[places_BT - 1], 0).astype(np.int64)
             targets_BT = np.where(is_scored_BT, tokens[places_BT].astype(np.int64), IGNORED_TARGET)
             yield torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
+
+    def scored(self) -> Windows:
+        """Return the windows that an evaluation scores."""
+        return Windows(self._split.tokens, self.starts, self._seq_len + 1)
 
     def scored_documents(self) -> torch.Tensor:
         """Return the index of each target's document (scored_tokens,), int64, in the order of evaluation.

@@ -24,6 +24,7 @@ from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus
 from trainables.memory import PeakMemory
 from trainables.optim import build_optimizers, learning_rate_factor
+from trainables.witness import Witness
 
 
 class Divergence(ArithmeticError):
@@ -38,6 +39,7 @@ class Trainer:
         rows: the curve so far: mappings of schema.CURVE_COLUMNS.
         train_seconds: time spent training, before an interruption included; start-up and evaluation apart.
         evaluation_seconds: time spent evaluating.
+        witness: what the audits will want to know of the run.
     """
 
     def __init__(self, config: TrialConfig, seed: int, corpus: TokenizedCorpus, device: torch.device) -> None:
@@ -54,6 +56,7 @@ class Trainer:
         self.validation = evaluation_batches(config, corpus)
         self.update = 0
         self.rows: list[dict[str, Any]] = []
+        self.witness = Witness()
         self.train_seconds = 0.0
         self.evaluation_seconds = 0.0
         self._start_window()
@@ -94,11 +97,14 @@ class Trainer:
         self.model.train()
         for micro_step in range(training.accumulation):
             inputs_BT, targets_BT = self._to_device(self.batches.batch(self.update, micro_step))
-            with self._autocast():
+            with self.autocast():
                 output = self.model(inputs_BT, Noise(self.config.stream_seed(self.seed), self.update, micro_step))
                 loss = self.model.loss(output, targets_BT)
+            self.witness.batch(inputs_BT, targets_BT)
             ((loss + output.auxiliary_loss) / training.accumulation).backward()
             self._window_losses.append(loss.detach())
+        if self.update == 0 or (self.update + 1) % training.row_every == 0 or self.update + 1 == training.updates:
+            self.witness.gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
         self._set_learning_rates(learning_rate_factor(self.update, training))
         for optimizer in self.optimizers:
@@ -106,6 +112,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         for load_E, router in zip(self._window_loads, self.model.routers(), strict=True):
             load_E += router.after_update()
+        self.witness.update_made()
         self.update += 1
 
     def _set_learning_rates(self, factor: float) -> None:
@@ -156,12 +163,14 @@ class Trainer:
         """Return loss, accuracy and perplexity over the whole validation split; the model is left as it was."""
         started = time.perf_counter()
         self.model.eval()
+        self.witness.evaluation_begins()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for batch in self.validation:
             inputs_BT, targets_BT = self._to_device(batch)
-            with self._autocast():
+            with self.autocast():
                 losses_N, correct_N = self.model.token_losses(self.model(inputs_BT), targets_BT)
+            self.witness.scored(inputs_BT, targets_BT, losses_N)
             loss_sum += losses_N.double().sum()
             correct += correct_N.sum()
         loss = loss_sum.item() / self.validation.scored_tokens
@@ -175,7 +184,8 @@ class Trainer:
     def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return batch[0].to(self.device, non_blocking=True), batch[1].to(self.device, non_blocking=True)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Return the context that forward passes run in: bf16 autocast, or nothing."""
         enabled = self.config.training.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
@@ -195,6 +205,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "rows": self.rows,
+            "witness": self.witness.state_dict(),
             "train_seconds": self.train_seconds,
             "evaluation_seconds": self.evaluation_seconds,
             "window_losses": self._window_losses,
@@ -211,6 +222,7 @@ class Trainer:
             optimizer.load_state_dict(optimizer_state)
         self.update = state["update"]
         self.rows = list(state["rows"])
+        self.witness.load_state_dict(state["witness"], self.device)
         self.train_seconds = state["train_seconds"]
         self.evaluation_seconds = state["evaluation_seconds"]
         self._window_losses = [loss.to(self.device) for loss in state["window_losses"]]

@@ -17,6 +17,7 @@ from ray import tune
 
 from analysis import schema
 from analysis.schema import TrialRecord
+from trainables.audits import Auditor
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus, open_corpus
@@ -54,7 +55,7 @@ class AblationTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Replace everything of the trial before (Tune calls this when it reuses the actor)."""
-        del self.trainer, self.progress
+        del self.trainer, self.progress, self.auditor
         self.setup(new_config)
         return True
 
@@ -69,6 +70,7 @@ class AblationTrainable(tune.Trainable):
             except Exception as error:  # whatever a damaged file raises: training from the start gives the same result
                 print(f"{path} cannot be read and is ignored: {error}", file=sys.stderr)
                 self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
+        self.auditor = Auditor(self.trainer, self.corpus)
         self.progress = self.trainer.run()
         self.status = "running"
         self.started_at = self.trainer.update
@@ -104,6 +106,7 @@ class AblationTrainable(tune.Trainable):
 
     def _advance(self) -> tuple[str, str | None]:
         """Make one update; return the status it leads to and, if the run diverged, how."""
+        self.auditor.start()
         try:
             next(self.progress, None)
         except Divergence as error:
@@ -124,6 +127,7 @@ class AblationTrainable(tune.Trainable):
         path = self._checkpoint_path()
         if self.study_directory is None or path is None:
             return
+        audits = self.auditor.end()
         record = TrialRecord(
             study=self.labels["study"],
             cell=self.labels["cell"],
@@ -135,7 +139,8 @@ class AblationTrainable(tune.Trainable):
             error=error,
             rows=self.trainer.rows,
             config=self.trial_config.to_dict(),
-            environment=self.environment,
+            environment={**self.environment, schema.AUDITS_RUN: ",".join(self.auditor.ran)},
+            audits=audits,
             flaws=self.labels.get("flaws", []),
         )
         record.write(self.study_directory / schema.RECORDS_FOLDER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -239,13 +240,17 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
 
 
 def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
-    """Write the report and return its path; None where too little has ended, which is said."""
+    """Write the report and return its path; None where too little has ended, which is said.
+
+    Runs that the audits find invalid stay out of the numbers, unless they were asked for by their flaws.
+    """
     from analysis.errors import AnalysisError
     from analysis.load import load_results
     from analysis.report import write_report
 
     try:
-        return str(write_report(load_results(plan.folder), plan.folder).html)
+        results = dataclasses.replace(load_results(plan.folder), include_invalid=bool(plan.protocol.flaws))
+        return str(write_report(results, plan.folder).html)
     except AnalysisError as error:
         say(f"no report: {error}")
         return None

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from analysis.schema import DIVERGED, FAILED, FINISHED, STEP, TRAIN_LOSS, VAL_LOSS, TrialRecord
+from analysis.schema import DIVERGED, FAILED, FINISHED, INVALID, STEP, TRAIN_LOSS, VAL_LOSS, TrialRecord
 from sweeps.engine.plan import PlannedRun
 
 REFRESHES_A_SECOND = 2
@@ -110,7 +110,7 @@ class Progress:
         self._running.pop(run.config_hash, None)
         self._share[run.config_hash] = 1.0
         self._count(record)
-        if not self.console.is_terminal or record.status != FINISHED:
+        if not self.console.is_terminal or record.status != FINISHED or record.result_row()[INVALID]:
             self.say(self._line(record))
 
     def utilisation(self) -> float | None:
@@ -138,9 +138,9 @@ class Progress:
 
     def _count(self, record: TrialRecord) -> None:
         self.counts[record.status] += 1
-        loss = record.result_row()[VAL_LOSS]
-        if loss is not None:
-            self._losses[record.scale, record.cell].append(loss)
+        row = record.result_row()
+        if row[VAL_LOSS] is not None and not row[INVALID]:
+            self._losses[record.scale, record.cell].append(row[VAL_LOSS])
 
     @property
     def _total(self) -> int:
@@ -152,6 +152,8 @@ class Progress:
             outcome = f"{self._figure(row[VAL_LOSS])}, {duration(row['train_seconds'])} of training"
         else:
             outcome = f"{record.status}: {record.error}"
+        if row[INVALID]:
+            outcome += f", INVALID: {row[INVALID]}"
         left = self.seconds_left()
         eta = f", about {duration(left)} left" if left else ""
         return f"[{self.counts.total()}/{self._total}] {record.cell}, seed {record.seed}: {outcome}{eta}"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from analysis.schema import (
+    AUDITS_RUN,
     CURVE_COLUMNS,
     DIVERGED,
     FAILED,
@@ -55,6 +56,8 @@ BATCH = 1000
 PARAMS_A_CALL = 100
 PREFIX = "ablatune."
 PARENT_TAG = "mlflow.parentRunId"
+AUDIT_TAG = f"{PREFIX}audit."
+"""Followed by an audit's name: what it found, `severity: evidence`."""
 RUN_NAME_TAG = "mlflow.runName"
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # opens the "Model training" view instead of the GenAI one
@@ -354,9 +357,9 @@ class MlflowTracker:
     def _reopen(self, address: str) -> None:
         """Go on with a run that had failed or been interrupted."""
         run_id = self._ids[address]
-        ended = {f"{PREFIX}status", f"{PREFIX}error"} & self.client.get_run(run_id).data.tags.keys()
-        for tag in ended:
-            self.client.delete_tag(run_id, tag)
+        for tag in self.client.get_run(run_id).data.tags:
+            if tag in (f"{PREFIX}status", f"{PREFIX}error", f"{PREFIX}{AUDITS_RUN}") or tag.startswith(AUDIT_TAG):
+                self.client.delete_tag(run_id, tag)
         self.client.update_run(run_id, status="RUNNING")
         self._open.add(address)
 
@@ -377,6 +380,8 @@ class MlflowTracker:
             self._last_step[address] = new[-1][STEP]
 
     def _copy(self, record: TrialRecord) -> None:
+        from mlflow.entities import RunTag
+
         labels = {
             "cell": record.cell, "scale": record.scale, "factors": record.factors, "seed": record.seed,
             "flaws": record.flaws,
@@ -385,9 +390,13 @@ class MlflowTracker:
         self._ensure(address, labels, record.config, record.environment)
         self._log(address, record.rows)
         run_id = self._ids[address]
-        self.client.set_tag(run_id, f"{PREFIX}status", record.status)
+        tags = {f"{PREFIX}status": record.status}
+        tags |= {f"{AUDIT_TAG}{audit.name}": f"{audit.severity}: {audit.evidence}" for audit in record.audits}
+        if AUDITS_RUN in record.environment:  # the driver's environment, with which the run was opened, lacks it
+            tags[f"{PREFIX}{AUDITS_RUN}"] = record.environment[AUDITS_RUN]
         if record.error:
-            self.client.set_tag(run_id, f"{PREFIX}error", record.error)
+            tags[f"{PREFIX}error"] = record.error
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         self.client.set_terminated(run_id, status=MLFLOW_STATUS[record.status])
         self._open.discard(address)
 

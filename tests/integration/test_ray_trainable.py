@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ray import tune
 
 from analysis import schema
 from analysis.schema import TrialRecord
+from trainables import ray_trainable
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
@@ -121,6 +124,44 @@ def test_a_half_trained_run_goes_on_from_its_own_checkpoint(corpus: TokenizedCor
     assert deterministic(record.rows) == expected_rows(setting, 0, corpus)
     assert record.rows[-1]["train_seconds"] > 1000, "the time before the interruption is part of the run's"
     assert not path.exists()
+
+
+def test_a_record_has_what_the_audits_found(corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    """A layer is frozen before training: the run goes on, and its record says so and names the audits that ran."""
+    actor = AblationTrainable({**trial(corpus, tmp_path, [0, 1]), "environment": {"git_commit": "abc"}})
+    actor.trainer.model.layers[1].attention.requires_grad_(False)
+    while not actor.train()["done"]:
+        pass
+    setting = config(corpus)
+    frozen, sound = (TrialRecord.read(tmp_path / "records" / f"{setting.hash(seed)}.json") for seed in (0, 1))
+    found = {audit.name: audit for audit in frozen.audits}
+    assert found["dead_parameters"].severity == schema.WARNING
+    assert "layers.1.attention (" in found["dead_parameters"].evidence
+    assert "dead_parameters" not in {audit.name for audit in sound.audits}
+    assert deterministic(sound.rows) == expected_rows(setting, 1, corpus)
+    assert frozen.environment == {
+        "git_commit": "abc",
+        "audits": "causality,targets,split_overlap,dead_parameters,evaluation,budget,treatment_applied",
+    }
+
+
+def test_a_reused_actor_frees_a_model_before_it_builds_the_next(
+    corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its memory would count as the next trial's."""
+    actor = AblationTrainable(trial(corpus, tmp_path, [0]))
+    while not actor.train()["done"]:
+        pass
+    before, alive = weakref.ref(actor.trainer.model), []
+
+    def build(*arguments: Any) -> Trainer:
+        gc.collect()
+        alive.append(before() is not None)
+        return Trainer(*arguments)
+
+    monkeypatch.setattr(ray_trainable, "Trainer", build)
+    actor.reset_config(trial(corpus, tmp_path, [1]))
+    assert alive == [False]
 
 
 def test_a_stopped_trial_keeps_what_it_reached(corpus: TokenizedCorpus, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from analysis.schema import DIVERGED, FAILED, FINISHED, TrialRecord
+from analysis.schema import DIVERGED, FAILED, FINISHED, INVALID, NOTE, Audit, TrialRecord
 from sweeps.engine import progress as module
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress, duration
@@ -118,6 +118,21 @@ def test_the_best_cell_has_the_lowest_mean(plan_for: Callable[..., Plan]) -> Non
     for run in plan.runs():
         progress.ended(run, record(run, losses[run.cell.name, run.seed]))
     assert progress.best() == [("cpu", "baseline", pytest.approx(3.1), 2)]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_invalid_run_is_named_and_never_the_best(
+    plan_for: Callable[..., Plan], clock: Clock, terminal: bool
+) -> None:
+    plan = plan_for(variants="baseline,mlp")
+    progress, out = make(plan, terminal=terminal)
+    run, other = plan.runs()[:2]
+    leak = Audit(name="causality", severity=INVALID, evidence="logits moved by 0.2")
+    progress.ended(run, record(run, 0.03, audits=[leak]))
+    progress.ended(other, record(other, 3.0, audits=[Audit(name="budget", severity=NOTE, evidence="fine")]))
+    assert "val_loss 0.0300, 12 s of training, INVALID: causality" in out.getvalue()
+    assert "budget" not in out.getvalue()
+    assert [best[1:3] for best in progress.best()] == [(other.cell.name, 3.0)]
 
 
 def test_a_terminal_shows_the_state_of_the_study(plan_for: Callable[..., Plan], clock: Clock) -> None:

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from analysis.schema import CURVE_COLUMNS, DIVERGED, FAILED, FINISHED, RECORDS_FOLDER, TrialRecord
+from analysis.schema import CURVE_COLUMNS, DIVERGED, FAILED, FINISHED, INVALID, RECORDS_FOLDER, Audit, TrialRecord
 from moe_models.errors import ConfigError
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.tracking import MlflowTracker, public, require_tracking, tracking_uri, ui_command
@@ -123,6 +123,23 @@ def test_a_sound_run_has_no_flaws(tracked: Any) -> None:
     for run in (child, tracker.client.get_run(tracker.parent_id)):
         assert run.data.tags["ablatune.protocol"] == "sound"
         assert "ablatune.flaws" not in run.data.tags
+
+
+def test_a_run_has_what_its_audits_found_until_it_is_trained_again(tracked: Any) -> None:
+    plan, connect = tracked
+    run, tracker = plan.runs()[0], connect()
+    tracker.start(run)
+    leak = Audit(name="causality", severity=INVALID, evidence="logits moved by 0.2")
+    environment = {**ENVIRONMENT, "audits": "causality,targets"}
+    tracker.end(record(plan, run, FAILED, audits=[leak], environment=environment))
+    tags = children(tracker.client)[run.config_hash].data.tags
+    assert tags["ablatune.audit.causality"] == "invalid: logits moved by 0.2"
+    assert tags["ablatune.audits"] == "causality,targets"
+    again = connect()
+    again.start(run)
+    again.end(record(plan, run))
+    tags = children(again.client)[run.config_hash].data.tags
+    assert not [name for name in tags if name.startswith("ablatune.audit")]
 
 
 def test_the_experiment_opens_as_model_training(tracked: Any) -> None:

@@ -75,6 +75,20 @@ class TestTraining:
             inputs_BT, _ = wandering.batch(update, 0)
             assert torch.equal(inputs_BT, fresh().batch(update, 0)[0])
 
+    @given(**sizes, updates=st.integers(1, 12))
+    def test_the_windows_drawn_are_those_of_the_batches(self, tokens, seq_len, batch_size, accumulation, seed, updates):
+        if tokens <= seq_len:
+            return
+        split = split_of([tokens])
+        batches = TrainingBatches(split, seq_len=seq_len, batch_size=batch_size, accumulation=accumulation, seed=seed)
+        drawn = batches.drawn(updates)
+        read = [batches.batch(u, m) for u in range(updates) for m in range(accumulation)]
+        firsts = {int(inputs_T[0]) for inputs_BT, _ in read for inputs_T in inputs_BT}
+        lasts = {int(targets_T[-1]) for _, targets_BT in read for targets_T in targets_BT}
+        assert drawn.starts.tolist() == sorted(firsts)
+        assert {int(start) + drawn.length - 1 for start in drawn.starts} == lasts
+        assert drawn.tokens is split.tokens
+
     def test_accumulation_only_divides_the_same_sequences(self):
         split = split_of([1000])
         whole = TrainingBatches(split, seq_len=8, batch_size=12, accumulation=1, seed=5)
@@ -128,6 +142,9 @@ class TestEvaluation:
             scored.append(targets_BT[real])
         assert torch.equal(torch.cat(scored), torch.arange(1, tokens))
         assert evaluation.scored_tokens == tokens - 1
+        windows = evaluation.scored()
+        assert windows.starts.tolist() == [int(inputs_T[0]) for inputs_BT, _ in batches for inputs_T in inputs_BT]
+        assert windows.length == seq_len + 1
 
     @given(st.lists(st.integers(1, 30), min_size=1, max_size=12).filter(lambda lengths: sum(lengths) > 1))
     def test_documents_of_the_scored_tokens(self, lengths):

@@ -1,0 +1,84 @@
+"""What the audits cost a run: `python benchmarks/audits.py [SCALE]`, one thread, as a trial has on a CPU.
+
+Trains one run of exp6's `baseline` and of its largest cell and prints what the audits took at its start, in its loop
+and at its end, and their share of its time. Exits with 1 where a share is above 2 %.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from sweeps.exp6_grid import STUDY
+from trainables.audits import Auditor
+from trainables.config import DataConfig, TrialConfig
+from trainables.data import prepare_corpus
+from trainables.loop import Trainer
+from trainables.scales import scale_named
+
+CELLS = ("baseline", "attention_mlp_moe")
+LARGEST_SHARE = 0.02
+
+
+class Stopwatch:
+    """Adds up the time that a function takes, by call or by wrapping a method."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, timed."""
+
+        def timed(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*arguments)
+            self.seconds += time.perf_counter() - started
+            return result
+
+        return timed
+
+
+def measure(trainer: Trainer, auditor: Auditor) -> tuple[float, list[float]]:
+    """Train a run; return its seconds without audits, and those of the audits at the start, in the loop, at the end."""
+    start, loop, end = Stopwatch(), Stopwatch(), Stopwatch()
+    for name in ("batch", "gradients", "update_made", "evaluation_begins", "scored"):
+        setattr(trainer.witness, name, loop(getattr(trainer.witness, name)))
+    start(auditor.start)()
+    for _ in trainer.run():
+        pass
+    end(auditor.end)()
+    training = trainer.train_seconds + trainer.evaluation_seconds - loop.seconds
+    return training, [start.seconds, loop.seconds, end.seconds]
+
+
+def main() -> int:
+    """Time both cells and print the table; 1 where the audits take more than they may."""
+    torch.set_num_threads(1)
+    scale = scale_named(sys.argv[1] if len(sys.argv) > 1 else "cpu")
+    corpus = prepare_corpus("web", vocab_size=scale.vocab_size, seq_len=scale.training.seq_len)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    table = Table("cell", "run s", "start s", "loop s", "end s", "share")
+    shares = []
+    for cell in STUDY.designs["default"].cells:
+        if cell.name in CELLS:
+            data = DataConfig(corpus=corpus.name, content_hash=corpus.content_hash)
+            config = TrialConfig(model=cell.build(scale), training=scale.training, data=data)
+            trainer = Trainer(config, 0, corpus, device)
+            run, audits = measure(trainer, Auditor(trainer, corpus))
+            shares.append(sum(audits) / run)
+            table.add_row(cell.name, f"{run:.1f}", *(f"{seconds:.3f}" for seconds in audits), f"{shares[-1]:.2%}")
+    Console().print(table)
+    return int(max(shares) > LARGEST_SHARE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

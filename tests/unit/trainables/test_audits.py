@@ -1,0 +1,706 @@
+"""Audits: seeded mutants of model, data and loop are caught with the right severity; sound runs are left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from analysis.schema import INVALID, NOTE, WARNING, Audit
+from moe_models.attention import ATTENTION, mha, mla
+from moe_models.config import PLACEMENTS
+from moe_models.feed_forward import FEED_FORWARD
+from moe_models.feed_forward.moe import MixtureOfExpertsModule
+from moe_models.model import MoETransformer, build_model
+from moe_models.norms import NORM
+from moe_models.norms.rmsnorm import RMSNorm
+from moe_models.routers.base import Router, Routing
+from moe_models.routers.deepseek import DeepSeekRouter
+from moe_models.streams import Noise
+from trainables import loop, optim
+from trainables.audits import Auditor, causality, dead_parameters, split_overlap
+from trainables.batches import EvaluationBatches, TrainingBatches, Windows
+from trainables.config import DataConfig, TrialConfig
+from trainables.data import Split, TokenizedCorpus, prepare_corpus
+from trainables.loop import Trainer
+from trainables.scales import SCALES
+from trainables.witness import Witness
+
+CPU = torch.device("cpu")
+SEQ_LEN = 16
+Mutation = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.fixture(scope="module")
+def corpus(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenizedCorpus:
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare_corpus(str(corpus_file), vocab_size=300, seq_len=SEQ_LEN, cache_dir=cache)
+
+
+def config(corpus: TokenizedCorpus, dropout: float = 0.1, **choices: Any) -> TrialConfig:
+    """A run of four updates; `choices` are slots of the model by preset, or fields of its training."""
+    slots = {"attention": "mha", "norm": "rmsnorm", "feed_forward": "moe_softmax_plain", "placement": "pre"}
+    training = {"updates": 4, "batch_size": 4, "seq_len": SEQ_LEN, "row_every": 2, "evaluate_every": 4}
+    slots |= {name: choices.pop(name) for name in list(choices) if name in slots}
+    scale = dataclasses.replace(SCALES["cpu"], vocab_size=300, dropout=dropout)
+    scale = dataclasses.replace(scale, size=dataclasses.replace(scale.size, d_model=32, d_ff=48, n_experts=4))
+    return TrialConfig(
+        model=dataclasses.replace(scale.model(**slots), max_seq_len=SEQ_LEN),
+        training=scale.with_training(**training | choices),
+        data=DataConfig(corpus=corpus.name, content_hash=corpus.content_hash),
+    )
+
+
+def audited(setting: TrialConfig, corpus: TokenizedCorpus, seed: int = 0) -> dict[str, Audit]:
+    """Train and audit as a trial does; return what was found by name."""
+    trainer = Trainer(setting, seed, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    auditor.start()
+    for _ in trainer.run():
+        pass
+    return {audit.name: audit for audit in auditor.end()}
+
+
+MODELS = [
+    *(("attention", preset) for preset in ATTENTION.presets()),
+    *(("feed_forward", preset) for preset in FEED_FORWARD.presets()),
+    *(("norm", preset) for preset in NORM.presets()),
+    *(("placement", placement) for placement in PLACEMENTS),
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("slot", "preset"), MODELS)
+def test_sound_runs_are_left_alone(corpus: TokenizedCorpus, slot: str, preset: str, precision: str) -> None:
+    """Every registered component: nothing is invalid, and the only warning is one that is true."""
+    found = audited(config(corpus, precision=precision, **{slot: preset}), corpus)
+    assert {name for name, audit in found.items() if audit.severity != NOTE} == (
+        {"dead_parameters"} if preset == "unused_glm4" else set()
+    )
+    assert set(found) <= {"dead_parameters"}
+
+
+# --- Mutants of the model -------------------------------------------------------------------------------------------
+
+
+def masked(mask: Callable[[int], Tensor], only_in_training: bool = False) -> Mutation:
+    """Replace the attention's mask: True where a query (row) does not see a key."""
+    original = mha.causal_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float, noise: Noise | None, **_: Any) -> Tensor:
+        if only_in_training and noise is None:
+            return original(query, key, value, scale=scale, noise=noise, dropout_rate=0.0, role="")
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        scores = (query @ key.mT) * scale
+        hidden = mask(scores.shape[-1])
+        return (scores.masked_fill(hidden, float("-inf")).softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        for module in (mha, mla):
+            patch.setattr(module, "causal_attention", attention)
+
+    return mutate
+
+
+def off_by_one(length: int) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool).triu(2)
+
+
+def no_mask(length: int) -> Tensor:
+    return torch.zeros(length, length, dtype=torch.bool)
+
+
+def last_sees_first_half_ahead(length: int) -> Tensor:
+    """Only position 3 looks ahead."""
+    mask = torch.ones(length, length, dtype=torch.bool).triu(1)
+    mask[3] = False
+    return mask
+
+
+def routed(change: Callable[[Tensor], Tensor]) -> Mutation:
+    """Change what the routers see."""
+    original = Router.forward
+
+    def forward(self: Router, x_BTD: Tensor, noise: Noise | None) -> Routing:
+        return original(self, change(x_BTD), noise)
+
+    return lambda patch: patch.setattr(Router, "forward", forward)
+
+
+def expert_choice(patch: pytest.MonkeyPatch) -> None:
+    """Experts choose tokens: a token's experts depend on all others, and no gradient shows it."""
+    original = Router.forward
+
+    def forward(self: Router, x_BTD: Tensor, noise: Noise | None) -> Routing:
+        routing = original(self, x_BTD, noise)
+        with torch.no_grad():
+            scores_NE = F.linear(x_BTD, self.weight).flatten(0, 1)
+            ranks_NE = scores_NE.argsort(0, descending=True).argsort(0).float()
+            experts_BTK = (-ranks_NE).topk(self.top_k, dim=-1).indices.view_as(routing.experts_BTK)
+        return Routing(experts_BTK, routing.weights_BTK, routing.auxiliary_loss)
+
+    patch.setattr(Router, "forward", forward)
+
+
+def normed(dims: tuple[int, ...]) -> Mutation:
+    """Norms whose statistic runs over more than a token's own elements."""
+
+    def build(self: RMSNorm, dim: int) -> torch.nn.Module:
+        return WideNorm(dim, dims)
+
+    return lambda patch: patch.setattr(RMSNorm, "build", build)
+
+
+class WideNorm(torch.nn.Module):
+    def __init__(self, dim: int, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.empty(dim))
+        self.dims = dims
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD * (x_BTD.square().mean(self.dims, keepdim=True) + 1e-6).rsqrt() * self.weight
+
+
+def whisper(patch: pytest.MonkeyPatch) -> None:
+    """A leak far below rounding, as training may yet amplify it."""
+    original = mla.causal_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+        attended = original(query, key, value, **settings)
+        return attended + 1e-9 * attended.mean(1, keepdim=True)
+
+    patch.setattr(mla, "causal_attention", attention)
+
+
+LEAKS = {
+    "mask that whispers": whisper,
+    "mask off by one": masked(off_by_one),
+    "no mask": masked(no_mask),
+    "no mask in training alone": masked(no_mask, only_in_training=True),
+    "one position looks ahead": masked(last_sees_first_half_ahead),
+    "router sees the batch": routed(lambda x: x - x.mean(0, keepdim=True)),
+    "router sees the sequence": routed(lambda x: x - x.mean(1, keepdim=True)),
+    "router sees the next token": routed(lambda x: x.roll(-1, 1)),
+    "experts choose tokens": expert_choice,
+    "norm over time": normed((1, 2)),
+    "norm over the batch": normed((0, 2)),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_leaks_are_invalid(corpus: TokenizedCorpus, leak: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    LEAKS[leak](monkeypatch)
+    found = audited(config(corpus, attention="mla" if "mask" in leak else "mha"), corpus)
+    assert found["causality"].severity == INVALID
+    assert "mode" in found["causality"].evidence
+
+
+def test_a_leak_is_found_before_training_begins(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked(no_mask)(monkeypatch)
+    auditor = Auditor(Trainer(config(corpus), 0, corpus, CPU), corpus)
+    auditor.start()
+    assert [audit.name for audit in auditor.found] == ["causality"]
+
+
+def test_rounding_that_flips_tied_experts_is_no_leak(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three experts of equal scores; what decides between them is rounding, which depends on later tokens.
+
+    As where sums run in another order; fp64 has none of it.
+    """
+
+    def forward(self: Router, x_BTD: Tensor, noise: Noise | None) -> Routing:
+        with torch.no_grad():
+            self.weight[2:] = self.weight[1]
+            places_E = torch.arange(1, self.n_experts + 1)
+            rounding_E = 1e-7 * (1e6 * x_BTD.mean() * places_E).sin() * (x_BTD.dtype == torch.float32)
+        return self.route(F.linear(x_BTD.float(), self.weight.float()) + rounding_E.float(), None)
+
+    monkeypatch.setattr(Router, "forward", forward)
+    model = build_model(config(corpus, dropout=0.0).model, 0)
+    inputs_BT, _ = TrainingBatches(corpus.train, seq_len=SEQ_LEN, batch_size=2, accumulation=1, seed=0).batch(0, 0)
+    assert causality._moved(model, inputs_BT, None) is not None, "nothing flips: the test tests nothing"
+    assert causality.audit(model, inputs_BT, Noise(0, 0, 0), torch.autocast("cpu", enabled=False)) is None
+
+
+def test_causality_leaves_the_model_as_it_was(corpus: TokenizedCorpus) -> None:
+    trainer = Trainer(config(corpus, feed_forward="moe_deepseek_plain"), 0, corpus, CPU)
+    next(trainer.run())
+    model = trainer.model
+    model.layers[0].eval()
+    before = {name: value.clone() for name, value in [*model.named_parameters(), *model.named_buffers()]}
+    modes = {name: module.training for name, module in model.named_modules()}
+    model.embedding.grad = torch.ones_like(model.embedding)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    inputs_BT, _ = trainer.batches.batch(0, 0)
+    assert causality.audit(model, inputs_BT, Noise(0, 0, 0), trainer.autocast()) is None
+    assert all(torch.equal(value, before[name]) for name, value in [*model.named_parameters(), *model.named_buffers()])
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert torch.equal(model.embedding.grad, torch.ones_like(model.embedding))
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if name != "embedding")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+# --- Mutants of labels ----------------------------------------------------------------------------------------------
+
+
+def relabelled(place: type, relabel: Callable[[Tensor, Tensor], Tensor]) -> Mutation:
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        if place is TrainingBatches:
+            batch = TrainingBatches.batch
+
+            def mutant(self: TrainingBatches, update: int, micro_step: int) -> tuple[Tensor, Tensor]:
+                inputs_BT, targets_BT = batch(self, update, micro_step)
+                return inputs_BT, relabel(inputs_BT, targets_BT)
+
+            patch.setattr(TrainingBatches, "batch", mutant)
+        else:
+            batches = EvaluationBatches.__iter__
+
+            def mutants(self: EvaluationBatches) -> Iterator[tuple[Tensor, Tensor]]:
+                return ((inputs_BT, relabel(inputs_BT, targets_BT)) for inputs_BT, targets_BT in batches(self))
+
+            patch.setattr(EvaluationBatches, "__iter__", mutants)
+
+    return mutate
+
+
+LABELS = {
+    "trained on the inputs": (relabelled(TrainingBatches, lambda inputs, targets: inputs), "are token t itself"),
+    "trained two ahead": (relabelled(TrainingBatches, lambda inputs, targets: targets.roll(-1, 1)), "are token t + 2"),
+    "trained one behind": (relabelled(TrainingBatches, lambda inputs, targets: inputs.roll(1, 1)), "are token t - 1"),
+    "evaluated on the inputs": (relabelled(EvaluationBatches, lambda inputs, targets: inputs), "evaluated first"),
+    "evaluated two ahead": (relabelled(EvaluationBatches, lambda inputs, targets: targets.roll(-1, 1)), "token t + 2"),
+}
+
+
+@pytest.mark.parametrize("mutant", LABELS)
+def test_wrong_labels_are_invalid(corpus: TokenizedCorpus, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate, words = LABELS[mutant]
+    mutate(monkeypatch)
+    found = audited(config(corpus), corpus)
+    assert found["targets"].severity == INVALID
+    assert words in found["targets"].evidence
+
+
+def test_labels_that_go_wrong_later_are_invalid(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = TrainingBatches.batch
+
+    def mutant(self: TrainingBatches, update: int, micro_step: int) -> tuple[Tensor, Tensor]:
+        inputs_BT, targets_BT = batch(self, update, micro_step)
+        return inputs_BT, inputs_BT if update >= 2 else targets_BT
+
+    monkeypatch.setattr(TrainingBatches, "batch", mutant)
+    assert "at update 4" in audited(config(corpus), corpus)["targets"].evidence
+
+
+@pytest.mark.parametrize("method", ["loss", "token_losses"])
+def test_a_loss_that_shifts_its_labels_is_invalid(
+    corpus: TokenizedCorpus, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = getattr(MoETransformer, method)
+    monkeypatch.setattr(
+        MoETransformer, method, lambda self, output, targets_BT: original(self, output, targets_BT.roll(1, 1))
+    )
+    found = audited(config(corpus), corpus)["targets"]
+    assert found.severity == INVALID
+    assert "cross-entropy" in found.evidence
+
+
+# --- Mutants of the split -------------------------------------------------------------------------------------------
+
+
+def with_training_document(corpus: TokenizedCorpus, added: np.ndarray) -> TokenizedCorpus:
+    """The corpus with a further document at the end of its training split."""
+    train = corpus.train
+    tokens = np.concatenate([train.tokens, added.astype(train.tokens.dtype)])
+    starts, names = np.append(train.document_starts, len(train.tokens)), (*train.documents, "added")
+    return dataclasses.replace(corpus, train=Split(tokens, starts, names, names, train.characters))
+
+
+def overlap(corpus: TokenizedCorpus, trained: Windows, scored: Windows) -> Audit | None:
+    """Audit windows, with a sequence of each as what was really read."""
+    batches = [w.tokens[w.starts[:1, None] + np.arange(w.length - 1)].astype(np.int64) for w in (trained, scored)]
+    return split_overlap.audit(corpus, trained, scored, *map(torch.from_numpy, batches))
+
+
+def all_windows(split: Split, seq_len: int = 64) -> Windows:
+    return Windows(split.tokens, np.arange(0, len(split.tokens) - 1, seq_len), seq_len + 1)
+
+
+def test_validation_documents_in_training_are_invalid(corpus: TokenizedCorpus) -> None:
+    start, end = corpus.validation.document_starts[1:3]
+    copied = with_training_document(corpus, corpus.validation.tokens[start:end])
+    found = audited(config(corpus), copied)["split_overlap"]
+    assert found.severity == INVALID
+    assert found.evidence.startswith("1 of ")
+    assert corpus.validation.documents[1] in found.evidence
+
+
+def test_validation_text_under_light_edits_is_invalid(corpus: TokenizedCorpus) -> None:
+    """A tenth of all tokens is changed, so that no document is equal and most text is."""
+    edited = corpus.validation.tokens.copy()
+    edited[np.arange(len(edited)) % 200 < 20] = 299
+    copied = with_training_document(corpus, edited)
+    found = overlap(copied, all_windows(copied.train), all_windows(corpus.validation))
+    assert found is not None
+    assert found.severity == INVALID
+    assert float(found.evidence.split("%")[0]) == pytest.approx(90, abs=3)
+
+
+def test_short_documents_may_be_equal_by_chance(corpus: TokenizedCorpus) -> None:
+    """Every validation document is in training, but each is a heading: no copies, though the overlap itself counts."""
+    tokens = corpus.validation.tokens[:120]
+    starts = np.arange(0, 120, 12)
+    headings = Split(tokens, starts, tuple(map(str, starts)), tuple(map(str, starts)), 0)
+    both = dataclasses.replace(corpus, train=headings, validation=headings)
+    assert split_overlap._copies(both.train, both.validation) == []
+    longer = dataclasses.replace(headings, document_starts=starts[::2], documents=tuple("abcde"))
+    assert split_overlap._copies(longer, longer) == list("abcde")
+    assert split_overlap._copies(longer, headings) == []
+
+
+def test_a_little_overlap_is_a_note_with_both_figures(corpus: TokenizedCorpus) -> None:
+    text = corpus.validation.tokens
+    quoted = with_training_document(corpus, np.concatenate([text[100:180], [299], text[300:330]]))
+    found = overlap(quoted, all_windows(quoted.train), all_windows(corpus.validation))
+    assert found is not None
+    assert found.severity == NOTE
+    assert found.evidence.startswith(f"{80 / len(text):.2%} of the {len(text):,} validation tokens")
+    assert "runs of 50 and more" in found.evidence
+    shorter = float(found.evidence.split("(")[1].split("%")[0])
+    assert shorter >= 100 * 110 / len(text)
+
+
+def test_overlap_counts_what_was_trained_on_only(corpus: TokenizedCorpus) -> None:
+    """A quotation in windows that were not drawn is none."""
+    scored, windows = all_windows(corpus.validation), all_windows(corpus.train)
+    train = windows.tokens.copy()
+    train[10 * 64 + 30 : 10 * 64 + 110] = corpus.validation.tokens[100:180]  # in windows 10 and 11
+    for places, expected in (((0, 9), None), ((9, 10), None), ((10, 11), NOTE), ((11, 12), None)):
+        found = overlap(corpus, Windows(train, windows.starts[list(places)], windows.length), scored)
+        assert (found and found.severity) == expected, places
+
+
+def test_overlapping_windows_split_at_random_are_invalid(corpus: TokenizedCorpus) -> None:
+    tokens = corpus.train.tokens[:2_000]
+    starts = np.random.default_rng(0).permutation(len(tokens) - SEQ_LEN)
+    trained, held = (Windows(tokens, part, SEQ_LEN + 1) for part in np.split(starts, [len(starts) * 9 // 10]))
+    found = overlap(corpus, trained, held)
+    assert found is not None
+    assert found.severity == INVALID
+    assert found.evidence.startswith("100.00% of the 1,695")
+
+
+def test_batches_that_come_from_elsewhere_are_invalid(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order says training windows, the batch holds validation text."""
+    text = torch.from_numpy(corpus.validation.tokens[: 4 * SEQ_LEN + 1].astype(np.int64))
+
+    def mutant(self: TrainingBatches, update: int, micro_step: int) -> tuple[Tensor, Tensor]:
+        return text[:-1].view(4, SEQ_LEN), text[1:].view(4, SEQ_LEN)
+
+    monkeypatch.setattr(TrainingBatches, "batch", mutant)
+    found = audited(config(corpus), corpus)["split_overlap"]
+    assert found.severity == INVALID
+    assert found.evidence.startswith("4 of 4 sequences really trained on")
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_overlap_equals_its_definition(data: st.DataObject) -> None:
+    """Against a search through all pairs of places, on few kinds of tokens so that repeats abound."""
+    n = data.draw(st.integers(1, 7))
+    texts, windows = [], []
+    for _ in range(2):
+        tokens = np.array(data.draw(st.lists(st.integers(0, 2), min_size=2, max_size=60)), dtype=np.uint16)
+        length = data.draw(st.integers(1, 12))
+        places = data.draw(st.sets(st.integers(0, len(tokens) - 1), min_size=1))
+        windows.append(Windows(tokens, np.array(data.draw(st.permutations(sorted(places)))), length))
+        covered = np.zeros(len(tokens), dtype=bool)
+        for place in places:
+            covered[place : place + length] = True
+        texts.append((tokens, covered))
+    (train, in_train), (held, in_held) = texts
+
+    def grams(tokens: np.ndarray, covered: np.ndarray) -> dict[int, bytes]:
+        # Two windows that only touch are one text, as in the batches, whose neighbours share a token.
+        places = range(len(tokens) - n + 1)
+        return {place: tokens[place : place + n].tobytes() for place in places if covered[place : place + n].all()}
+
+    known = set(grams(train, in_train).values())
+    copied = np.zeros(len(held), dtype=bool)
+    for place, gram in grams(held, in_held).items():
+        if gram in known:
+            copied[place : place + n] = True
+    expected = copied[in_held].mean()
+    found = split_overlap._copied(split_overlap._join(windows[1]), split_overlap._join(windows[0]), n)
+    assert found == pytest.approx(expected)
+
+
+# --- Mutants of training --------------------------------------------------------------------------------------------
+
+
+def built(change: Callable[[MoETransformer], None]) -> Mutation:
+    """Change the model after it was built and before the optimizers take its parameters."""
+
+    def build(*arguments: Any) -> MoETransformer:
+        model = build_model(*arguments)
+        change(model)
+        return model
+
+    return lambda patch: patch.setattr(loop, "build_model", build)
+
+
+def freeze(model: MoETransformer) -> None:
+    model.layers[1].attention.requires_grad_(False)
+
+
+def freeze_gain(model: MoETransformer) -> None:
+    model.layers[0].attention_norm.requires_grad_(False)
+
+
+def detach(patch: pytest.MonkeyPatch) -> None:
+    forward = MixtureOfExpertsModule.forward
+
+    def mutant(self: MixtureOfExpertsModule, x_BTD: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor | None]:
+        y_BTD, loss = forward(self, x_BTD, noise)
+        return y_BTD.detach(), loss
+
+    patch.setattr(MixtureOfExpertsModule, "forward", mutant)
+
+
+def forget_gains(patch: pytest.MonkeyPatch) -> None:
+    adamw = optim._adamw
+    patch.setattr(optim, "_adamw", lambda params, c: adamw([p for p in params if p.ndim > 1], c))
+
+
+DEAD = {
+    "frozen": (built(freeze), "layers.1.attention ("),
+    "frozen gain": (built(freeze_gain), "layers.0.attention_norm ("),
+    "detached": (detach, "layers.0.feed_forward.experts ("),
+    "in no optimizer": (forget_gains, "160 of 42,784 parameters"),
+}
+
+
+@pytest.mark.parametrize("mutant", DEAD)
+def test_dead_parameters_are_a_warning(corpus: TokenizedCorpus, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate, words = DEAD[mutant]
+    mutate(monkeypatch)
+    found = audited(config(corpus), corpus)["dead_parameters"]
+    assert found.severity == WARNING
+    assert words in found.evidence
+
+
+def test_an_unused_branch_is_counted_to_the_last_parameter(corpus: TokenizedCorpus) -> None:
+    setting = config(corpus, feed_forward="unused_glm4")
+    found = audited(setting, corpus)["dead_parameters"]
+    model = build_model(setting.model, 0)
+    dead = sum(p.numel() for name, p in model.named_parameters() if ".unused." in name)
+    assert found.evidence.startswith(f"{dead:,} of {sum(p.numel() for p in model.parameters()):,} parameters")
+    assert f"layers.0.feed_forward.unused ({dead // 2:,})" in found.evidence
+
+
+def test_an_expert_that_was_never_chosen_is_a_note(corpus: TokenizedCorpus) -> None:
+    trainer = Trainer(config(corpus, feed_forward="moe_deepseek_plain"), 0, corpus, CPU)
+    with torch.no_grad():
+        router = trainer.model.routers()[0]
+        assert isinstance(router, DeepSeekRouter)
+        router.bias_E[2] = -10.0
+    for _ in trainer.run():
+        pass
+    held = [p for o in trainer.optimizers for group in o.param_groups for p in group["params"]]
+    found = dead_parameters.audit(trainer.model, trainer.witness, held)
+    assert found is not None
+    assert found.severity == NOTE
+    assert "experts never chosen at the 3 updates looked at: 1 in layers.0.feed_forward.experts" in found.evidence
+
+
+def stop_early(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Trainer, "finished", property(lambda self: self.update >= self.config.training.updates // 2))
+
+
+def stretch(patch: pytest.MonkeyPatch) -> None:
+    factor = loop.learning_rate_factor
+    patch.setattr(
+        loop,
+        "learning_rate_factor",
+        lambda update, training: factor(update, dataclasses.replace(training, updates=4 * training.updates)),
+    )
+
+
+def skip_micro_steps(patch: pytest.MonkeyPatch) -> None:
+    batch = TrainingBatches.batch
+
+    def mutant(self: TrainingBatches, update: int, micro_step: int) -> tuple[Tensor, Tensor]:
+        inputs_BT, targets_BT = batch(self, update, micro_step)
+        return inputs_BT[:2], targets_BT[:2]
+
+    patch.setattr(TrainingBatches, "batch", mutant)
+
+
+def freeze_rate(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Trainer, "_set_learning_rates", lambda self, factor: None)
+
+
+BUDGETS = {
+    "schedule cut short": (stop_early, "2 of 4 scheduled updates were made"),
+    "horizon in micro-steps": (stretch, "the learning rate ended at 0.9"),
+    "half of each batch": (skip_micro_steps, "128 tokens were trained on where 256 were scheduled"),
+    "constant learning rate": (freeze_rate, "ended at 1 of its base"),
+}
+
+
+@pytest.mark.parametrize("mutant", BUDGETS)
+def test_a_budget_not_kept_is_a_warning(corpus: TokenizedCorpus, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate, words = BUDGETS[mutant]
+    mutate(monkeypatch)
+    found = audited(config(corpus, evaluate_every=2), corpus)["budget"]
+    assert found.severity == WARNING
+    assert words in found.evidence
+
+
+def train_the_baseline(patch: pytest.MonkeyPatch) -> None:
+    def build(config: Any, *arguments: Any) -> MoETransformer:
+        return build_model(dataclasses.replace(config, attention=BASELINE_ATTENTION), *arguments)
+
+    patch.setattr(loop, "build_model", build)
+
+
+BASELINE_ATTENTION = mha.MultiHeadAttention(n_heads=4)
+
+
+def swap_one_layer(model: MoETransformer) -> None:
+    model.layers[1].attention = BASELINE_ATTENTION.build(32, dropout=0.1, role="layers.1.attention")
+    for parameter in model.layers[1].attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+
+
+def post_norm(model: MoETransformer) -> None:
+    for layer in model.layers:
+        layer.is_pre_norm = False
+
+
+def other_positions(model: MoETransformer) -> None:
+    rotary = model.layers[0].attention.rotary
+    rotary.config = dataclasses.replace(rotary.config, base=500.0)
+
+
+def other_activation(model: MoETransformer) -> None:
+    model.layers[0].feed_forward.experts.activation = F.relu
+
+
+def claim_more(patch: pytest.MonkeyPatch) -> None:
+    count = loop.count_model
+    patch.setattr(
+        loop, "count_model", lambda model: dataclasses.replace(count(model), params_total=count(model).params_total + 1)
+    )
+
+
+WRONG = {
+    "the baseline": (train_the_baseline, "modules are not the declared ones, such as layers.0.attention"),
+    "one layer of the baseline": (built(swap_one_layer), "such as layers.1.attention"),
+    "norms elsewhere": (built(post_norm), "is_pre_norm is declared as True, and False was trained"),
+    "other positions": (built(other_positions), "rotary is declared as"),
+    "other activation": (built(other_activation), "activation is declared as silu, and relu was trained"),
+    "counts of a twin": (claim_more, "params_total is reported as"),
+}
+
+
+@pytest.mark.parametrize("mutant", WRONG)
+def test_another_model_than_declared_is_invalid(
+    corpus: TokenizedCorpus, mutant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate, words = WRONG[mutant]
+    mutate(monkeypatch)
+    found = audited(config(corpus, attention="mla"), corpus)["treatment_applied"]
+    assert found.severity == INVALID
+    assert words in found.evidence
+
+
+def test_a_truncated_evaluation_is_a_warning_with_its_error(
+    corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = EvaluationBatches.__iter__
+    monkeypatch.setattr(EvaluationBatches, "__iter__", lambda self: itertools.islice(batches(self), 2))
+    trainer = Trainer(config(corpus, evaluation_batch_size=32), 0, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    for _ in trainer.run():
+        pass
+    found = {audit.name: audit for audit in auditor.end()}["evaluation"]
+    assert found.severity == WARNING
+    scored = 2 * 32 * SEQ_LEN
+    available = len(corpus.validation.tokens) - 1
+    assert found.evidence.startswith(f"{scored:,} tokens were scored where the validation split has {available:,}")
+    losses = np.concatenate([losses_N.numpy() for _, losses_N in trainer.witness.scores])
+    documents = corpus.validation.document_of_token()[1 : scored + 1]
+    sums = [(losses[documents == d].sum(), (documents == d).sum()) for d in np.unique(documents)]
+    residuals = [total - losses.mean() * count for total, count in sums]
+    error = np.sqrt(len(sums) / (len(sums) - 1) * np.sum(np.square(residuals))) / scored
+    assert f"standard error of {error:.3f} nats over {len(sums)} documents" in found.evidence
+
+
+# --- The trial ------------------------------------------------------------------------------------------------------
+
+
+def rows(trainer: Trainer) -> list[dict[str, Any]]:
+    timed = ("train_seconds", "evaluation_seconds", "tokens_per_second", "peak_memory_bytes")
+    return [{name: value for name, value in row.items() if name not in timed} for row in trainer.rows]
+
+
+@pytest.mark.parametrize("feed_forward", ["moe_deepseek_gated", "moe_softmax_plain"])
+def test_audits_change_nothing(corpus: TokenizedCorpus, feed_forward: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = config(corpus, feed_forward=feed_forward, updates=6, evaluate_every=2)
+    watched = Trainer(setting, 0, corpus, CPU)
+    auditor = Auditor(watched, corpus)
+    auditor.start()
+    for _ in watched.run():
+        auditor._causality()
+    auditor.end()
+    for name in ("batch", "gradients", "scored"):
+        monkeypatch.setattr(Witness, name, lambda self, *arguments: None)
+    alone = Trainer(setting, 0, corpus, CPU)
+    for _ in alone.run():
+        pass
+    assert rows(watched) == rows(alone)
+    state = alone.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in watched.model.state_dict().items())
+
+
+def test_a_resumed_run_finds_what_an_uninterrupted_one_does(corpus: TokenizedCorpus) -> None:
+    setting = config(corpus, feed_forward="unused_glm4")
+    whole = audited(setting, corpus)
+    first = Trainer(setting, 0, corpus, CPU)
+    progress = first.run()
+    next(progress), next(progress)
+    second = Trainer(setting, 0, corpus, CPU)
+    second.load_state_dict(first.state_dict())
+    auditor = Auditor(second, corpus)
+    auditor.start()
+    for _ in second.run():
+        pass
+    assert {audit.name: audit for audit in auditor.end()} == whole
+    assert set(whole) == {"dead_parameters"}
+
+
+def test_a_diverged_run_keeps_what_was_found_before(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked(no_mask)(monkeypatch)
+    trainer = Trainer(config(corpus, attention="mla"), 0, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    auditor.start()
+    with torch.no_grad():
+        trainer.model.embedding.fill_(float("nan"))
+    with pytest.raises(loop.Divergence):
+        list(trainer.run())
+    assert [(audit.name, audit.severity) for audit in auditor.end()] == [("causality", INVALID)]
+    assert auditor.ran == ["causality", "treatment_applied"]

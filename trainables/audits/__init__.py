@@ -1,0 +1,90 @@
+"""Audits: whether what was really trained can be believed. They run at the start and at the end of every run.
+
+One file an audit, each with its `NAME` and a function `audit` that returns what it found, or None. They judge the real
+model, batches, gradients and optimizers, never what a configuration says of itself, and change nothing of the run.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from analysis.schema import SEVERITIES, VAL_LOSS, Audit
+from moe_models.streams import Noise
+from trainables.audits import (
+    budget,
+    causality,
+    dead_parameters,
+    evaluation,
+    split_overlap,
+    targets,
+    treatment_applied,
+)
+from trainables.data import TokenizedCorpus
+from trainables.loop import Trainer
+
+__all__ = ["Auditor"]
+
+
+class Auditor:
+    """Audits one run of this process. What it finds depends on the run alone, not on how often it was interrupted.
+
+    Attributes:
+        ran: names of the audits that ran so far, in order.
+    """
+
+    def __init__(self, trainer: Trainer, corpus: TokenizedCorpus) -> None:
+        self.trainer = trainer
+        self.corpus = corpus
+        self.ran: list[str] = []
+        self._worst: dict[str, Audit] = {}
+
+    def start(self) -> None:
+        """Audit the model before this process trains it: as initialised, or as a checkpoint left it."""
+        if not self.ran:
+            self._note(causality.NAME, self._causality())
+
+    def end(self) -> list[Audit]:
+        """Audit what was trained; return all that was found.
+
+        A run that diverged has no weights and no schedule left to judge: what depends on these is not looked at. Nor
+        is it where this process only restored a finished run.
+        """
+        trainer, witness, config = self.trainer, self.trainer.witness, self.trainer.config
+        if trainer.finished and witness.trained and trainer.rows[-1][VAL_LOSS] is not None:
+            self._note(causality.NAME, self._causality())
+            self._note(targets.NAME, targets.audit(trainer.model, witness))
+            trained, held = trainer.batches.drawn(trainer.update), trainer.validation.scored()
+            batches = next(iter(witness.trained.values()))[0], witness.evaluated[0][0]
+            self._note(split_overlap.NAME, split_overlap.audit(self.corpus, trained, held, *batches))
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            parameters = [parameter for group in groups for parameter in group["params"]]
+            self._note(dead_parameters.NAME, dead_parameters.audit(trainer.model, witness, parameters))
+            documents_N = trainer.validation.scored_documents()
+            self._note(evaluation.NAME, evaluation.audit(self.corpus.validation, documents_N, witness))
+            found = budget.audit(config.training, witness, trainer.optimizers, trainer.base_learning_rates)
+            self._note(budget.NAME, found)
+        declared = config.declared_model or config.model
+        self._note(treatment_applied.NAME, treatment_applied.audit(trainer.model, declared, trainer.rows[-1]))
+        return self.found
+
+    @property
+    def found(self) -> list[Audit]:
+        """What was found so far: of each name the worst, and the worst first."""
+        return sorted(self._worst.values(), key=lambda audit: SEVERITIES.index(audit.severity))
+
+    def _note(self, name: str, found: Audit | None) -> None:
+        if name not in self.ran:
+            self.ran.append(name)
+        if found is None:
+            return
+        before = self._worst.setdefault(name, found)
+        if SEVERITIES.index(found.severity) < SEVERITIES.index(before.severity):
+            self._worst[name] = found
+
+    def _causality(self) -> Audit | None:
+        """Audit causality on the next batch of the data order: the first sequence, and another one beside it."""
+        trainer = self.trainer
+        inputs_BT = trainer.batches.batch(trainer.update, 0)[0].to(trainer.device)
+        tokens_BT = torch.stack((inputs_BT[0], inputs_BT[1] if len(inputs_BT) > 1 else inputs_BT[0].flip(0)))
+        noise = Noise(trainer.config.stream_seed(trainer.seed), trainer.update, 0)
+        return causality.audit(trainer.model, tokens_BT, noise, trainer.autocast())

@@ -1,0 +1,125 @@
+"""`causality`: no logit may depend on a later token, or on another sequence of its batch.
+
+Changes are followed up to the head, which makes each position's logits of that position's input alone (`targets` checks
+the losses against them): all logits of a sequence would take more memory than training does.
+
+Shapes: B sequences, T tokens, V vocabulary, D model width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+from torch import Tensor
+
+from analysis.schema import INVALID, Audit
+from moe_models.model import MoETransformer
+from moe_models.streams import Noise
+
+NAME = "causality"
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-6}
+"""Largest movement of an output that can be rounding, as a share of the largest output.
+
+In fp64 what is left is the single precision that routers and rotations keep. Movement above the first but not the
+second is rounding, in the end that of two nearly tied experts changing places: no leak.
+"""
+
+
+def audit(model: MoETransformer, tokens_BT: Tensor, noise: Noise, autocast: torch.autocast) -> Audit | None:
+    """Change later tokens and other sequences, and follow gradients, in evaluation and in training mode.
+
+    The model is left as it was: mode, buffers and gradients.
+
+    Args:
+        model: the one that trains.
+        tokens_BT: real tokens, two sequences or more.
+        noise: of the passes in training mode; equal noise in all of them.
+        autocast: what the run trains under. Gradients are followed under it; outputs are compared in fp32, and in fp64
+            where that does not decide.
+    """
+    with _undisturbed(model):
+        for given in (None, noise):
+            model.train(given is not None)
+            evidence = _moved(model, tokens_BT, given)
+            if evidence is not None:
+                with suppress(RuntimeError):  # a component that cannot compute in fp64: what fp32 says stands
+                    evidence = _moved(copy.deepcopy(model).double(), tokens_BT, given)
+            if evidence is None:
+                with autocast:
+                    evidence = _gradients(model, tokens_BT, given)
+            if evidence is not None:
+                mode = "evaluation" if given is None else "training"
+                return Audit(name=NAME, severity=INVALID, evidence=f"{evidence}, in {mode} mode")
+    return None
+
+
+@contextmanager
+def _undisturbed(model: MoETransformer) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers.items():
+                buffer.copy_(value)
+
+
+@torch.no_grad()
+def _moved(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) -> str | None:
+    """Say which change of tokens moved an output that it must not reach, and how far."""
+    length = tokens_BT.shape[1]
+    changed_BT = (tokens_BT + 1) % model.config.vocab_size
+    for part, places in ((length, (1, length // 3, length - 1)), (length // 2 + 1, (length // 4 + 1,))):
+        before_BTD = model(tokens_BT[:, :part], noise).hidden_BTD
+        for place in sorted({place for place in places if 1 <= place < part}):
+            later_BT = torch.cat((tokens_BT[:, :place], changed_BT[:, place:part]), dim=1)
+            after_BTD = model(later_BT, noise).hidden_BTD
+            moved = _share_moved(before_BTD[:, :place], after_BTD[:, :place])
+            if moved is not None:
+                return f"changing tokens {place} to {part - 1} moved outputs before them by {moved} of the largest"
+        if part == length:
+            others_BT = torch.cat((tokens_BT[:1], changed_BT[1:]))
+            moved = _share_moved(before_BTD[:1], model(others_BT, noise).hidden_BTD[:1])
+            if moved is not None:
+                return f"changing the other sequences of the batch moved a sequence's outputs by {moved} of the largest"
+    return None
+
+
+def _share_moved(before_BTD: Tensor, after_BTD: Tensor) -> str | None:
+    moved = ((after_BTD - before_BTD).abs().max() / before_BTD.abs().max().clamp(min=1e-30)).item()
+    return f"{moved:.2g}" if moved > TOLERANCES[before_BTD.dtype] else None
+
+
+def _gradients(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) -> str | None:
+    """Say which inputs of the first block the logits of one position have a gradient to, but must not.
+
+    A masked score has a gradient of exactly zero, so there is no tolerance.
+    """
+    place = tokens_BT.shape[1] // 2
+    embedded_BTD: list[Tensor] = []
+
+    def catch(block: torch.nn.Module, inputs: tuple[Tensor, Noise | None]) -> tuple[Tensor, Noise | None]:
+        embedded_BTD.append(inputs[0].detach().requires_grad_())
+        return embedded_BTD[0], inputs[1]
+
+    hook = model.layers[0].register_forward_pre_hook(catch)
+    try:
+        with torch.enable_grad():
+            logits_V = model.logits(model(tokens_BT, noise).hidden_BTD[:1, place])[0].float()
+            # Any weights will do, but none that a norm makes the sum blind to.
+            weights_V = torch.arange(len(logits_V), device=logits_V.device).cos()
+            (gradient_BTD,) = torch.autograd.grad((logits_V * weights_V).sum(), embedded_BTD)
+    finally:
+        hook.remove()
+    largest = gradient_BTD.abs().max().item()
+    for what, part in (("later tokens", gradient_BTD[:1, place + 1 :]), ("other sequences", gradient_BTD[1:])):
+        if part.numel() and part.abs().max() > 0:
+            share = part.abs().max().item() / largest
+            return f"the logits at token {place} have a gradient to {what}, {share:.2g} of the largest"
+    return None

@@ -1,0 +1,82 @@
+"""`targets`: on the batches really trained and evaluated, label t is token t + 1, and the loss compares the two.
+
+Shapes: B sequences, T tokens, V vocabulary, N = B·T targets.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from analysis.schema import INVALID, Audit
+from moe_models.loss import IGNORED_TARGET
+from moe_models.model import MoETransformer
+from trainables.witness import Batch, Witness
+
+NAME = "targets"
+SHIFTS = (0, 2, -1)
+"""What a wrong label is looked for at, relative to its input."""
+TOLERANCE = 1e-4
+"""Largest relative difference of two ways to compute a loss that can be rounding."""
+
+
+def audit(model: MoETransformer, witness: Witness) -> Audit | None:
+    """Judge the batches that the witness holds, and the model's losses on one of them."""
+    batches = {f"trained on at update {update + 1}": batch for update, batch in witness.trained.items()}
+    batches |= {f"evaluated {when}": batch for when, batch in zip(("first", "last"), witness.evaluated, strict=False)}
+    evidence = [labels for what, batch in batches.items() if (labels := _labels(what, batch)) is not None]
+    if not evidence and witness.trained:
+        inputs_BT, _ = next(iter(witness.trained.values()))
+        evidence = [loss for loss in (_losses(model, inputs_BT[:2]),) if loss is not None]
+    return Audit(name=NAME, severity=INVALID, evidence=evidence[0]) if evidence else None
+
+
+def _labels(what: str, batch: Batch) -> str | None:
+    """Say what the labels of a batch are where they are not the next tokens."""
+    inputs_BT, targets_BT = batch
+    scored_BT = targets_BT != IGNORED_TARGET
+    if not scored_BT.any():
+        return f"no label of the batch {what} is scored"
+    wrong = 1 - _share_equal(inputs_BT, targets_BT, 1)
+    if wrong == 0:
+        return None
+    shares = {shift: _share_equal(inputs_BT, targets_BT, shift) for shift in SHIFTS}
+    shift = max(shares, key=lambda shift: shares[shift])
+    place = {0: "token t itself", 2: "token t + 2", -1: "token t - 1"}[shift]
+    return f"{wrong:.0%} of the labels of the batch {what} are not token t + 1; {shares[shift]:.0%} are {place}"
+
+
+def _share_equal(inputs_BT: Tensor, targets_BT: Tensor, shift: int) -> float:
+    """Return the share of scored labels t that are input t + shift, among those where there is one."""
+    length = inputs_BT.shape[1]
+    first, last = max(0, -shift), min(length, length - shift)
+    labels_BT, tokens_BT = targets_BT[:, first:last], inputs_BT[:, first + shift : last + shift]
+    scored_BT = labels_BT != IGNORED_TARGET
+    return (labels_BT == tokens_BT)[scored_BT].double().mean().item() if scored_BT.any() else float(shift == 1)
+
+
+@torch.no_grad()
+def _losses(model: MoETransformer, inputs_BT: Tensor) -> str | None:
+    """Say where the losses that train and that evaluate differ from the cross-entropy of logits t with token t + 1."""
+    if inputs_BT.shape[1] < 2:
+        return None
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    output = model(inputs_BT)
+    for module, mode in modes.items():
+        module.training = mode
+    targets_BT = F.pad(inputs_BT[:, 1:], (0, 1), value=IGNORED_TARGET)
+    logits_NV = model.logits(output.hidden_BTD).float().flatten(0, 1)
+    expected_N = F.cross_entropy(logits_NV, targets_BT.flatten(), ignore_index=IGNORED_TARGET, reduction="none")
+    expected = expected_N.sum().item() / int((targets_BT != IGNORED_TARGET).sum())
+    trained = model.loss(output, targets_BT).item()
+    evaluated_N = model.token_losses(output, targets_BT)[0]
+    if abs(trained - expected) > TOLERANCE * expected:
+        return f"the loss that trains is {trained:.4f} where the next token's cross-entropy is {expected:.4f}"
+    if (evaluated_N - expected_N).abs().max().item() > TOLERANCE * expected_N.max().item():
+        worst = int((evaluated_N - expected_N).abs().argmax())
+        return (
+            f"a token's evaluated loss is {evaluated_N[worst]:.4f} where its cross-entropy is {expected_N[worst]:.4f}"
+        )
+    return None

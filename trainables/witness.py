@@ -1,0 +1,82 @@
+"""What is seen of a run while it trains: the evidence that `trainables.audits` judges.
+
+A witness looks at what passes through the loop and changes none of it. What it sees over the whole run is part of the
+run's checkpoint; what it keeps of single batches is this process's alone.
+
+Shapes: B sequences, T tokens, N scored targets of an evaluation, R rows of a parameter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor]
+"""inputs_BT and targets_BT as the model got them."""
+
+
+class Witness:
+    """Notes batches, gradients and scored losses of one run.
+
+    Attributes:
+        updates: optimizer updates made.
+        tokens: tokens trained on.
+        trained: the first and the latest training batch of this process, by the update that they belong to.
+        evaluated: the first and the latest batch of the last evaluation.
+        scores: of the last evaluation, each batch's targets and their losses (N,), in order.
+        looks: updates whose gradients were looked at.
+        largest: for each parameter that had a gradient, the largest magnitude in each row (last dimension) at these
+            updates, (R,); of a vector in each element.
+    """
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self.tokens = 0
+        self.trained: dict[int, Batch] = {}
+        self.evaluated: list[Batch] = []
+        self.scores: list[tuple[Tensor, Tensor]] = []
+        self.looks = 0
+        self.largest: dict[str, Tensor] = {}
+
+    def batch(self, inputs_BT: Tensor, targets_BT: Tensor) -> None:
+        """A micro-batch is trained on."""
+        for update in list(self.trained)[1:]:
+            del self.trained[update]
+        self.trained[self.updates] = (inputs_BT, targets_BT)
+        self.tokens += inputs_BT.numel()
+
+    @torch.no_grad()
+    def gradients(self, model: nn.Module) -> None:
+        """Look at the gradients of an update: of all its micro-batches, before the optimizer uses them."""
+        self.looks += 1
+        for name, parameter in model.named_parameters():
+            if parameter.grad is None:
+                continue
+            rows = parameter.grad.flatten(0, -2) if parameter.ndim > 1 else parameter.grad.unsqueeze(-1)
+            largest_R = torch.linalg.vector_norm(rows, float("inf"), dim=-1)
+            before_R = self.largest.get(name)
+            self.largest[name] = largest_R if before_R is None else torch.maximum(before_R, largest_R)
+
+    def update_made(self) -> None:
+        """The optimizers have made an update."""
+        self.updates += 1
+
+    def evaluation_begins(self) -> None:
+        """Forget the evaluation before."""
+        self.evaluated, self.scores = [], []
+
+    def scored(self, inputs_BT: Tensor, targets_BT: Tensor, losses_N: Tensor) -> None:
+        """A batch was evaluated: each target's loss, 0 where it is not scored."""
+        self.evaluated = [*self.evaluated[:1], (inputs_BT, targets_BT)]
+        self.scores.append((targets_BT.flatten(), losses_N))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen over the whole run, as tensors and plain data."""
+        return {"updates": self.updates, "tokens": self.tokens, "looks": self.looks, "largest": self.largest}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state_dict`'s output."""
+        self.updates, self.tokens, self.looks = state["updates"], state["tokens"], state["looks"]
+        self.largest = {name: largest_R.to(device) for name, largest_R in state["largest"].items()}
