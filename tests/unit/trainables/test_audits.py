@@ -601,9 +601,9 @@ def other_activation(model: MoETransformer) -> None:
 
 
 def claim_more(patch: pytest.MonkeyPatch) -> None:
-    count = loop.count_model
+    count = loop.count
     patch.setattr(
-        loop, "count_model", lambda model: dataclasses.replace(count(model), params_total=count(model).params_total + 1)
+        loop, "count", lambda config: dataclasses.replace(count(config), params_total=count(config).params_total + 1)
     )
 
 
