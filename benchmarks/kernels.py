@@ -17,7 +17,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from moe_models.grouped import arrange_by_expert, combine, dispatch, grouped_linear
+from moe_models.activations import ACTIVATIONS
+from moe_models.grouped import arrange_by_expert, combine, dispatch, grouped_linear, grouped_mlp
 from moe_models.loss import linear_cross_entropy
 from trainables.optim import NEWTON_SCHULZ_COEFFICIENTS, NEWTON_SCHULZ_STEPS, newton_schulz_factor
 
@@ -48,7 +49,7 @@ def loss_ways(size: tuple[int, int, int, int]) -> tuple[Way, Way]:
 
 
 def expert_ways(size: tuple[int, int, int, int]) -> tuple[Way, Way]:
-    """Plain experts: sorted rows and products into slices, and a loop over experts with masks."""
+    """Plain experts: sorted rows, one expert after another, and a loop over experts with masks."""
     tokens, width, d_ff, _ = size
     stream = torch.Generator().manual_seed(0)
     x = torch.randn(tokens, width, generator=stream, requires_grad=True)
@@ -59,8 +60,8 @@ def expert_ways(size: tuple[int, int, int, int]) -> tuple[Way, Way]:
     rows = arrange_by_expert(experts, EXPERTS)
 
     def ours() -> list[Tensor]:
-        hidden = F.silu(grouped_linear(dispatch(x, rows), up, None, rows.counts_E))
-        return with_gradients(combine(grouped_linear(hidden, down, None, rows.counts_E), weights, rows), [x, up, down])
+        y = grouped_mlp(dispatch(x, rows), up, None, down, ACTIVATIONS["silu"], rows.counts_E)
+        return with_gradients(combine(y, weights, rows), [x, up, down])
 
     def loop() -> list[Tensor]:
         y = torch.zeros_like(x)
@@ -71,6 +72,25 @@ def expert_ways(size: tuple[int, int, int, int]) -> tuple[Way, Way]:
         return with_gradients(y, [x, up, down])
 
     return ours, loop
+
+
+def gated_ways(size: tuple[int, int, int, int]) -> tuple[Way, Way]:
+    """Gated experts on sorted rows: one expert after another, and one product of all experts after another."""
+    tokens, width, d_ff, _ = size
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(tokens * TOP_K, width, generator=stream, requires_grad=True)
+    up, gate = (torch.randn(EXPERTS, d_ff, width, generator=stream).mul_(0.1).requires_grad_() for _ in range(2))
+    down = torch.randn(EXPERTS, width, d_ff, generator=stream).mul_(0.1).requires_grad_()
+    counts = torch.full((EXPERTS,), tokens * TOP_K // EXPERTS)
+
+    def by_product() -> list[Tensor]:
+        hidden = F.silu(grouped_linear(x, gate, None, counts)) * grouped_linear(x, up, None, counts)
+        return with_gradients(grouped_linear(hidden, down, None, counts), [x, up, gate, down])
+
+    def by_expert() -> list[Tensor]:
+        return with_gradients(grouped_mlp(x, up, gate, down, ACTIVATIONS["silu"], counts), [x, up, gate, down])
+
+    return by_expert, by_product
 
 
 def muon_ways(size: tuple[int, int, int, int]) -> tuple[Way, Way]:
@@ -105,7 +125,12 @@ def compare(ours: Way, theirs: Way) -> tuple[float, float]:
 def main() -> None:
     torch.set_num_threads(1)
     table = Table("kernel", "scale", "ours, ms", "obvious way, ms", "ratio")
-    kernels = {"head and loss": loss_ways, "experts": expert_ways, "Newton-Schulz": muon_ways}
+    kernels = {
+        "head and loss": loss_ways,
+        "experts": expert_ways,
+        "gated experts": gated_ways,
+        "Newton-Schulz": muon_ways,
+    }
     for kernel, ways in kernels.items():
         for scale, size in SIZES.items():
             ours, theirs = compare(*ways(size))

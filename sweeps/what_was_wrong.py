@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.engine.flaws import (
-    ATTENTION_BIASES,
     BALANCE_LOSS,
     DEAD_PARAMETERS,
     DEFAULT_INIT,
@@ -25,7 +24,6 @@ from sweeps.engine.flaws import (
     LAYERNORM,
     NO_CAUSAL_MASK,
     NO_POSITIONS,
-    NO_ROUTER_NOISE,
     NORM_EPS,
     ONE_SEED,
     OVERLAPPING_WINDOWS,
@@ -72,11 +70,11 @@ SHOWN = (
     Shown(flaw=DEAD_PARAMETERS, quantity="SCORE", cell="moe_8e_2k_512d", script="exp1_components_512d"),
     *(
         Shown(flaw=flaw, quantity="DIFFERENCE", cell="deepseek_moe", script="exp5_moe")
-        for flaw in (NO_POSITIONS, ATTENTION_BIASES, LAYERNORM, POST_NORM, NO_ROUTER_NOISE, BALANCE_LOSS)
+        for flaw in (NO_POSITIONS, LAYERNORM, POST_NORM, BALANCE_LOSS)
     ),
 )
 DUPLICATES = ("baseline", "moe", "mlp_moe")
-"""One model under three published names, at the published length."""
+"""One model under three published names."""
 
 
 class Bench:
@@ -165,7 +163,7 @@ def main(output: Path = Path("results"), seeds: int = 5, page: Path = Path("docs
     with ray_session(find_resources(None, None)):
         demonstrations = [demonstrate(bench, shown) for shown in SHOWN]
         published = importlib.import_module("sweeps.exp6_grid").STUDY.published.all_flaws
-        duplicates = bench.runs("exp6_grid", LONG, published, DUPLICATES)
+        duplicates = bench.runs("exp6_grid", SHORT, published, DUPLICATES)
     environment = duplicates["baseline"][0].environment
     hardware = environment.get("hardware") or environment.get("cpu") or "an unnamed machine"
     command = "python sweeps/what_was_wrong.py" + ("" if seeds == 5 else f" --seeds {seeds}")

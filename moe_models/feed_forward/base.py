@@ -5,13 +5,12 @@ Shapes: B batch, T positions, D model width, H hidden width, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
+from moe_models.activations import ACTIVATIONS
 from moe_models.errors import require, unknown_name
 from moe_models.registry import Registry
 
@@ -37,8 +36,6 @@ class FeedForwardConfig(Protocol):
 
 
 FEED_FORWARD: Registry[FeedForwardConfig] = Registry("feed_forward")
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 
 
 def validate_hidden(d_ff: int, activation: str, where: str) -> None:

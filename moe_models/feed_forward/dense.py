@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moe_models.activations import ACTIVATIONS
 from moe_models.dropout import dropout
-from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, optional_parameter, validate_hidden
+from moe_models.feed_forward.base import FEED_FORWARD, optional_parameter, validate_hidden
 from moe_models.registry import published_setting
 from moe_models.size import Size
 from moe_models.streams import Noise
@@ -46,7 +47,7 @@ class DenseModule(nn.Module):
 
     def __init__(self, config: Dense, d_model: int, dropout: float, role: str) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[config.activation].value
         self.dropout = dropout if config.hidden_dropout else 0.0
         self.role = role
         self.up = nn.Parameter(torch.empty(config.d_ff, d_model))

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from moe_models.activations import ACTIVATIONS
 from moe_models.dropout import dropout
 from moe_models.errors import require
-from moe_models.feed_forward.base import ACTIVATIONS, FEED_FORWARD, optional_parameter, validate_hidden
+from moe_models.feed_forward.base import FEED_FORWARD, optional_parameter, validate_hidden
 from moe_models.feed_forward.dense import Dense
-from moe_models.grouped import arrange_by_expert, combine, dispatch, grouped_linear, row_multiple
+from moe_models.grouped import arrange_by_expert, combine, dispatch, grouped_linear, grouped_mlp, row_multiple
 from moe_models.registry import component, published_setting
 from moe_models.routers import ROUTER, RouterConfig
 from moe_models.routers.deepseek import DeepSeekRouting
@@ -106,14 +107,23 @@ class Experts(nn.Module):
         """Return Σ_k weight_k · expert_k(x) for each of N tokens, shape (N, D). The M rows are sorted by expert."""
         rows = arrange_by_expert(experts_NK, self.n_experts, row_multiple(x_ND.device))
         x_MD = dispatch(x_ND, rows)
+        if self._fits_grouped_mlp(x_ND, noise):
+            y_MD = grouped_mlp(x_MD, self.up, self.gate, self.down, self.activation, rows.counts_E)
+            return combine(y_MD, weights_NK, rows)
         hidden_MH = grouped_linear(x_MD, self.up, self.up_bias, rows.counts_E)
         if self.gate is None:
-            hidden_MH = self.activation(hidden_MH)
+            hidden_MH = self.activation.value(hidden_MH)
         else:
-            hidden_MH = self.activation(grouped_linear(x_MD, self.gate, self.gate_bias, rows.counts_E)) * hidden_MH
+            gated_MH = grouped_linear(x_MD, self.gate, self.gate_bias, rows.counts_E)
+            hidden_MH = self.activation.value(gated_MH) * hidden_MH
         hidden_MH = dropout(hidden_MH, self.dropout, noise, f"{self.role}.hidden", rows=rows)
         y_MD = grouped_linear(hidden_MH, self.down, self.down_bias, rows.counts_E)
         return combine(y_MD, weights_NK, rows)
+
+    def _fits_grouped_mlp(self, x_ND: Tensor, noise: Noise | None) -> bool:
+        is_plain_fp32 = x_ND.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        has_dropout = noise is not None and self.dropout > 0
+        return is_plain_fp32 and self.up_bias is None and not has_dropout
 
 
 @FEED_FORWARD.preset("moe_softmax_plain")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from moe_models.activations import ACTIVATIONS
 from moe_models.attention.mha import MultiHeadAttention
 from moe_models.config import PLACEMENTS, ModelConfig
-from moe_models.feed_forward.base import ACTIVATIONS
 from moe_models.feed_forward.dense import Dense
 from moe_models.feed_forward.moe import MixtureOfExperts
 from moe_models.feed_forward.parallel import Parallel
@@ -84,7 +84,7 @@ def test_moe_is_each_token_through_its_experts(
     stream = torch.Generator().manual_seed(seed)
     randomise(module, stream)
     x = torch.randn(1, tokens, 16, generator=stream, dtype=torch.float32, requires_grad=True)
-    act = ACTIVATIONS[activation]
+    act = ACTIVATIONS[activation].value
 
     def linear(name: str, e: int, x_I: Tensor) -> Tensor:
         y_O = getattr(module.experts, name)[e] @ x_I

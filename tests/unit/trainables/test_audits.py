@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.schema import INVALID, NOTE, WARNING, Audit
+from moe_models.activations import ACTIVATIONS
 from moe_models.attention import ATTENTION, mha, mla
 from moe_models.config import PLACEMENTS
 from moe_models.feed_forward import FEED_FORWARD
@@ -597,7 +598,7 @@ def other_positions(model: MoETransformer) -> None:
 
 
 def other_activation(model: MoETransformer) -> None:
-    model.layers[0].feed_forward.experts.activation = F.relu
+    model.layers[0].feed_forward.experts.activation = ACTIVATIONS["relu"]
 
 
 def claim_more(patch: pytest.MonkeyPatch) -> None:
