@@ -50,6 +50,12 @@ def evaluation_batches(config: TrialConfig, corpus: TokenizedCorpus) -> Evaluati
     )
 
 
+def epochs(config: TrialConfig, corpus: TokenizedCorpus) -> float:
+    """Return how often a run sees each of its training windows."""
+    training = config.training
+    return training.updates * training.accumulation * training.batch_size / len(_windows(config, corpus)[0])
+
+
 def _windows(config: TrialConfig, corpus: TokenizedCorpus) -> tuple[np.ndarray, np.ndarray]:
     """Return the windows of the training tokens that are trained on, and those that are kept for validation."""
     tokens, seq_len = len(corpus.train.tokens), config.training.seq_len

@@ -138,13 +138,16 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
 def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
     done = len(plan.runs()) - len(plan.open_runs())
     corpus, first = plan.corpora[plan.scales[0]], plan.cells[0].config.data.first_tokens
-    trained = "" if first is None else f", its first {min(first, len(corpus.train.tokens)):,} training tokens"
+    tokens = len(corpus.train.tokens)
+    trained = f"{tokens:,} training tokens" if first is None else f"its first {min(first, tokens):,} training tokens"
+    seen = ", ".join(f"{number:.2g}" for number in plan.epochs().values())
     share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
     for line in (
         f"study {plan.name}",
         *([f"  {plan.protocol.sentence()}"] if plan.protocol.published else []),
         f"  {plan.why_scale}",
-        f"  corpus {corpus.name}{trained}, {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
+        f"  corpus {corpus.name}: {trained}, seen {seen} times",
+        f"  {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
         + (f", {done} of them done before" if done else ""),
         f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
     ):

@@ -26,12 +26,15 @@ from sweeps.engine.probe import faster_precision
 from sweeps.engine.protocol import Protocol
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import DEFAULT_DESIGN, Cell, Study
+from trainables.batches import epochs
 from trainables.config import TrialConfig, stable_hash
 from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.scales import Scale, scale_named
 
 CPU_SCALE = "cpu"
 THREADS_PER_TRIAL = 1
+MANY_EPOCHS = 8
+"""Beyond this a report says how often the training text was seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,7 @@ class Plan:
         corpus = self.corpora[self.scales[0]]
         updates = [cell.config.training.updates for cell in self.cells]
         notes = [*self.study.notes, *design.notes, *itertools.chain(*(c.notes for c in self.corpora.values()))]
+        notes += self._epoch_notes()
         return {
             "schema_version": SCHEMA_VERSION,
             "study": self.name,
@@ -149,6 +153,17 @@ class Plan:
             "choices": dict(self.choices),
             "cells": self._all_cells(),
         }
+
+    def epochs(self) -> dict[str, float]:
+        """Return how often a run sees its training text, by scale."""
+        return {cell.scale: epochs(cell.config, self.corpora[cell.scale]) for cell in self.cells}
+
+    def _epoch_notes(self) -> list[str]:
+        return [
+            f"the training text is seen {number:.1f} times at scale {scale}: losses are those of a small corpus"
+            for scale, number in self.epochs().items()
+            if number > MANY_EPOCHS
+        ]
 
     def _all_cells(self) -> list[dict[str, Any]]:
         """Return the entries of all cells ever planned, in the study's order, each with the one it is compared with.

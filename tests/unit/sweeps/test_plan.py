@@ -15,6 +15,7 @@ from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import Cell, Design, Study
 from sweeps.exp6_grid import STUDY
+from trainables.batches import training_batches
 from trainables.config import TrialConfig
 
 GPU = Resources(slots=4, gpus=1, gpus_per_trial=0.25, reason="1 GPU seen")
@@ -202,3 +203,16 @@ def test_an_output_inside_a_file_is_refused(plan_for: Callable[..., Plan], tmp_p
 
 def test_the_name_does_not_depend_on_where_results_go(plan_for: Callable[..., Plan], tmp_path: Path) -> None:
     assert plan_for(output=tmp_path / "elsewhere").name == plan_for().name
+
+
+def test_how_often_the_training_text_is_seen_is_said_where_it_is_often(plan_for: Callable[..., Plan]) -> None:
+    for steps in (4, 4_000):
+        plan = plan_for(steps=steps)
+        config = plan.cells[0].config
+        batches = training_batches(config, plan.corpora["cpu"], seed=0)
+        sequences = config.training.updates * config.training.batch_size * config.training.accumulation
+        seen = sequences / batches.windows
+        assert plan.epochs() == {"cpu": pytest.approx(seen)}
+        notes = [note for note in plan.to_json()["notes"] if "is seen" in note]
+        words = f"the training text is seen {seen:.1f} times at scale cpu: losses are those of a small corpus"
+        assert notes == ([words] if steps == 4_000 else [])

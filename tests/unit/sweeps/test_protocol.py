@@ -105,7 +105,7 @@ def test_dry_run(name: str, corpus_file: Path, tmp_path: Path, capsys: pytest.Ca
     text = capsys.readouterr().out
     assert f"protocol published: trained under {len(said['flaws'])} flaws: {', '.join(said['flaws'])}" in text
     assert "no findings" in text
-    assert re.search(r"corpus small.jsonl, its first [\d,]+ training tokens, ", text)
+    assert re.search(r"corpus small.jsonl: its first [\d,]+ training tokens, seen [\d.e+]+ times", text)
     assert list(tmp_path.iterdir()) == []
 
 
