@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from analysis import effects, schema
+from analysis import effects, outcomes, schema
 from analysis.errors import AnalysisError
+from analysis.joint import joint_table
 from analysis.paired import NO_SEEDS, WITHIN_TOLERANCE, paired_table
 from analysis.results import Results
+from analysis.significance import ALPHA
 
 COMPARISON_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
@@ -33,6 +35,11 @@ COMPARISON_COLUMNS = {
     "p": "paired t test, two-sided; null below 3 pairs and where the verdict says why no test is made",
     "p_holm": "p, Holm-corrected over the family",
     "family": "comparisons in the family: all that are tested in this table",
+    "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
+    "assumes equal variances; null with less than two models to compare or unequal seeds",
+    "joint_low": "lower end of the simultaneous 95 % interval of the difference by the joint analysis",
+    "joint_high": "its upper end",
+    "joint_family": "comparisons in the joint analysis: different models, however many names they have",
     "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
     "sign_flip_floor": "smallest p that the sign-flip test can give with this n, 2 / 2^n",
     "detectable": "smallest true |difference| found with 80 % power at this n, sd_difference and alpha = 5 % / family",
@@ -66,13 +73,14 @@ CONTRIBUTION_COLUMNS = {
 }
 
 
-def compare(results: Results, order: Sequence[str], control: pd.DataFrame) -> pd.DataFrame:
+def compare(results: Results, order: Sequence[str], control: pd.DataFrame, models: Mapping[str, str]) -> pd.DataFrame:
     """Compare each cell with its baseline, paired by seed; seeds that finished in one of the two alone are left out.
 
     Args:
         results: the study.
         order: all cells in the order of the rows.
         control: `negative_control(results)`; what it finds to be one model up to rounding is not tested.
+        models: `joint.one_model`: of each cell the first that is the same model.
 
     Returns:
         COMPARISON_COLUMNS, one row a cell that is compared with another.
@@ -94,9 +102,26 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame) -> pd
     table["hedges_g_low"], table["hedges_g_high"] = effects.pooled_interval(moments)
     table["d_z"] = effects.d_z(moments)
     table["d_z_low"], table["d_z_high"] = effects.d_z_interval(moments)
+    tested = {cell: base for cell, base in pairs.items() if pd.notna(table.at[cell, "p"])}
+    table = table.join(joint_table(values, tested, models))
+    table["verdict"] = [
+        _beside_joint(verdict, difference, holm, joint, results.direction)
+        for verdict, difference, holm, joint in zip(
+            table["verdict"], table["difference"], table["p_holm"], table["p_joint"], strict=True
+        )
+    ]
     table["cell"], table["baseline"] = list(pairs), list(pairs.values())
     table["scale"] = results.scales.loc[list(pairs)]
     return table[list(COMPARISON_COLUMNS)].reset_index(drop=True)
+
+
+def _beside_joint(verdict: str, difference: float, p_holm: float, p_joint: float, direction: str) -> str:
+    """Return the verdict after both analyses: where they disagree it depends on the joint one's assumption."""
+    if pd.isna(p_joint) or (p_holm <= ALPHA) == (p_joint <= ALPHA):
+        return verdict
+    which = "joint analysis" if p_joint <= ALPHA else "paired t test"
+    better = outcomes.BETTER if (difference < 0) == (direction == "min") else outcomes.WORSE
+    return f"{outcomes.DEPENDS}: {better} by the {which} alone"
 
 
 def left_out(results: Results, comparisons: pd.DataFrame) -> list[str]:

@@ -94,6 +94,10 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
         rows = found[found["outcome"] == kind]
         if len(found):
             findings.append(Finding(kind, claim, _cells(rows, lambda row: _figures(row, unit))))
+    rows = found[found["outcome"] == outcomes.DEPENDS]
+    if len(rows):
+        cells = _cells(rows, lambda row: f"{_figures(row, unit)}; {_after_colon(row['verdict'])}")
+        findings.append(Finding(outcomes.DEPENDS, "Depends on whether variances are equal", cells))
     rows = found[found["outcome"] == outcomes.OPEN]
     if len(rows):
         cells = _cells(
@@ -149,6 +153,10 @@ def _cells(rows: pd.DataFrame, words: Callable[[dict[str, Any]], str]) -> tuple[
 
 def _figures(row: dict[str, Any], unit: str) -> str:
     return text.estimate(row["difference"], row["difference_low"], row["difference_high"], sign=True) + unit
+
+
+def _after_colon(verdict: str) -> str:
+    return verdict.partition(": ")[2]
 
 
 def _lost(row: dict[str, Any], kind: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 BETTER, WORSE, OPEN, IDENTICAL, UNTESTED = "better", "worse", "not resolved", "identical", "not tested"
+DEPENDS = "depends on equal variances"
+"""The joint analysis and the paired t tests disagree."""
 FLAWED = "flawed"
 """Not a finding, whatever the test says: see marks.py."""
 BEGINNINGS = {
@@ -14,6 +16,7 @@ BEGINNINGS = {
     "identical": IDENTICAL,
     "within tolerance": IDENTICAL,  # of the negative control
     "exactly zero": IDENTICAL,
+    "depends on equal variances": DEPENDS,
     "flawed": FLAWED,
 }
 

@@ -11,6 +11,7 @@ from analysis import marks, schema
 from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
+from analysis.joint import one_model
 from analysis.ranking import RANKING_COLUMNS, rank_cells
 from analysis.results import Results
 from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
@@ -63,13 +64,15 @@ def analyse(results: Results) -> Analysis:
     ranking = rank_cells(results)
     order = list(ranking["cell"])
     control = pairs.negative_control(results)
-    comparisons = pairs.compare(results, order, control)
+    models = one_model(results.finished(results.metric), control)
+    comparisons = pairs.compare(results, order, control, models)
     effects, effect_notes = main_effects(results)
     notes = (
         *_run_notes(ranking),
         *_tie_notes(ranking),
         *pairs.left_out(results, comparisons),
         *_power_notes(comparisons),
+        *_joint_notes(comparisons),
         *_identity_notes(results, comparisons),
         *_control_notes(control),
         *effect_notes,
@@ -137,6 +140,24 @@ def _power_notes(comparisons: pd.DataFrame) -> list[str]:
         notes.append(
             f"n = {n}: exact sign flips cannot reject at this n (smallest p {floor:.3g}, times {family} comparisons "
             f"{floor * family:.3g}); the t test rests on normal differences"
+        )
+    return notes
+
+
+def _joint_notes(comparisons: pd.DataFrame) -> list[str]:
+    """Say what the joint analysis rests on, and which tested comparisons are not in it."""
+    tested = comparisons[comparisons["p"].notna()]
+    alone = tested.loc[tested["p_joint"].isna(), "cell"]
+    notes = []
+    if len(alone) < len(tested):
+        notes.append(
+            "the joint analysis (one model of cells and seeds, Dunnett's critical values) pools the residual over all "
+            "cells and so assumes equal variances; paired t with Holm does not: where they disagree, the verdict says so"
+        )
+    if len(alone) and len(tested) > 1:
+        notes.append(
+            f"no joint analysis of {', '.join(alone)}: it needs two or more models beside their baseline, all with the "
+            "same seeds"
         )
     return notes
 

@@ -100,7 +100,12 @@ COMPARISONS = [
     _p("p", "p"),
     _p("p_holm", "Holm p"),
     _count("family"),
-]
+    _p("p_joint", "joint p"),
+    _Column(
+        "joint interval [95 %, all together]", "joint_low",
+        lambda row: text.interval(row["joint_low"], row["joint_high"], sign=True) or text.NOTHING,
+    ),
+]  # fmt: skip
 CONTROL = [
     _name("cell"),
     _word("partner"),
