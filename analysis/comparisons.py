@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from analysis import effects, outcomes, schema
+from analysis import effects, equivalence, outcomes, schema
 from analysis.errors import AnalysisError
 from analysis.joint import joint_table
 from analysis.paired import NO_SEEDS, WITHIN_TOLERANCE, paired_table
 from analysis.results import Results
+from analysis.runs import records
 from analysis.significance import ALPHA
 
 COMPARISON_COLUMNS = {
@@ -40,6 +42,11 @@ COMPARISON_COLUMNS = {
     "joint_low": "lower end of the simultaneous 95 % interval of the difference by the joint analysis",
     "joint_high": "its upper end",
     "joint_family": "comparisons in the joint analysis: different models, however many names they have",
+    "simultaneous_low": "lower end of the 95 % interval of all comparisons of the family together, from this one's own "
+    "paired differences (level 1 - 5 % / family): needs no equal variances",
+    "simultaneous_high": "its upper end",
+    "p_equivalence": "two one-sided t tests that the difference is the plan's equivalence margin or more, "
+    "Holm-corrected over the family; null where the plan has no margin",
     "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
     "sign_flip_floor": "smallest p that the sign-flip test can give with this n, 2 / 2^n",
     "detectable": "smallest true |difference| found with 80 % power at this n, sd_difference and alpha = 5 % / family",
@@ -102,7 +109,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     table["hedges_g_low"], table["hedges_g_high"] = effects.pooled_interval(moments)
     table["d_z"] = effects.d_z(moments)
     table["d_z_low"], table["d_z_high"] = effects.d_z_interval(moments)
-    tested = {cell: base for cell, base in pairs.items() if pd.notna(table.at[cell, "p"])}
+    tested = {cell: base for (cell, base), p in zip(pairs.items(), table["p"], strict=True) if not np.isnan(p)}
     table = table.join(joint_table(values, tested, models))
     table["verdict"] = [
         _beside_joint(verdict, difference, holm, joint, results.direction)
@@ -110,6 +117,9 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
             table["verdict"], table["difference"], table["p_holm"], table["p_joint"], strict=True
         )
     ]
+    margin = equivalence.margin(results)
+    table = table.join(equivalence.equivalence(table, margin))
+    table["verdict"] = [equivalence.verdict(row, margin) for row in records(table)]
     table["cell"], table["baseline"] = list(pairs), list(pairs.values())
     table["scale"] = results.scales.loc[list(pairs)]
     return table[list(COMPARISON_COLUMNS)].reset_index(drop=True)

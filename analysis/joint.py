@@ -46,7 +46,7 @@ def pooled_residual(values: Array) -> tuple[Array, int]:
 
 
 def dunnett_cdf(t: ArrayLike, comparisons: int, df: float) -> Array:
-    """Return P(max |T_i| <= t) for comparisons with one baseline: T_i t with df, correlated 0.5 in pairs (Dunnett 1955).
+    """Return P(max |T_i| <= t) for comparisons with one baseline: T_i t with df, correlated 0.5 (Dunnett 1955).
 
     With T_i = (X_i - X_0) / (sqrt(2) s) it is the mean over X_0 = z and s of
     (Phi(z + sqrt(2) t s) - Phi(z - sqrt(2) t s)) ** comparisons, integrated over both.

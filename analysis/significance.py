@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import elementwise
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Of every interval of one comparison."""
 ALPHA = 0.05
 """Family-wise, two-sided."""
 POWER = 0.8
@@ -23,15 +23,15 @@ SIGN_FLIP_LIMIT = 30
 Array = NDArray[np.float64]
 
 
-def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
-    """Return both ends of the 95 % t interval of a mean, mean -+ t(n - 1) sd / sqrt(n).
+def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike, level: float = LEVEL) -> tuple[Array, Array]:
+    """Return both ends of the t interval of a mean, mean -+ t(n - 1) sd / sqrt(n); 95 % unless told.
 
     NaN where n < 2, or where the sd is 0 or unknown: an interval of no width would claim certainty.
     """
     mean, sd, n = (np.asarray(x, dtype=float) for x in (mean, sd, n))
     exists = (n >= 2) & (sd > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        half = np.where(exists, stats.t.ppf((1 + LEVEL) / 2, n - 1) * sd / np.sqrt(n), np.nan)
+        half = np.where(exists, stats.t.ppf((1 + level) / 2, n - 1) * sd / np.sqrt(n), np.nan)
     return mean - half, mean + half
 
 

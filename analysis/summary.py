@@ -133,7 +133,7 @@ def _power_notes(comparisons: pd.DataFrame) -> list[str]:
         f"n = {n}, Holm over {family} comparisons: 80 % power needs a true difference of {effect:.1f} sd of the paired "
         "differences; what is smaller is rarely resolved, and 'not resolved' does not mean 'no difference'",
         "the 95 % intervals are of one comparison each, the verdicts of the whole family: an interval may leave out 0 "
-        "where the verdict is 'not resolved'",
+        "where the verdict is 'not resolved'; those 'of all together' hold for all comparisons at once",
     ]
     floor = float(sign_flip_floor(n))
     if floor * family > ALPHA:
@@ -152,7 +152,7 @@ def _joint_notes(comparisons: pd.DataFrame) -> list[str]:
     if len(alone) < len(tested):
         notes.append(
             "the joint analysis (one model of cells and seeds, Dunnett's critical values) pools the residual over all "
-            "cells and so assumes equal variances; paired t with Holm does not: where they disagree, the verdict says so"
+            "cells and so assumes equal variances; paired t with Holm does not; where they disagree the verdict says so"
         )
     if len(alone) and len(tested) > 1:
         notes.append(
