@@ -16,7 +16,7 @@ LEVEL = 0.95
 ALPHA = 0.05
 """Family-wise, two-sided."""
 POWER = 0.8
-"""At which the detectable difference is stated."""
+"""At which the detectable difference is stated, unless told."""
 SIGN_FLIP_LIMIT = 30
 """Most pairs for which sign flips are enumerated; beyond, the t test needs no companion."""
 
@@ -96,8 +96,8 @@ def sign_flip_floor(n: ArrayLike) -> Array:
     return np.where(n > 0, 2.0 ** (1 - n), np.nan)
 
 
-def detectable_effect(n: ArrayLike, family: int) -> Array:
-    """Return the smallest true |mean| / sd that the two-sided t test finds with 80 % power.
+def detectable_effect(n: ArrayLike, family: int, power: float = POWER) -> Array:
+    """Return the smallest true |mean| / sd that the two-sided t test finds with that power.
 
     The level is 5 % / family, that of Holm's first step: what is promised even if nothing else in the family is
     there. From the noncentral t distribution; the other tail's share of the power, below 1e-6, is left out.
@@ -106,6 +106,7 @@ def detectable_effect(n: ArrayLike, family: int) -> Array:
     Args:
         n: pairs, one a comparison.
         family: number of comparisons, 1 or more.
+        power: probability of finding it.
 
     Returns:
         Shape of n; NaN where n < 2.
@@ -116,7 +117,7 @@ def detectable_effect(n: ArrayLike, family: int) -> Array:
     exists = values >= 2
     df = values[exists] - 1
     critical = stats.t.isf(ALPHA / family / 2, df)
-    effects[exists] = noncentrality(critical, df, 1 - POWER) / np.sqrt(values[exists])
+    effects[exists] = noncentrality(critical, df, 1 - power) / np.sqrt(values[exists])
     return effects[inverse].reshape(n.shape)
 
 
