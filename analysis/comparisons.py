@@ -13,7 +13,7 @@ from analysis.joint import joint_table
 from analysis.paired import NO_SEEDS, WITHIN_TOLERANCE, paired_table
 from analysis.results import Results
 from analysis.runs import records
-from analysis.significance import ALPHA
+from analysis.significance import ALPHA, clopper_pearson
 
 COMPARISON_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
@@ -34,6 +34,10 @@ COMPARISON_COLUMNS = {
     "d_z": "difference / sd_difference: depends on the pairing, not comparable with unpaired studies",
     "d_z_low": "lower end of its exact 95 % interval (noncentral t)",
     "d_z_high": "upper end",
+    "improved": "seeds in which the cell is better than its baseline; null where no test is made",
+    "improvement": "improved / n, the probability that the cell is better with a new seed",
+    "improvement_low": "lower end of its exact 95 % interval (Clopper-Pearson)",
+    "improvement_high": "upper end",
     "p": "paired t test, two-sided; null below 3 pairs and where the verdict says why no test is made",
     "p_holm": "p, Holm-corrected over the family",
     "family": "comparisons in the family: all that are tested in this table",
@@ -117,6 +121,10 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
             table["verdict"], table["difference"], table["p_holm"], table["p_joint"], strict=True
         )
     ]
+    better = differences < 0 if results.direction == "min" else differences > 0
+    table["improved"] = better.sum(axis=1).where(table["p"].notna())
+    table["improvement"] = table["improved"] / table["n"]
+    table["improvement_low"], table["improvement_high"] = clopper_pearson(table["improved"], table["n"])
     margin = equivalence.margin(results)
     table = table.join(equivalence.equivalence(table, margin))
     table["verdict"] = [equivalence.verdict(row, margin) for row in records(table)]

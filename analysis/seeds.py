@@ -121,15 +121,15 @@ def plan_seeds(results: Results, difference: float, power: float = POWER) -> See
 def show(plan: SeedPlan, console: Console) -> None:
     """Print the plan as a table."""
     console.print(
-        f"Seeds needed to find a true difference of {plan.difference:g}{plan.unit} with {plan.power:.0%} power. "
-        f"Planned on the upper {BOUND:.0%} bound of the pilot's sd; in brackets the 95 % interval of the number itself.",
+        f"Seeds needed to find a true difference of {plan.difference:g}{plan.unit} with {100 * plan.power:g} % power. "
+        f"Planned on the upper {100 * BOUND:g} % bound of the pilot's sd; in brackets the number's 95 % interval.",
         soft_wrap=True,
     )
     table = Table()
     several = bool((plan.table["scale"] != "").any())
     for header in (*(["scale"] if several else []), "cell"):
         table.add_column(header)
-    alphas = f"alone at {ALPHA:.0%}", f"one of {plan.comparisons} (Holm, {ALPHA / plan.comparisons:.2%} first)"
+    alphas = f"alone at {100 * ALPHA:g} %", f"one of {plan.comparisons}, at {100 * ALPHA / plan.comparisons:.2g} %"
     for header in ("pilot's seeds", "sd of differences", "planned on", *alphas):
         table.add_column(header, justify="right")
     for row in records(plan.table):

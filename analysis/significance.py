@@ -96,6 +96,15 @@ def sign_flip_floor(n: ArrayLike) -> Array:
     return np.where(n > 0, 2.0 ** (1 - n), np.nan)
 
 
+def clopper_pearson(successes: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
+    """Return both ends of the exact 95 % interval of a probability (Clopper & Pearson 1934); NaN for n = 0."""
+    k, n = np.asarray(successes, dtype=float), np.asarray(n, dtype=float)
+    tail = (1 - LEVEL) / 2
+    low = np.where(k > 0, stats.beta.ppf(tail, k, n - k + 1), 0.0)
+    high = np.where(k < n, stats.beta.isf(tail, k + 1, n - k), 1.0)
+    return np.where(n > 0, low, np.nan), np.where(n > 0, high, np.nan)
+
+
 def detectable_effect(n: ArrayLike, family: int, power: float = POWER) -> Array:
     """Return the smallest true |mean| / sd that the two-sided t test finds with that power.
 

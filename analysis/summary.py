@@ -12,6 +12,7 @@ from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.joint import one_model
+from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
 from analysis.ranking import RANKING_COLUMNS, rank_cells
 from analysis.results import Results
 from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
@@ -44,7 +45,7 @@ class Analysis:
 
 MARK_COLUMN = {schema.FLAWS: marks.MARK_MEANING}
 COLUMNS: dict[str, dict[str, str]] = {
-    "ranking": RANKING_COLUMNS | MARK_COLUMN,
+    "ranking": RANKING_COLUMNS | RANK_PROBABILITY_COLUMNS | MARK_COLUMN,
     "comparisons": pairs.COMPARISON_COLUMNS | MARK_COLUMN,
     "negative_control": pairs.CONTROL_COLUMNS | MARK_COLUMN,
     "contributions": pairs.CONTRIBUTION_COLUMNS | MARK_COLUMN,
@@ -65,6 +66,7 @@ def analyse(results: Results) -> Analysis:
     order = list(ranking["cell"])
     control = pairs.negative_control(results)
     models = one_model(results.finished(results.metric), control)
+    ranking = ranking.join(rank_probabilities(results, ranking, models))
     comparisons = pairs.compare(results, order, control, models)
     effects, effect_notes = main_effects(results)
     notes = (
