@@ -62,7 +62,7 @@ def rank_probabilities(results: Results, ranking: pd.DataFrame, models: Mapping[
     return table
 
 
-def rank_shares(means: Array, error: float, df: int, sizes: Array) -> Array:
+def rank_shares(means: Array, error: float, df: int, sizes: np.ndarray) -> Array:
     """Return the probability of each rank (columns) of each model (rows); rank 1 has the lowest true mean.
 
     Args:

@@ -62,9 +62,13 @@ def lognormal(rng: np.random.Generator, studies: int, cells: int, seeds: int) ->
     return rng.lognormal(0, 1, (studies, cells, seeds)) - np.exp(0.5)
 
 
-def unequal(rng: np.random.Generator, studies: int, cells: int, seeds: int) -> Array:
-    """Every other cell has three times the sd; the baseline has the small one."""
-    return rng.standard_normal((studies, cells, seeds)) * np.where(np.arange(cells) % 2, 3.0, 1.0)[:, None]
+def unequal(noisy: int) -> Noise:
+    """One cell has three times the sd of the others; 0 is the baseline."""
+
+    def draw(rng: np.random.Generator, studies: int, cells: int, seeds: int) -> Array:
+        return rng.standard_normal((studies, cells, seeds)) * np.where(np.arange(cells) == noisy, 3.0, 1.0)[:, None]
+
+    return draw
 
 
 def interaction(rng: np.random.Generator, studies: int, cells: int, seeds: int) -> Array:
@@ -77,7 +81,8 @@ BEYOND: dict[str, Noise] = {
     "normal, for comparison": normal(0.0),
     "exponential": exponential,
     "lognormal, sigma 1": lognormal,
-    "unequal sds, 1:3": unequal,
+    "sds 1:3, the baseline's is 3": unequal(0),
+    "sds 1:3, one cell's is 3": unequal(1),
     "factor x seed interaction": interaction,
 }
 
