@@ -94,7 +94,7 @@ def _ranking(results: Results) -> list[_Column]:
         _estimate("mean", f"{results.metric} [95 %]", 4, "ci_low", "ci_high", sign=False),
         _Column("sd", "sd", lambda row: text.number(row["sd"])),
         _Column("P(best)", "p_best", lambda row: text.number(row["p_best"], 2)),
-        _Column("ranks [95 %]", "rank_low", _ranks),
+        _Column("likely ranks", "rank_low", _ranks),
         _Column("accuracy", "val_accuracy", lambda row: text.number(row["val_accuracy"])),
         _count("params_total", "parameters"),
         _count("diverged"),
