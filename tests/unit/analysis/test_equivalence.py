@@ -13,6 +13,7 @@ from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
 from analysis.equivalence import tost
+from analysis.equivalence import verdict as verdict_of
 from analysis.errors import AnalysisError
 from analysis.narrative import verdict
 from analysis.report import results_json
@@ -58,6 +59,12 @@ def test_no_difference_becomes_a_finding_within_the_margin() -> None:
     assert table.loc["near", "p_equivalence"] == pytest.approx(  # Holm: the smallest of three
         3 * tost(table.loc["near", "difference"], table.loc["near", "sd_difference"], 6, 0.01)
     )
+
+
+@pytest.mark.parametrize(("p", "equivalent"), [(0.049, True), (0.05, True), (0.051, False), (float("nan"), False)])
+def test_equivalence_is_claimed_at_5_percent(p: float, equivalent: bool) -> None:
+    row = {"verdict": "not resolved (could detect 0.1 nats)", "p_equivalence": p}
+    assert verdict_of(row, 0.01).startswith("equivalent") == equivalent
 
 
 def test_a_clear_difference_is_not_called_equivalent_however_wide_the_margin() -> None:

@@ -117,6 +117,19 @@ def test_the_controls_partners_count_once() -> None:
     assert joint(losses, levels=levels)["joint_family"].dropna().unique().tolist() == [7]
 
 
+def test_what_is_the_baseline_through_its_partner_takes_no_part() -> None:
+    """`moe` equals the baseline in every seed, and `norm_moe` is `moe` up to rounding."""
+    rng = np.random.default_rng(0)
+    shared, tiny = rng.normal(5, 0.1, 5), 1e-5 * rng.normal(size=5)
+    losses = {"baseline": shared, "moe": shared, "norm_moe": shared + tiny}
+    losses |= {name: shared + rng.normal(0, 0.02, 5) for name in ("mlp", "moe_mlp")}
+    on = {"baseline": (0, 0, 0), "moe": (1, 0, 0), "norm_moe": (1, 1, 0), "mlp": (0, 0, 1), "moe_mlp": (1, 0, 1)}
+    levels = {cell: dict(zip(("moe", "norm", "mlp"), row, strict=True)) for cell, row in on.items()}
+    control = {"negative_control": {"factor": "norm", "tolerance_nats": 1e-3}}
+    table = joint({cell: list(row) for cell, row in losses.items()}, levels=levels, plan=control)
+    assert table["joint_family"].dropna().to_dict() == {"mlp": 2.0, "moe_mlp": 2.0}
+
+
 def test_only_with_complete_blocks_and_two_models() -> None:
     losses = study(4, 5)
     assert joint(losses)["p_joint"].notna().all()

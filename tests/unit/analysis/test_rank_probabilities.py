@@ -89,6 +89,14 @@ def test_a_diverged_cell_takes_no_part() -> None:
     assert table["p_best"].sum() == pytest.approx(1)
 
 
+def test_a_flawed_cell_takes_no_place_from_a_result() -> None:
+    results = make_results(study([5.0, 4.9, 3.0]))
+    results.runs.loc[results.runs["cell"] == "c2", "flaws"] = "causality"
+    table = analyse(results).ranking.set_index("cell")
+    assert np.isnan(table.loc["c2", "p_best"])
+    assert table.loc["c1", ["p_best", "rank_low"]].tolist() == pytest.approx([1.0, 1.0], abs=0.001)
+
+
 def test_the_probability_of_being_best_is_calibrated() -> None:
     """Over studies whose true means are drawn from a wide prior, the cell said to be best with p is so in p of them."""
     rng = np.random.default_rng(0)
