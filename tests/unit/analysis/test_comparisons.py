@@ -64,6 +64,17 @@ def test_a_row_by_hand() -> None:
     assert row["verdict"] == "better"
 
 
+@pytest.mark.parametrize(("direction", "improved"), [("min", 3), ("max", 1)])
+def test_improved_seeds_are_counted_and_a_tie_is_none(direction: str, improved: int) -> None:
+    losses = {"baseline": BASE, "a": [4.9, 5.3, 5.1, 4.85, 5.05], "same": BASE}  # -.1 +.1 0 -.2 -.1
+    table = comparison(losses, plan={"direction": direction})
+    row = table.loc["a"]
+    expected = stats.binomtest(improved, 5).proportion_ci(0.95, method="exact")
+    assert (row["improved"], row["improvement"]) == (improved, improved / 5)
+    assert (row["improvement_low"], row["improvement_high"]) == pytest.approx((expected.low, expected.high))
+    assert table.loc["same", ["improved", "improvement", "improvement_low", "improvement_high"]].isna().all()
+
+
 def test_columns_and_rows() -> None:
     table = compared(make_results({"baseline": BASE, "a": BASE, "b": BASE}), ["b", "baseline", "a"])
     assert list(table.columns) == list(COMPARISON_COLUMNS)
