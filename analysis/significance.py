@@ -97,12 +97,13 @@ def sign_flip_floor(n: ArrayLike) -> Array:
 
 
 def clopper_pearson(successes: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
-    """Return both ends of the exact 95 % interval of a probability (Clopper & Pearson 1934); NaN for n = 0."""
+    """Return both ends of the exact 95 % interval of a probability (Clopper & Pearson 1934); NaN for n = 0 or NaN."""
     k, n = np.asarray(successes, dtype=float), np.asarray(n, dtype=float)
     tail = (1 - LEVEL) / 2
     low = np.where(k > 0, stats.beta.ppf(tail, k, n - k + 1), 0.0)
     high = np.where(k < n, stats.beta.isf(tail, k + 1, n - k), 1.0)
-    return np.where(n > 0, low, np.nan), np.where(n > 0, high, np.nan)
+    exists = (n > 0) & ~np.isnan(k)
+    return np.where(exists, low, np.nan), np.where(exists, high, np.nan)
 
 
 def detectable_effect(n: ArrayLike, family: int, power: float = POWER) -> Array:

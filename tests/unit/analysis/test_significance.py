@@ -188,4 +188,4 @@ def test_t_does_not_depend_on_sign_order_or_unit(d: list[float], unit: float) ->
 def test_clopper_pearson_agrees_with_scipy(k: int, n: int) -> None:
     expected = stats.binomtest(k, n).proportion_ci(0.95, method="exact")
     assert np.ravel(clopper_pearson(k, n)) == pytest.approx([expected.low, expected.high], abs=1e-12)
-    assert np.isnan(clopper_pearson(0, 0)).all()
+    assert np.isnan(clopper_pearson([0, np.nan], [0, 3])).all()
