@@ -1,4 +1,4 @@
-"""Analysis from the command line: `python -m analysis report SOURCE`, `compare-published STUDY`, `audit TABLE`."""
+"""Analysis from the command line: `python -m analysis report SOURCE`, `compare-published`, `audit`, `seeds`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from analysis.compare_published import compare_published
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.report import write_report
+from analysis.seeds import plan_seeds
+from analysis.seeds import show as show_seeds
+from analysis.significance import POWER
 from analysis.table_audit import audit_table
 from analysis.table_audit.show import show
 
@@ -109,6 +112,28 @@ def audit(
     else:
         show(found, _console())
     return 1 if found.is_invalid else 0
+
+
+@app.command(name="seeds")
+def seeds(
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RESULTS")],
+    difference: float,
+    power: float = POWER,
+    study: str | None = None,
+    baseline: str | None = None,
+    metric: str | None = None,
+) -> None:
+    """Say how many seeds a wanted difference needs, from the spread between the seeds of a pilot.
+
+    Args:
+        source: The pilot: a study's folder, a CSV with one row a (cell, seed), or an MLflow tracking URI.
+        difference: True difference from the baseline that is to be found, in nats (or the metric's unit).
+        power: Probability of finding it.
+        study: Which study, where the source has several.
+        baseline: Cell to compare with; by default the plan's, or "baseline".
+        metric: What to compare cells by, as in `report`.
+    """
+    show_seeds(plan_seeds(load_results(source, study, baseline, metric), difference, power), _console())
 
 
 def _console() -> Console:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from analysis import effects, schema
+from analysis import effects, equivalence, outcomes, schema
 from analysis.errors import AnalysisError
+from analysis.joint import joint_table
 from analysis.paired import NO_SEEDS, WITHIN_TOLERANCE, paired_table
 from analysis.results import Results
+from analysis.runs import records
+from analysis.significance import ALPHA, clopper_pearson
 
 COMPARISON_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
@@ -30,9 +34,23 @@ COMPARISON_COLUMNS = {
     "d_z": "difference / sd_difference: depends on the pairing, not comparable with unpaired studies",
     "d_z_low": "lower end of its exact 95 % interval (noncentral t)",
     "d_z_high": "upper end",
+    "improved": "seeds in which the cell is better than its baseline; null where no test is made",
+    "improvement": "improved / n, the probability that the cell is better with a new seed",
+    "improvement_low": "lower end of its exact 95 % interval (Clopper-Pearson)",
+    "improvement_high": "upper end",
     "p": "paired t test, two-sided; null below 3 pairs and where the verdict says why no test is made",
     "p_holm": "p, Holm-corrected over the family",
     "family": "comparisons in the family: all that are tested in this table",
+    "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
+    "assumes equal variances; null with less than two models to compare or unequal seeds",
+    "joint_low": "lower end of the simultaneous 95 % interval of the difference by the joint analysis",
+    "joint_high": "its upper end",
+    "joint_family": "comparisons in the joint analysis: different models, however many names they have",
+    "simultaneous_low": "lower end of the 95 % interval of all comparisons of the family together, from this one's own "
+    "paired differences (level 1 - 5 % / family): needs no equal variances",
+    "simultaneous_high": "its upper end",
+    "p_equivalence": "two one-sided t tests that the difference is the plan's equivalence margin or more, "
+    "Holm-corrected over the family; null where the plan has no margin",
     "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
     "sign_flip_floor": "smallest p that the sign-flip test can give with this n, 2 / 2^n",
     "detectable": "smallest true |difference| found with 80 % power at this n, sd_difference and alpha = 5 % / family",
@@ -66,13 +84,14 @@ CONTRIBUTION_COLUMNS = {
 }
 
 
-def compare(results: Results, order: Sequence[str], control: pd.DataFrame) -> pd.DataFrame:
+def compare(results: Results, order: Sequence[str], control: pd.DataFrame, models: Mapping[str, str]) -> pd.DataFrame:
     """Compare each cell with its baseline, paired by seed; seeds that finished in one of the two alone are left out.
 
     Args:
         results: the study.
         order: all cells in the order of the rows.
         control: `negative_control(results)`; what it finds to be one model up to rounding is not tested.
+        models: `joint.one_model`: of each cell the first that is the same model.
 
     Returns:
         COMPARISON_COLUMNS, one row a cell that is compared with another.
@@ -94,9 +113,33 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame) -> pd
     table["hedges_g_low"], table["hedges_g_high"] = effects.pooled_interval(moments)
     table["d_z"] = effects.d_z(moments)
     table["d_z_low"], table["d_z_high"] = effects.d_z_interval(moments)
+    tested = {cell: base for (cell, base), p in zip(pairs.items(), table["p"], strict=True) if not np.isnan(p)}
+    table = table.join(joint_table(values, tested, models))
+    table["verdict"] = [
+        _beside_joint(verdict, difference, holm, joint, results.direction)
+        for verdict, difference, holm, joint in zip(
+            table["verdict"], table["difference"], table["p_holm"], table["p_joint"], strict=True
+        )
+    ]
+    better = differences < 0 if results.direction == "min" else differences > 0
+    table["improved"] = better.sum(axis=1).where(table["p"].notna())
+    table["improvement"] = table["improved"] / table["n"]
+    table["improvement_low"], table["improvement_high"] = clopper_pearson(table["improved"], table["n"])
+    margin = equivalence.margin(results)
+    table = table.join(equivalence.equivalence(table, margin))
+    table["verdict"] = [equivalence.verdict(row, margin) for row in records(table)]
     table["cell"], table["baseline"] = list(pairs), list(pairs.values())
     table["scale"] = results.scales.loc[list(pairs)]
     return table[list(COMPARISON_COLUMNS)].reset_index(drop=True)
+
+
+def _beside_joint(verdict: str, difference: float, p_holm: float, p_joint: float, direction: str) -> str:
+    """Return the verdict after both analyses: where they disagree it depends on the joint one's assumption."""
+    if pd.isna(p_joint) or (p_holm <= ALPHA) == (p_joint <= ALPHA):
+        return verdict
+    which = "joint analysis" if p_joint <= ALPHA else "paired t test"
+    better = outcomes.BETTER if (difference < 0) == (direction == "min") else outcomes.WORSE
+    return f"{outcomes.DEPENDS}: {better} by the {which} alone"
 
 
 def left_out(results: Results, comparisons: pd.DataFrame) -> list[str]:

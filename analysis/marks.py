@@ -23,7 +23,7 @@ MARK_MEANING = "why this is no result: flaws it was trained under, audits that f
 """Of the column `flaws` of every table of the analysis."""
 NO_FINDING = f"{outcomes.FLAWED}: no finding"
 """Verdict on a marked comparison, whatever its test says."""
-CLAIMS = (outcomes.BETTER, outcomes.WORSE, outcomes.OPEN)
+CLAIMS = (outcomes.BETTER, outcomes.WORSE, outcomes.DEPENDS, outcomes.EQUIVALENT, outcomes.OPEN)
 COMPARED = (CELL, "baseline", "partner")
 """Columns of the analysis' tables that name a cell."""
 INCLUDED = "an audit found runs invalid; they are included on request"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import marks, outcomes, text
+from analysis import equivalence, marks, outcomes, text
 from analysis.results import NATS, Results
 from analysis.runs import records
 from analysis.schema import (
@@ -94,12 +94,18 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
         rows = found[found["outcome"] == kind]
         if len(found):
             findings.append(Finding(kind, claim, _cells(rows, lambda row: _figures(row, unit))))
+    rows = found[found["outcome"] == outcomes.DEPENDS]
+    if len(rows):
+        cells = _cells(rows, lambda row: f"{_figures(row, unit)}; {_after_colon(row['verdict'])}")
+        findings.append(Finding(outcomes.DEPENDS, "Depends on whether variances are equal", cells))
     rows = found[found["outcome"] == outcomes.OPEN]
     if len(rows):
-        cells = _cells(
-            rows, lambda row: f"{_figures(row, unit)}; could detect {text.number(row['detectable'])}{unit} or more"
-        )
+        cells = _cells(rows, lambda row: _unresolved(row, unit))
         findings.append(Finding(outcomes.OPEN, f"Not resolved with {_seeds(rows['n'])}", cells))
+    rows = found[found["outcome"] == outcomes.EQUIVALENT]
+    if len(rows):
+        cells = _cells(rows, lambda row: f"{_figures(row, unit)}; {row['verdict']}")
+        findings.append(Finding(outcomes.EQUIVALENT, f"Shown to be as good as {name}, within the plan's margin", cells))
     for kind, claim in ((outcomes.IDENTICAL, f"The same as {name}"), (outcomes.UNTESTED, "Not tested")):
         rows = found[found["outcome"] == kind]
         if len(rows):
@@ -151,6 +157,17 @@ def _figures(row: dict[str, Any], unit: str) -> str:
     return text.estimate(row["difference"], row["difference_low"], row["difference_high"], sign=True) + unit
 
 
+def _unresolved(row: dict[str, Any], unit: str) -> str:
+    """Return the figures of a difference that is not resolved, and what the data leave room for."""
+    together = text.interval(row["simultaneous_low"], row["simultaneous_high"], sign=True)
+    detectable = f"could detect {text.number(row['detectable'])}{unit} or more"
+    return f"{_figures(row, unit)}; interval of all together {together}; {detectable}"
+
+
+def _after_colon(verdict: str) -> str:
+    return verdict.partition(": ")[2]
+
+
 def _lost(row: dict[str, Any], kind: str) -> str:
     return _seeds([row[kind]])
 
@@ -189,6 +206,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("training tokens a run", _range(finished[TOKENS])),
         ("training time in all", f"{text.number(seconds / 60, 1)} minutes" if pd.notna(seconds) else None),
         ("compared by", f"{results.metric}, {'lower' if results.direction == 'min' else 'higher'} is better"),
+        ("equivalence margin", f"{margin:g} nats" if (margin := equivalence.margin(results)) else None),
         *((f"{name} (chosen by measurement)", _plainly(value)) for name, value in plan.get("choices", {}).items()),
         *plan.get("environment", {}).items(),
     ]

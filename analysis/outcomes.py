@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 BETTER, WORSE, OPEN, IDENTICAL, UNTESTED = "better", "worse", "not resolved", "identical", "not tested"
+DEPENDS = "depends on equal variances"
+"""The joint analysis and the paired t tests disagree."""
+EQUIVALENT = "equivalent"
+"""The difference is shown to be smaller than the plan's margin."""
 FLAWED = "flawed"
 """Not a finding, whatever the test says: see marks.py."""
 BEGINNINGS = {
@@ -14,6 +18,8 @@ BEGINNINGS = {
     "identical": IDENTICAL,
     "within tolerance": IDENTICAL,  # of the negative control
     "exactly zero": IDENTICAL,
+    "depends on equal variances": DEPENDS,
+    "equivalent": EQUIVALENT,
     "flawed": FLAWED,
 }
 

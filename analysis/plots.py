@@ -21,7 +21,7 @@ from analysis.summary import Analysis
 DIFFERENCES = {
     "better": figure_style.BETTER,
     "worse": figure_style.WORSE,
-    "not resolved, or not tested": figure_style.OPEN,
+    "neither is shown": figure_style.OPEN,
 }
 KEY = {**DIFFERENCES, "baseline": INK}
 NO_RESULT = "no result"

@@ -20,7 +20,8 @@ SECTIONS = {
     "comparisons": (
         "Against the baseline",
         "Differences are cell minus baseline, paired by seed. Brackets: 95 % intervals, each on its own. Holm p is "
-        "corrected for the number of comparisons; verdicts follow it.",
+        "corrected for the number of comparisons; verdicts follow it. Joint p and interval are of all comparisons "
+        "together in one model with a pooled residual: where its verdict differs, it depends on equal variances.",
     ),
     "negative_control": (
         "Negative control",

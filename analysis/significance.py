@@ -12,26 +12,26 @@ from scipy import stats
 from scipy.optimize import elementwise
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Of every interval of one comparison."""
 ALPHA = 0.05
 """Family-wise, two-sided."""
 POWER = 0.8
-"""At which the detectable difference is stated."""
+"""At which the detectable difference is stated, unless told."""
 SIGN_FLIP_LIMIT = 30
 """Most pairs for which sign flips are enumerated; beyond, the t test needs no companion."""
 
 Array = NDArray[np.float64]
 
 
-def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
-    """Return both ends of the 95 % t interval of a mean, mean -+ t(n - 1) sd / sqrt(n).
+def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike, level: float = LEVEL) -> tuple[Array, Array]:
+    """Return both ends of the t interval of a mean, mean -+ t(n - 1) sd / sqrt(n); 95 % unless told.
 
     NaN where n < 2, or where the sd is 0 or unknown: an interval of no width would claim certainty.
     """
     mean, sd, n = (np.asarray(x, dtype=float) for x in (mean, sd, n))
     exists = (n >= 2) & (sd > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        half = np.where(exists, stats.t.ppf((1 + LEVEL) / 2, n - 1) * sd / np.sqrt(n), np.nan)
+        half = np.where(exists, stats.t.ppf((1 + level) / 2, n - 1) * sd / np.sqrt(n), np.nan)
     return mean - half, mean + half
 
 
@@ -96,8 +96,18 @@ def sign_flip_floor(n: ArrayLike) -> Array:
     return np.where(n > 0, 2.0 ** (1 - n), np.nan)
 
 
-def detectable_effect(n: ArrayLike, family: int) -> Array:
-    """Return the smallest true |mean| / sd that the two-sided t test finds with 80 % power.
+def clopper_pearson(successes: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
+    """Return both ends of the exact 95 % interval of a probability (Clopper & Pearson 1934); NaN for n = 0 or NaN."""
+    k, n = np.asarray(successes, dtype=float), np.asarray(n, dtype=float)
+    tail = (1 - LEVEL) / 2
+    low = np.where(k > 0, stats.beta.ppf(tail, k, n - k + 1), 0.0)
+    high = np.where(k < n, stats.beta.isf(tail, k + 1, n - k), 1.0)
+    exists = (n > 0) & ~np.isnan(k)
+    return np.where(exists, low, np.nan), np.where(exists, high, np.nan)
+
+
+def detectable_effect(n: ArrayLike, family: int, power: float = POWER) -> Array:
+    """Return the smallest true |mean| / sd that the two-sided t test finds with that power.
 
     The level is 5 % / family, that of Holm's first step: what is promised even if nothing else in the family is
     there. From the noncentral t distribution; the other tail's share of the power, below 1e-6, is left out.
@@ -106,6 +116,7 @@ def detectable_effect(n: ArrayLike, family: int) -> Array:
     Args:
         n: pairs, one a comparison.
         family: number of comparisons, 1 or more.
+        power: probability of finding it.
 
     Returns:
         Shape of n; NaN where n < 2.
@@ -116,7 +127,7 @@ def detectable_effect(n: ArrayLike, family: int) -> Array:
     exists = values >= 2
     df = values[exists] - 1
     critical = stats.t.isf(ALPHA / family / 2, df)
-    effects[exists] = noncentrality(critical, df, 1 - POWER) / np.sqrt(values[exists])
+    effects[exists] = noncentrality(critical, df, 1 - power) / np.sqrt(values[exists])
     return effects[inverse].reshape(n.shape)
 
 

@@ -11,6 +11,8 @@ from analysis import marks, schema
 from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
+from analysis.joint import one_model
+from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
 from analysis.ranking import RANKING_COLUMNS, rank_cells
 from analysis.results import Results
 from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
@@ -43,7 +45,7 @@ class Analysis:
 
 MARK_COLUMN = {schema.FLAWS: marks.MARK_MEANING}
 COLUMNS: dict[str, dict[str, str]] = {
-    "ranking": RANKING_COLUMNS | MARK_COLUMN,
+    "ranking": RANKING_COLUMNS | RANK_PROBABILITY_COLUMNS | MARK_COLUMN,
     "comparisons": pairs.COMPARISON_COLUMNS | MARK_COLUMN,
     "negative_control": pairs.CONTROL_COLUMNS | MARK_COLUMN,
     "contributions": pairs.CONTRIBUTION_COLUMNS | MARK_COLUMN,
@@ -63,13 +65,16 @@ def analyse(results: Results) -> Analysis:
     ranking = rank_cells(results)
     order = list(ranking["cell"])
     control = pairs.negative_control(results)
-    comparisons = pairs.compare(results, order, control)
+    models = one_model(results.finished(results.metric), control)
+    ranking = ranking.join(rank_probabilities(results, ranking, models))
+    comparisons = pairs.compare(results, order, control, models)
     effects, effect_notes = main_effects(results)
     notes = (
         *_run_notes(ranking),
         *_tie_notes(ranking),
         *pairs.left_out(results, comparisons),
         *_power_notes(comparisons),
+        *_joint_notes(comparisons),
         *_identity_notes(results, comparisons),
         *_control_notes(control),
         *effect_notes,
@@ -130,13 +135,31 @@ def _power_notes(comparisons: pd.DataFrame) -> list[str]:
         f"n = {n}, Holm over {family} comparisons: 80 % power needs a true difference of {effect:.1f} sd of the paired "
         "differences; what is smaller is rarely resolved, and 'not resolved' does not mean 'no difference'",
         "the 95 % intervals are of one comparison each, the verdicts of the whole family: an interval may leave out 0 "
-        "where the verdict is 'not resolved'",
+        "where the verdict is 'not resolved'; those 'of all together' hold for all comparisons at once",
     ]
     floor = float(sign_flip_floor(n))
     if floor * family > ALPHA:
         notes.append(
             f"n = {n}: exact sign flips cannot reject at this n (smallest p {floor:.3g}, times {family} comparisons "
             f"{floor * family:.3g}); the t test rests on normal differences"
+        )
+    return notes
+
+
+def _joint_notes(comparisons: pd.DataFrame) -> list[str]:
+    """Say what the joint analysis rests on, and which tested comparisons are not in it."""
+    tested = comparisons[comparisons["p"].notna()]
+    alone = tested.loc[tested["p_joint"].isna(), "cell"]
+    notes = []
+    if len(alone) < len(tested):
+        notes.append(
+            "the joint analysis (one model of cells and seeds, Dunnett's critical values) pools the residual over all "
+            "cells and so assumes equal variances; paired t with Holm does not; where they disagree the verdict says so"
+        )
+    if len(alone) and len(tested) > 1:
+        notes.append(
+            f"no joint analysis of {', '.join(alone)}: it needs two or more models beside their baseline, all with the "
+            "same seeds"
         )
     return notes
 

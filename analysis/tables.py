@@ -73,6 +73,19 @@ def _score(source: str, header: str, formula: str) -> _Column:
     return _Column(f"{header} = {formula}", source, lambda row: text.significant(row[source]))
 
 
+def _ranks(row: dict[str, Any]) -> str:
+    """Return the ranks that a cell may have, `2` or `1 to 3`."""
+    return " to ".join(dict.fromkeys((text.whole(row["rank_low"]), text.whole(row["rank_high"]))))
+
+
+def _improved(row: dict[str, Any]) -> str:
+    """Return in how many seeds a cell is better, `4 of 5 [0.28, 0.99]`."""
+    if pd.isna(row["improved"]):
+        return text.NOTHING
+    ends = text.interval(row["improvement_low"], row["improvement_high"], 2)
+    return f"{text.whole(row['improved'])} of {text.whole(row['n'])} {ends}"
+
+
 def _ranking(results: Results) -> list[_Column]:
     return [
         _count("rank"),
@@ -80,6 +93,8 @@ def _ranking(results: Results) -> list[_Column]:
         _count("n"),
         _estimate("mean", f"{results.metric} [95 %]", 4, "ci_low", "ci_high", sign=False),
         _Column("sd", "sd", lambda row: text.number(row["sd"])),
+        _Column("P(best)", "p_best", lambda row: text.number(row["p_best"], 2)),
+        _Column("likely ranks", "rank_low", _ranks),
         _Column("accuracy", "val_accuracy", lambda row: text.number(row["val_accuracy"])),
         _count("params_total", "parameters"),
         _count("diverged"),
@@ -100,7 +115,13 @@ COMPARISONS = [
     _p("p", "p"),
     _p("p_holm", "Holm p"),
     _count("family"),
-]
+    _Column("seeds improved [95 % of probability]", "improved", _improved),
+    _p("p_joint", "joint p"),
+    _Column(
+        "joint interval [95 %, all together]", "joint_low",
+        lambda row: text.interval(row["joint_low"], row["joint_high"], sign=True) or text.NOTHING,
+    ),
+]  # fmt: skip
 CONTROL = [
     _name("cell"),
     _word("partner"),

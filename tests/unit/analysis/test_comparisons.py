@@ -23,6 +23,7 @@ from analysis.comparisons import (
     negative_control,
 )
 from analysis.errors import AnalysisError
+from analysis.joint import one_model
 from analysis.results import Results
 from tests.fakes_results import factorial_losses, make_results
 
@@ -31,9 +32,14 @@ CONTROL = {"negative_control": {"factor": "norm", "tolerance_nats": 1e-3}}
 NO_EFFECT_SIZE = ["cohens_d", "hedges_g", "hedges_g_low", "hedges_g_high", "d_z", "d_z_low", "d_z_high"]
 
 
+def compared(results: Results, order: list[str] | None = None) -> pd.DataFrame:
+    control = negative_control(results)
+    models = one_model(results.finished(results.metric), control)
+    return compare(results, order or list(results.cells.index), control, models)
+
+
 def comparison(losses: dict[str, list], **options: object) -> pd.DataFrame:
-    results = make_results(losses, **options)  # type: ignore[arg-type]
-    return compare(results, list(results.cells.index), negative_control(results)).set_index("cell")
+    return compared(make_results(losses, **options)).set_index("cell")  # type: ignore[arg-type]
 
 
 def norm_pair(*norm: float | str | None) -> Results:
@@ -58,19 +64,26 @@ def test_a_row_by_hand() -> None:
     assert row["verdict"] == "better"
 
 
+@pytest.mark.parametrize(("direction", "improved"), [("min", 3), ("max", 1)])
+def test_improved_seeds_are_counted_and_a_tie_is_none(direction: str, improved: int) -> None:
+    losses = {"baseline": BASE, "a": [4.9, 5.3, 5.1, 4.85, 5.05], "same": BASE}  # -.1 +.1 0 -.2 -.1
+    table = comparison(losses, plan={"direction": direction})
+    row = table.loc["a"]
+    expected = stats.binomtest(improved, 5).proportion_ci(0.95, method="exact")
+    assert (row["improved"], row["improvement"]) == (improved, improved / 5)
+    assert (row["improvement_low"], row["improvement_high"]) == pytest.approx((expected.low, expected.high))
+    assert table.loc["same", ["improved", "improvement", "improvement_low", "improvement_high"]].isna().all()
+
+
 def test_columns_and_rows() -> None:
-    table = compare(
-        make_results({"baseline": BASE, "a": BASE, "b": BASE}),
-        ["b", "baseline", "a"],
-        pd.DataFrame(columns=list(CONTROL_COLUMNS)),
-    )
+    table = compared(make_results({"baseline": BASE, "a": BASE, "b": BASE}), ["b", "baseline", "a"])
     assert list(table.columns) == list(COMPARISON_COLUMNS)
     assert table["cell"].tolist() == ["b", "a"]
 
 
 def test_only_common_seeds_are_paired_and_the_rest_is_counted() -> None:
     results = make_results({"baseline": [5.0, 5.1, None, 5.3, 9.9], "a": [4.0, 4.2, 1.0, 4.4, "failed"]})
-    table = compare(results, ["baseline", "a"], negative_control(results))
+    table = compared(results)
     assert table["n"][0] == 3
     assert table["difference"][0] == pytest.approx(np.mean([-1.0, -0.9, -0.9]))
     # Standard deviations of the effect size are over the common seeds too.
@@ -200,11 +213,11 @@ def test_control_alarms_when_one_of_a_pair_diverges() -> None:
 
 def test_the_control_alone_is_not_tested_within_its_tolerance() -> None:
     results = norm_pair(5.0004, 5.2003, 5.1004, 5.0504, 5.1503)
-    row = compare(results, ["baseline", "norm"], negative_control(results)).iloc[0]
+    row = compared(results).iloc[0]
     assert np.isnan(row["p"])
     assert row["verdict"].startswith("within tolerance")
     alarm = norm_pair(*[x + d for x, d in zip(BASE, (0.1, 0.11, 0.1, 0.1, 0.1), strict=True)])
-    assert compare(alarm, ["baseline", "norm"], negative_control(alarm))["verdict"][0] == "worse"
+    assert compared(alarm)["verdict"][0] == "worse"
 
 
 def test_every_cell_with_the_control_on_has_its_own_partner() -> None:
@@ -227,7 +240,7 @@ def test_contributions_are_the_cells_with_one_factor_on() -> None:
     accuracy = {("a", 0): 0.30, ("a", 1): 0.27, ("a", 2): 0.27}
     for (cell, seed), value in accuracy.items():
         results.runs.loc[(results.runs["cell"] == cell) & (results.runs["seed"] == seed), "val_accuracy"] = value
-    table = contributions(results, compare(results, list(losses), negative_control(results)))
+    table = contributions(results, compared(results))
     assert list(table.columns) == list(CONTRIBUTION_COLUMNS)
     assert table["factor"].tolist() == table["cell"].tolist() == ["b", "a"]
     row = table.set_index("factor").loc["a"]
@@ -249,7 +262,7 @@ def test_family_wise_error_is_held() -> None:
         seeds = rng.normal(5, 0.05, 5)
         losses |= {f"{cell}@{study}": list(seeds + rng.normal(0, 0.02, 5)) for cell in cells}
     results = make_results(losses, levels=levels, baseline=lambda cell: f"baseline@{cell.split('@')[1]}")
-    table = compare(results, list(results.cells.index), negative_control(results))
+    table = compared(results)
     rejected = table.groupby("scale")["p"].min() * 6 <= 0.05
     assert rejected.mean() <= 0.095  # 5 % and three standard errors of 200 studies
     assert table["p"].le(0.05).mean() == pytest.approx(0.05, abs=0.02)

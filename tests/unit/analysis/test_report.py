@@ -224,7 +224,9 @@ def test_what_loading_left_out_is_in_the_report(tmp_path: Path) -> None:
 def test_columns_without_news_are_left_out(tmp_path: Path) -> None:
     results = tiny_study(tmp_path, baseline=[1.0, 2.0, 3.0], new=[1.5, 2.0, 3.5])
     page = write_report(results, tmp_path / "out").markdown.read_text()
-    assert list(markdown_table(page, "Ranking")[0]) == ["rank", "cell", "n", "val_loss [95 %]", "sd"]
+    assert list(markdown_table(page, "Ranking")[0]) == [
+        "rank", "cell", "n", "val_loss [95 %]", "sd", "P(best)", "likely ranks",
+    ]  # fmt: skip
 
 
 def test_efficiency_shows_its_formulas(written: Report, analysis: Analysis) -> None:

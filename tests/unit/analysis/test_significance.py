@@ -13,6 +13,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis.significance import (
+    clopper_pearson,
     detectable_effect,
     holm,
     noncentrality,
@@ -181,3 +182,10 @@ def test_t_does_not_depend_on_sign_order_or_unit(d: list[float], unit: float) ->
     if values.std(ddof=1) > 1e-6:
         for other in (-values, values[::-1], unit * values):
             assert t_test(*moments(other))[0] == pytest.approx(p, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 3), (3, 3), (2, 5), (9, 10)])
+def test_clopper_pearson_agrees_with_scipy(k: int, n: int) -> None:
+    expected = stats.binomtest(k, n).proportion_ci(0.95, method="exact")
+    assert np.ravel(clopper_pearson(k, n)) == pytest.approx([expected.low, expected.high], abs=1e-12)
+    assert np.isnan(clopper_pearson([0, np.nan], [0, 3])).all()

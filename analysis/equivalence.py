@@ -1,0 +1,70 @@
+"""What "not resolved" leaves open: the interval that holds for all comparisons together, and equivalence (TOST).
+
+Neither needs equal variances: both are made of each comparison's own paired differences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from analysis import outcomes
+from analysis.errors import AnalysisError
+from analysis.results import NATS, Results
+from analysis.significance import ALPHA, Array, holm, t_interval
+
+MARGIN = "equivalence_margin"
+"""Key of the plan: the largest difference, nats, that is as good as none."""
+EQUIVALENCE_COLUMNS = ("simultaneous_low", "simultaneous_high", "p_equivalence")
+
+
+def margin(results: Results) -> float | None:
+    """Return the plan's equivalence margin; None where it declares none, or cells are compared in another unit.
+
+    Raises:
+        AnalysisError: it is no positive number.
+    """
+    value = results.plan.get(MARGIN)
+    if value is None or results.metric not in NATS:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise AnalysisError(f"{MARGIN} of the plan is {value!r}: it must be a positive number of nats, such as 0.01")
+    return float(value)
+
+
+def tost(mean: ArrayLike, sd: ArrayLike, n: ArrayLike, margin: float) -> Array:
+    """Return the p of two one-sided t tests that |true mean| >= margin (Schuirmann 1987): the larger of the two.
+
+    NaN where n < 2 or the sd is 0.
+    """
+    mean, sd, n = (np.asarray(x, dtype=float) for x in (mean, sd, n))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = stats.t.sf((margin - np.abs(mean)) / sd * np.sqrt(n), n - 1)
+    return np.where((n >= 2) & (sd > 0), p, np.nan)
+
+
+def equivalence(comparisons: pd.DataFrame, margin: float | None) -> pd.DataFrame:
+    """Return EQUIVALENCE_COLUMNS for a table of comparisons: null where no test is made, p also without a margin.
+
+    Intervals have Bonferroni's level, 1 - 5 % / family. Equivalence is Holm-corrected over all that are tested, not
+    only over those that show no difference: choosing them by their data would not hold the 5 %.
+    """
+    tested = comparisons["p"].notna()
+    n = comparisons["n"].where(tested, 0)
+    moments = comparisons["difference"], comparisons["sd_difference"], n
+    low, high = t_interval(*moments, level=1 - ALPHA / max(int(tested.sum()), 1))
+    p = np.full(n.shape, np.nan) if margin is None else holm(tost(*moments, margin))
+    return pd.DataFrame(dict(zip(EQUIVALENCE_COLUMNS, (low, high, p), strict=True)), index=comparisons.index)
+
+
+def verdict(row: Mapping[str, Any], margin: float | None) -> str:
+    """Return the verdict on a comparison: "not resolved" becomes a finding where equivalence is shown."""
+    if margin is None or outcomes.outcome(row["verdict"]) != outcomes.OPEN or not row["p_equivalence"] <= ALPHA:
+        return str(row["verdict"])
+    return f"{outcomes.EQUIVALENT} within \u00b1{margin:g} nats"

@@ -1,0 +1,154 @@
+"""How many seeds a wanted difference needs, from a pilot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from analysis import marks, text
+from analysis.effects import MIN_PAIRS
+from analysis.errors import AnalysisError
+from analysis.results import NATS, Results
+from analysis.runs import records
+from analysis.schema import FLAWS
+from analysis.significance import ALPHA, LEVEL, POWER, Array, detectable_effect
+from analysis.summary import analyse
+
+BOUND = 0.8
+"""A study is planned on the upper end of the one-sided interval of this level of a pilot's sd: on the estimate itself,
+half of all studies would be too small."""
+MOST = 10_000
+"""Seeds beyond which no number is given."""
+SEEDS_COLUMNS = {
+    "scale": "scale of the model; empty where scale is no factor of the study",
+    "cell": "name of the cell",
+    "baseline": "the cell it is compared with",
+    "n": "pairs of the pilot",
+    "sd_difference": "standard deviation of the pilot's paired differences",
+    "sd_planned": "upper 80 % bound of the true one (chi-squared)",
+    "primary": "seeds to plan with, on that bound, where this is the one comparison tested alone at 5 %",
+    "primary_estimate": "seeds needed if the pilot's sd were the true one",
+    "primary_low": "seeds at the lower end of the 95 % interval of the sd",
+    "primary_high": "at its upper end",
+    "family": "seeds to plan with, on the bound, at 5 % / comparisons, Holm's first step",
+    "family_estimate": "seeds needed there if the pilot's sd were the true one",
+    "family_low": "at the lower end of the 95 % interval of the sd",
+    "family_high": "at its upper end",
+}
+
+
+@dataclass(frozen=True)
+class SeedPlan:
+    """Seeds needed for a difference, by comparison."""
+
+    difference: float
+    power: float
+    comparisons: int
+    """The pilot's family."""
+    unit: str
+    table: pd.DataFrame
+    """SEEDS_COLUMNS and `flaws`; infinite where more than MOST seeds are needed."""
+
+
+def sd_bound(sd: Array, df: Array, probability: float) -> Array:
+    """Return the end below which the true sd lies with that probability, sd sqrt(df / chi-squared quantile)."""
+    return np.asarray(sd * np.sqrt(df / stats.chi2.isf(probability, df)))
+
+
+def seeds_needed(effect: Array, family: int = 1, power: float = POWER) -> Array:
+    """Return the fewest pairs with which the two-sided t test at 5 % / family finds an effect with that power.
+
+    Args:
+        effect: true |mean difference| / sd, positive.
+        family: comparisons that share the level.
+        power: probability of finding it.
+
+    Returns:
+        Shape of effect, MIN_PAIRS or more; infinite beyond MOST.
+    """
+    effect = np.asarray(effect, dtype=float)
+    few, enough = np.full(effect.shape, MIN_PAIRS - 1), np.full(effect.shape, MOST + 1)
+    while np.any(enough - few > 1):  # what n pairs detect falls with n
+        middle = (few + enough) // 2
+        found = (middle >= MIN_PAIRS) & (detectable_effect(middle, family, power) <= effect)
+        few, enough = np.where(found, few, middle), np.where(found, middle, enough)
+    return np.where(enough > MOST, np.inf, enough.astype(float))
+
+
+def plan_seeds(results: Results, difference: float, power: float = POWER) -> SeedPlan:
+    """Return how many seeds each comparison of a pilot needs for a true difference to be found.
+
+    Args:
+        results: the pilot, with MIN_PAIRS seeds or more.
+        difference: to be found, in the metric's unit (nats for losses).
+        power: probability of finding it.
+
+    Raises:
+        AnalysisError: the difference or the power makes no sense, or no comparison of the pilot was tested.
+    """
+    if not 0 < difference < math.inf:
+        raise AnalysisError(f"--difference is {difference:g}: it must be a positive number, such as 0.01 (nats)")
+    if not ALPHA < power < 1:
+        raise AnalysisError(f"--power is {power:g}: it must lie between {ALPHA:g} and 1, such as 0.8")
+    table = analyse(results).comparisons
+    table = table[table["p"].notna()].reset_index(drop=True)
+    if table.empty:
+        raise AnalysisError(
+            f"study '{results.study}' has no comparison to plan from: a pilot needs {MIN_PAIRS} or more seeds that "
+            "finished in a cell and in its baseline"
+        )
+    sd, df = table["sd_difference"].to_numpy(), table["n"].to_numpy() - 1.0
+    sds = {
+        "": sd_bound(sd, df, BOUND),
+        "_estimate": sd,
+        "_low": sd_bound(sd, df, (1 - LEVEL) / 2),
+        "_high": sd_bound(sd, df, (1 + LEVEL) / 2),
+    }
+    table["sd_planned"] = sds[""]
+    for name, family in (("primary", 1), ("family", len(table))):
+        for end, assumed in sds.items():
+            table[name + end] = seeds_needed(difference / assumed, family, power)
+    unit = " nats" if results.metric in NATS else f" of {results.metric}"
+    return SeedPlan(difference, power, len(table), unit, table[[*SEEDS_COLUMNS, FLAWS]])
+
+
+def show(plan: SeedPlan, console: Console) -> None:
+    """Print the plan as a table."""
+    console.print(
+        f"Seeds needed to find a true difference of {plan.difference:g}{plan.unit} with {100 * plan.power:g} % power. "
+        f"Planned on the upper {100 * BOUND:g} % bound of the pilot's sd; in brackets the number's 95 % interval.",
+        soft_wrap=True,
+    )
+    table = Table()
+    several = bool((plan.table["scale"] != "").any())
+    for header in (*(["scale"] if several else []), "cell"):
+        table.add_column(header)
+    alphas = f"alone at {100 * ALPHA:g} %", f"one of {plan.comparisons}, at {100 * ALPHA / plan.comparisons:.2g} %"
+    for header in ("pilot's seeds", "sd of differences", "planned on", *alphas):
+        table.add_column(header, justify="right")
+    for row in records(plan.table):
+        table.add_row(
+            *([str(row["scale"])] if several else []),
+            marks.marked(str(row["cell"]), row[FLAWS]),
+            text.whole(row["n"]),
+            text.significant(row["sd_difference"], 3),
+            text.significant(row["sd_planned"], 3),
+            *(
+                f"{_count(row[name])} [{_count(row[name + '_low'])}, {_count(row[name + '_high'])}]"
+                for name in ("primary", "family")
+            ),
+        )
+    console.print(table)
+    caption = marks.caption(plan.table[FLAWS])
+    if caption:
+        console.print(caption, style="bold red", markup=False, soft_wrap=True)
+
+
+def _count(seeds: float) -> str:
+    return f"> {MOST:,}" if math.isinf(seeds) else text.whole(seeds)

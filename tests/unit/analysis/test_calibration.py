@@ -1,0 +1,61 @@
+"""A small part of benchmarks/calibration.py: the promised error rates, coverage and power, within binomial bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.significance import detectable_effect
+from benchmarks import calibration
+from benchmarks.calibration import coverages, family_wise_errors, generator, normal, power
+
+STUDIES = 2_000
+
+
+def bounds(share: float, studies: int = STUDIES) -> tuple[float, float]:
+    """Shares between which 99.9 % of counts lie."""
+    low, high = stats.binom.interval(0.999, studies, share)
+    return low / studies, high / studies
+
+
+@pytest.mark.parametrize(("seeds", "correlation", "comparisons"), [(3, 0.0, 15), (5, 0.9, 5), (10, 0.5, 2)])
+def test_family_wise_error(seeds: int, correlation: float, comparisons: int) -> None:
+    errors = family_wise_errors(normal(correlation)(generator(seeds), STUDIES, comparisons + 1, seeds))
+    low, high = bounds(0.05)
+    assert low <= errors["joint"] <= high  # exact, not only below
+    assert errors["Holm"] <= high
+    assert np.isnan(errors["sign flips"]) == (seeds < 10)
+    assert not errors["sign flips"] > high
+
+
+@pytest.mark.parametrize(("seeds", "correlation", "effect"), [(3, 0.5, 1.0), (10, 0.9, 3.0)])
+def test_coverage(monkeypatch: pytest.MonkeyPatch, seeds: int, correlation: float, effect: float) -> None:
+    monkeypatch.setattr(calibration, "STUDIES_OF_G", 500)
+    found = coverages(generator(seeds), seeds, correlation, effect, STUDIES)
+    low, high = bounds(0.95)
+    assert low <= found["difference"] <= high
+    assert low <= found["d_z"] <= high
+    assert found["g"] >= bounds(0.94, 500)[0]
+
+
+@pytest.mark.parametrize(("seeds", "comparisons"), [(3, 1), (5, 15)])
+def test_power(seeds: int, comparisons: int) -> None:
+    effect = float(detectable_effect(seeds, comparisons))
+    low, high = bounds(0.8)
+    assert low <= power(generator(seeds), seeds, comparisons, effect, STUDIES) <= high
+
+
+@pytest.mark.parametrize("noisy", [0, 1])
+def test_unequal_variances_break_the_joint_analysis_and_not_the_paired_tests(noisy: int) -> None:
+    """What "depends on equal variances" rests on."""
+    errors = family_wise_errors(calibration.unequal(noisy)(generator(1), STUDIES, 6, 5))
+    assert errors["joint"] > 0.08
+    assert errors["Holm"] <= bounds(0.05)[1]
+
+
+@pytest.mark.parametrize("noise", calibration.BEYOND.values())
+def test_no_noise_favours_a_cell(noise: calibration.Noise) -> None:
+    losses = noise(generator(2), 4_000, 3, 4)
+    assert losses.shape == (4_000, 3, 4)
+    assert np.abs(losses.mean(axis=(0, 2))).max() < 0.1
