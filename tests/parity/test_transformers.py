@@ -40,8 +40,8 @@ def gradients(output: Tensor, probe: Tensor, inputs: list[Tensor]) -> list[Tenso
 def assert_gradients_agree(ours: list[Tensor], others: list[Tensor]) -> None:
     """To 1e-5 of the largest gradient.
 
-    A gradient that is small, or zero, because large terms cancel (the query's at one token, say) has the rounding of those terms:
-    its own size says nothing about it.
+    A gradient that is small, or zero, because large terms cancel (the query's at one token, say) has the rounding of
+    those terms: its own size says nothing about it.
     """
     scale = max(1.0, *(other.abs().max().item() for other in others))
     for mine, other in zip(ours, others, strict=True):
