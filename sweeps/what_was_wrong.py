@@ -15,15 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.engine.flaws import (
+    ATTENTION_BIASES,
     BALANCE_LOSS,
     DEAD_PARAMETERS,
     DEFAULT_INIT,
+    DENSE_LAYER,
+    EXPERTS_BESIDE,
     FIRST_BATCHES,
     FLAWS,
+    HIDDEN_WIDTH,
     HORIZON,
     LAYERNORM,
     NO_CAUSAL_MASK,
+    NO_HIDDEN_DROPOUT,
     NO_POSITIONS,
+    NO_ROUTER_NOISE,
     NORM_EPS,
     ONE_SEED,
     OVERLAPPING_WINDOWS,
@@ -69,9 +75,14 @@ SHOWN = (
     Shown(flaw=NORM_EPS, quantity="DIFFERENCE", cell="rmsnorm"),
     Shown(flaw=DEAD_PARAMETERS, quantity="SCORE", cell="moe_8e_2k_512d", script="exp1_components_512d"),
     *(
-        Shown(flaw=flaw, quantity="DIFFERENCE", cell="deepseek_moe", script="exp5_moe")
-        for flaw in (NO_POSITIONS, LAYERNORM, POST_NORM, BALANCE_LOSS)
+        Shown(flaw=flaw, quantity="DIFFERENCE", cell="moe_8e_2k_512d", script="exp1_components_512d")
+        for flaw in (DENSE_LAYER, HIDDEN_WIDTH, NO_HIDDEN_DROPOUT)
     ),
+    *(
+        Shown(flaw=flaw, quantity="DIFFERENCE", cell="deepseek_moe", script="exp5_moe")
+        for flaw in (NO_POSITIONS, ATTENTION_BIASES, LAYERNORM, POST_NORM, NO_ROUTER_NOISE, BALANCE_LOSS)
+    ),
+    Shown(flaw=EXPERTS_BESIDE, quantity="DIFFERENCE", cell="deepseek_mlp", script="exp4_mlp"),
 )
 DUPLICATES = ("baseline", "moe", "mlp_moe")
 """One model under three published names."""
