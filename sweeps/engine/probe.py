@@ -7,7 +7,7 @@ long, its time comes from FLOPs and a measured rate of matrix products instead.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -23,8 +23,10 @@ LONGEST_UPDATE_SECONDS = 0.5
 """Above this, by its FLOPs, an update is not tried."""
 PROBE_SECONDS = 5.0
 """Time for all probes of an estimate."""
-CLEARLY_FASTER = 0.9
-"""bf16 is taken where its update takes less than this share of fp32's."""
+CLEARLY_FASTER = 0.75
+"""bf16 is taken where its update takes less than this share of fp32's.
+
+The precision is part of the result, so near equality, where the load of the machine would decide, must stay fp32."""
 EFFICIENCY = 0.25
 """Share of the bare matrix products' rate that training reaches; only for times that cannot be measured."""
 PROBE_SEED = 0
@@ -47,13 +49,13 @@ def faster_precision(config: TrialConfig, corpus: TokenizedCorpus, device: torch
     with _one_thread():
         if _flops(config) / matmul_rate(device) > LONGEST_UPDATE_SECONDS:
             return "bf16" if device.type == "cuda" else "fp32"
-        seconds = {
-            precision: update_seconds(
-                replace(config, training=replace(config.training, precision=precision)), corpus, device, repeats=5
-            )
-            for precision in ("fp32", "bf16")
-        }
-    return "bf16" if seconds["bf16"] < CLEARLY_FASTER * seconds["fp32"] else "fp32"
+        fp32, bf16 = update_seconds(
+            [replace(config, training=replace(config.training, precision=name)) for name in ("fp32", "bf16")],
+            corpus,
+            device,
+            repeats=8,
+        )
+    return "bf16" if bf16 < CLEARLY_FASTER * fp32 else "fp32"
 
 
 def estimate_runs(
@@ -75,7 +77,7 @@ def estimate_runs(
             flops = _flops(config)
             fits = flops / rate < LONGEST_UPDATE_SECONDS and time.monotonic() - started < PROBE_SECONDS
             if fits:
-                update = update_seconds(config, corpus, device, repeats=2)
+                (update,) = update_seconds([config], corpus, device, repeats=2)
                 known.append(update / flops)
                 measured += 1
             else:
@@ -91,17 +93,25 @@ def estimate_runs(
     return Estimate(total / slots, method)
 
 
-def update_seconds(config: TrialConfig, corpus: TokenizedCorpus, device: torch.device, repeats: int) -> float:
-    """Return the time of one update: the least of some, after one to warm up."""
-    endless = replace(config.training, updates=10_000, row_every=1, evaluate_every=10_000)
-    trainer = Trainer(replace(config, training=endless), PROBE_SEED, corpus, device)
-    run = trainer.run()
-    times = []
+def update_seconds(
+    configs: Sequence[TrialConfig], corpus: TokenizedCorpus, device: torch.device, repeats: int
+) -> list[float]:
+    """Return the time of one update of each: the least of some, after one to warm up.
+
+    They take turns, so that a load on the machine meets them all.
+    """
+    trainers = []
+    for config in configs:
+        endless = replace(config.training, updates=10_000, row_every=1, evaluate_every=10_000)
+        trainers.append(Trainer(replace(config, training=endless), PROBE_SEED, corpus, device))
+    runs = [trainer.run() for trainer in trainers]
+    times: list[list[float]] = [[] for _ in configs]
     for _ in range(repeats + 1):
-        before = trainer.train_seconds
-        next(run)
-        times.append(trainer.train_seconds - before)
-    return min(times[1:])
+        for trainer, run, own in zip(trainers, runs, times, strict=True):
+            before = trainer.train_seconds
+            next(run)
+            own.append(trainer.train_seconds - before)
+    return [min(own[1:]) for own in times]
 
 
 def matmul_rate(device: torch.device, size: int = 1024) -> float:

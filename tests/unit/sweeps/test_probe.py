@@ -29,7 +29,7 @@ def test_an_estimate_comes_from_measured_updates(
 
 
 def test_an_estimate_counts_runs_and_slots(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "update_seconds", lambda *_, **__: 2.0)
+    monkeypatch.setattr(probe, "update_seconds", lambda configs, *_, **__: [2.0] * len(configs))
     plan = plan_for(variants="baseline")
     config, corpus = plan.cells[0].config, plan.corpora["cpu"]
     evaluation = 2.0 * (len(corpus.validation.tokens) - 1) / config.training.tokens_per_update / 3
@@ -49,11 +49,13 @@ def test_what_would_take_too_long_is_computed_from_flops(
     assert faster_precision(config, corpus, CPU) == "fp32"
 
 
-@pytest.mark.parametrize(("bf16_seconds", "chosen"), [(0.5, "bf16"), (0.95, "fp32"), (2.0, "fp32")])
+@pytest.mark.parametrize(("bf16_seconds", "chosen"), [(0.5, "bf16"), (0.85, "fp32"), (2.0, "fp32")])
 def test_bf16_is_taken_where_it_is_clearly_faster(
     plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, bf16_seconds: float, chosen: str
 ) -> None:
     seconds = {"fp32": 1.0, "bf16": bf16_seconds}
-    monkeypatch.setattr(probe, "update_seconds", lambda config, *_, **__: seconds[config.training.precision])
+    monkeypatch.setattr(
+        probe, "update_seconds", lambda configs, *_, **__: [seconds[c.training.precision] for c in configs]
+    )
     plan = plan_for(variants="baseline")
     assert faster_precision(plan.cells[0].config, plan.corpora["cpu"], CPU) == chosen
