@@ -238,7 +238,7 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
         "wall_seconds": time.monotonic() - started,
         "utilisation": progress.utilisation(),
     }
-    _print_end(plan, summary, options, console)
+    _print_end(plan, summary, options, console, tracker.experiment_id)
     return EXIT_FAILURES if outcome.failures else 0
 
 
@@ -259,7 +259,7 @@ def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
         return None
 
 
-def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: Console) -> None:
+def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: Console, experiment_id: str) -> None:
     from sweeps.engine.progress import duration
     from sweeps.engine.tracking import public, tracking_uri, ui_command
 
@@ -274,7 +274,7 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
         + ("" if used is None else f", {used:.0%} of the slots' time in training and evaluation"),
         *([plan.protocol.sentence()] if plan.protocol.published else []),
         *([f"report: {summary['report']}"] if summary["report"] else []),
-        f"runs:   {ui_command(uri)}",
+        f"runs:   {ui_command(uri, experiment_id)}",
     ]
     if summary["runs"]["failed"]:
         lines.append(f"failed runs are in {summary['folder']}/failures; the same command tries them again")

@@ -401,9 +401,10 @@ class MlflowTracker:
         self._open.discard(address)
 
 
-def ui_command(uri: str) -> str:
-    """Return how to look at the runs in a browser."""
+def ui_command(uri: str, experiment_id: str) -> str:
+    """Return how to look at the runs of an experiment in a browser."""
+    page = f"#/experiments/{experiment_id}?workflowType=machine_learning"  # else MLflow shows its view of traces
     if urlsplit(uri).scheme in ("http", "https"):
-        return f"open {public(uri)} in a browser"
+        return f"open {public(uri).rstrip('/')}/{page}"
     python = "mlflow" if sys.prefix == sys.base_prefix else str(Path(sys.prefix) / "bin" / "mlflow")
-    return f"{python} ui --backend-store-uri {public(uri)}"
+    return f"{python} ui --backend-store-uri {public(uri)}\n        then open http://127.0.0.1:5000/{page}"

@@ -304,8 +304,11 @@ def test_uris_are_shown_without_passwords() -> None:
     assert public("mysql://host/db?user=me&password=secret&x=1") == "mysql://host/db?user=me&password=...&x=1"
     assert public("failed at 'http://me:secret@host/x' (again)") == "failed at 'http://host/x' (again)"
     assert public("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"
-    assert "secret" not in ui_command("https://me:secret@host:5000")
-    assert "--backend-store-uri sqlite:////tmp/mlflow.db" in ui_command("sqlite:////tmp/mlflow.db")
+    page = "#/experiments/7?workflowType=machine_learning"
+    assert ui_command("https://me:secret@host:5000/", "7") == f"open https://host:5000/{page}"
+    of_database = ui_command("sqlite:////tmp/mlflow.db", "7")
+    assert "--backend-store-uri sqlite:////tmp/mlflow.db" in of_database
+    assert f"open http://127.0.0.1:5000/{page}" in of_database
 
 
 def test_a_file_that_is_no_database_is_said(plan_for: Callable[..., Plan], tmp_path: Path) -> None:
