@@ -45,21 +45,35 @@ def pooled_residual(values: Array) -> tuple[Array, int]:
     return np.asarray(((centred - centred.mean(axis=-2, keepdims=True)) ** 2).sum(axis=(-2, -1)) / df), df
 
 
-def dunnett_cdf(t: ArrayLike, comparisons: int, df: float) -> Array:
-    """Return P(max |T_i| <= t) for comparisons with one baseline: T_i t with df, correlated 0.5 (Dunnett 1955).
+def many_to_one_cdf(t: ArrayLike, loadings: Sequence[float], df: float) -> Array:
+    """Return P(max |T_i| <= t) for comparisons with one baseline (Dunnett 1955).
 
-    With T_i = (X_i - X_0) / (sqrt(2) s) it is the mean over X_0 = z and s of
-    (Phi(z + sqrt(2) t s) - Phi(z - sqrt(2) t s)) ** comparisons, integrated over both.
+    With T_i = (l_i X_0 + sqrt(1 - l_i^2) X_i) / s, X normal and s = sqrt(chi-squared(df) / df), it is the mean over
+    X_0 = z and s of the product of Phi((l_i z + t s) / sqrt(1 - l_i^2)) - Phi((l_i z - t s) / sqrt(1 - l_i^2)).
+
+    Args:
+        t: any shape.
+        loadings: l_i of each comparison, the share of the baseline in its error: T_i and T_j correlate l_i l_j.
+        df: degrees of freedom of the common variance.
     """
     t = np.asarray(t, dtype=float)
     s, s_weights, z, z_weights = _nodes(df)
     flat = t.ravel()
     result = np.empty(flat.shape)
     for start in range(0, flat.size, CHUNK):
-        reach = np.sqrt(2) * flat[start : start + CHUNK, None, None] * s[:, None]
-        within = special.ndtr(z + reach) - special.ndtr(z - reach)
-        result[start : start + CHUNK] = within**comparisons @ z_weights @ s_weights
+        reach = flat[start : start + CHUNK, None, None] * s[:, None]
+        together = 1.0
+        for loading, count in zip(*np.unique(loadings, return_counts=True), strict=True):
+            own = np.sqrt(1 - loading**2)
+            within = special.ndtr((loading * z + reach) / own) - special.ndtr((loading * z - reach) / own)
+            together = together * within**count
+        result[start : start + CHUNK] = together @ z_weights @ s_weights
     return result.reshape(t.shape)
+
+
+def dunnett_cdf(t: ArrayLike, comparisons: int, df: float) -> Array:
+    """Return P(max |T_i| <= t) for means of equally many seeds: T_i correlate 0.5."""
+    return many_to_one_cdf(t, (np.sqrt(0.5),) * comparisons, df)
 
 
 @lru_cache(maxsize=64)
@@ -75,15 +89,22 @@ def _nodes(df: float) -> tuple[Array, Array, Array, Array]:
 
 
 @lru_cache(maxsize=64)
-def dunnett_critical(comparisons: int, df: float, alpha: float = ALPHA) -> float:
+def many_to_one_critical(loadings: Sequence[float], df: float, alpha: float = ALPHA) -> float:
     """Return the two-sided critical value: P(max |T_i| > it) = alpha.
 
     It lies between the values for one comparison and, by Bonferroni, for that many.
     """
-    if comparisons == 1:
-        return float(stats.t.isf(alpha / 2, df))
-    low, high = stats.t.isf(alpha / 2, df), stats.t.isf(alpha / comparisons / 2, df)
-    return float(optimize.brentq(lambda t: float(dunnett_cdf(t, comparisons, df)) - (1 - alpha), low, high, xtol=1e-10))
+    low, high = stats.t.isf(alpha / 2, df), stats.t.isf(alpha / len(loadings) / 2, df)
+    if len(loadings) == 1:
+        return float(low)
+    return float(
+        optimize.brentq(lambda t: float(many_to_one_cdf(t, loadings, df)) - (1 - alpha), low, high, xtol=1e-10)
+    )
+
+
+def dunnett_critical(comparisons: int, df: float, alpha: float = ALPHA) -> float:
+    """Return the two-sided critical value for means of equally many seeds."""
+    return many_to_one_critical((np.sqrt(0.5),) * comparisons, df, alpha)
 
 
 def one_model(values: pd.DataFrame, control: pd.DataFrame) -> dict[str, str]:

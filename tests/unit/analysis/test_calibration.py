@@ -8,7 +8,7 @@ from scipy import stats
 
 from analysis.significance import detectable_effect
 from benchmarks import calibration
-from benchmarks.calibration import coverages, family_wise_errors, generator, normal, power
+from benchmarks.calibration import coverages, family_wise_errors, generator, normal, power, unpaired_errors
 
 STUDIES = 2_000
 
@@ -59,3 +59,13 @@ def test_no_noise_favours_a_cell(noise: calibration.Noise) -> None:
     losses = noise(generator(2), 4_000, 3, 4)
     assert losses.shape == (4_000, 3, 4)
     assert np.abs(losses.mean(axis=(0, 2))).max() < 0.1
+
+
+def test_disjoint_seeds_hold_their_error_rate_and_dunnetts_needs_equal_variances() -> None:
+    errors = unpaired_errors(normal(0.0)(generator(5), STUDIES, 6, 5))
+    low, high = bounds(0.05)
+    assert low <= errors["Dunnett"] <= high
+    assert errors["Welch"] <= high
+    noisy = unpaired_errors(calibration.unequal(0)(generator(6), STUDIES, 6, 5))
+    assert noisy["Dunnett"] > 0.08
+    assert noisy["Welch"] <= high
