@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from analysis import effects, equivalence, outcomes, schema
@@ -14,22 +13,28 @@ from analysis.paired import NO_SEEDS, WITHIN_TOLERANCE, paired_table
 from analysis.results import Results
 from analysis.runs import records
 from analysis.significance import ALPHA, clopper_pearson
+from analysis.unpaired import PAIRED, dunnett_table, unpaired_rows
 
 COMPARISON_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "name of the cell",
     "baseline": "the cell it is compared with",
-    "n": "pairs: seeds that finished in both",
+    "pairing": "'paired' by seed; 'unpaired' where the two share no seed: then Welch's t test and interval stand for "
+    "the paired ones, and classical Dunnett for the joint analysis",
+    "n": "pairs: seeds that finished in both; unpaired: finished runs of the smaller of the two",
     "difference": "mean paired difference of the metric, cell - baseline (nats for losses)",
     "difference_low": "95 % t interval of the difference, lower end; null for n = 1 or constant differences",
     "difference_high": "its upper end",
     "percent": "the difference in percent of perplexity, 100 (exp(difference) - 1); null unless the metric is in nats",
     "percent_low": "lower end of its 95 % interval",
     "percent_high": "upper end",
-    "sd_difference": "standard deviation of the paired differences (n - 1); null for n = 1",
-    "cohens_d": "difference / sqrt((sd_cell^2 + sd_baseline^2) / 2), too large at small n; null where no test is made",
+    "sd_difference": "standard deviation of the paired differences (n - 1); null for n = 1; unpaired: of the "
+    "difference of two runs, sqrt(sd_cell^2 + sd_baseline^2)",
+    "cohens_d": "difference / sqrt((sd_cell^2 + sd_baseline^2) / 2), too large at small n; null where no test is made; "
+    "unpaired: variances weighted by n - 1",
     "hedges_g": "g_av: cohens_d without its small-sample bias (exact gamma correction)",
-    "hedges_g_low": "lower end of the 95 % interval of what both cohens_d and hedges_g estimate",
+    "hedges_g_low": "lower end of the 95 % interval of what both cohens_d and hedges_g estimate (unpaired: noncentral "
+    "t)",
     "hedges_g_high": "upper end",
     "d_z": "difference / sd_difference: depends on the pairing, not comparable with unpaired studies",
     "d_z_low": "lower end of its exact 95 % interval (noncentral t)",
@@ -38,7 +43,7 @@ COMPARISON_COLUMNS = {
     "improvement": "improved / n, the probability that the cell is better with a new seed",
     "improvement_low": "lower end of its exact 95 % interval (Clopper-Pearson)",
     "improvement_high": "upper end",
-    "p": "paired t test, two-sided; null below 3 pairs and where the verdict says why no test is made",
+    "p": "paired (or Welch's) t test, two-sided; null below 3 pairs and where the verdict says why no test is made",
     "p_holm": "p, Holm-corrected over the family",
     "family": "comparisons in the family: all that are tested in this table",
     "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
@@ -87,6 +92,8 @@ CONTRIBUTION_COLUMNS = {
 def compare(results: Results, order: Sequence[str], control: pd.DataFrame, models: Mapping[str, str]) -> pd.DataFrame:
     """Compare each cell with its baseline, paired by seed; seeds that finished in one of the two alone are left out.
 
+    Two cells that share no seed at all are compared unpaired.
+
     Args:
         results: the study.
         order: all cells in the order of the rows.
@@ -101,9 +108,11 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     cells = values.loc[list(pairs)]
     bases = values.loc[list(pairs.values())].set_axis(cells.index)
     differences = cells - bases
-    table = paired_table(differences, _no_test(results, pairs, control), results)
+    unpaired = unpaired_rows(cells, bases)
+    table = paired_table(differences, _no_test(results, pairs, control), results, unpaired)
+    by_seed = table["p"].notna() & (table["pairing"] == PAIRED)
     moments = effects.PairedMoments(
-        n=table["n"].where(table["p"].notna(), 0).to_numpy(dtype=float),  # no effect size where no test exists
+        n=table["n"].where(by_seed, 0).to_numpy(dtype=float),  # no effect size where no test exists
         mean_difference=table["difference"].to_numpy(),
         sd_difference=table["sd_difference"].to_numpy(),
         sd_x=cells.where(differences.notna()).std(axis=1).to_numpy(),
@@ -113,8 +122,13 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     table["hedges_g_low"], table["hedges_g_high"] = effects.pooled_interval(moments)
     table["d_z"] = effects.d_z(moments)
     table["d_z_low"], table["d_z_high"] = effects.d_z_interval(moments)
-    tested = {cell: base for (cell, base), p in zip(pairs.items(), table["p"], strict=True) if not np.isnan(p)}
-    table = table.join(joint_table(values, tested, models))
+    apart = table.index[table["p"].notna() & ~by_seed]
+    sizes = ["cohens_d", "hedges_g", "hedges_g_low", "hedges_g_high"]
+    table.loc[apart, sizes] = unpaired.loc[apart, sizes]
+    tested = {cell: pairs[cell] for cell in table.index[by_seed]}
+    # Only one of the two is there, so that their promise is for all comparisons.
+    joint = joint_table(values, tested, models) if tested else dunnett_table(values, {c: pairs[c] for c in apart})
+    table = table.join(joint)
     table["verdict"] = [
         _beside_joint(verdict, difference, holm, joint, results.direction)
         for verdict, difference, holm, joint in zip(
@@ -122,7 +136,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
         )
     ]
     better = differences < 0 if results.direction == "min" else differences > 0
-    table["improved"] = better.sum(axis=1).where(table["p"].notna())
+    table["improved"] = better.sum(axis=1).where(by_seed)
     table["improvement"] = table["improved"] / table["n"]
     table["improvement_low"], table["improvement_high"] = clopper_pearson(table["improved"], table["n"])
     margin = equivalence.margin(results)
@@ -143,10 +157,11 @@ def _beside_joint(verdict: str, difference: float, p_holm: float, p_joint: float
 
 
 def left_out(results: Results, comparisons: pd.DataFrame) -> list[str]:
-    """Return a line for each comparison from which finished runs were left out because they have no partner."""
+    """Return a line for each paired comparison from which finished runs were left out for want of a partner."""
     finished = results.count(schema.FINISHED)
     lines = []
-    for cell, baseline, n in zip(comparisons["cell"], comparisons["baseline"], comparisons["n"], strict=True):
+    by_seed = comparisons[comparisons["pairing"] == PAIRED]
+    for cell, baseline, n in zip(by_seed["cell"], by_seed["baseline"], by_seed["n"], strict=True):
         alone = (int(finished[cell] - n), int(finished[baseline] - n))
         if any(alone):
             lines.append(

@@ -1,6 +1,6 @@
 """What "not resolved" leaves open: the interval that holds for all comparisons together, and equivalence (TOST).
 
-Neither needs equal variances: both are made of each comparison's own paired differences.
+Neither needs equal variances: both are made of each comparison's own paired differences (or its two arms).
 """
 
 from __future__ import annotations
@@ -50,16 +50,15 @@ def tost(mean: ArrayLike, sd: ArrayLike, n: ArrayLike, margin: float) -> Array:
 
 
 def equivalence(comparisons: pd.DataFrame, margin: float | None) -> pd.DataFrame:
-    """Return EQUIVALENCE_COLUMNS for a table of comparisons: null where no test is made, p also without a margin.
+    """Return EQUIVALENCE_COLUMNS for a `paired_table`: null where no test is made, p also without a margin.
 
     Intervals have Bonferroni's level, 1 - 5 % / family. Equivalence is Holm-corrected over all that are tested, not
     only over those that show no difference: choosing them by their data would not hold the 5 %.
     """
     tested = comparisons["p"].notna()
-    n = comparisons["n"].where(tested, 0)
-    moments = comparisons["difference"], comparisons["sd_difference"], n
+    moments = comparisons["difference"], comparisons["t_sd"], comparisons["t_n"].where(tested, 0)
     low, high = t_interval(*moments, level=1 - ALPHA / max(int(tested.sum()), 1))
-    p = np.full(n.shape, np.nan) if margin is None else holm(tost(*moments, margin))
+    p = np.full(tested.shape, np.nan) if margin is None else holm(tost(*moments, margin))
     return pd.DataFrame(dict(zip(EQUIVALENCE_COLUMNS, (low, high, p), strict=True)), index=comparisons.index)
 
 

@@ -1,7 +1,7 @@
 """Differences by seed turned into estimates, intervals, tests and a verdict in words.
 
 Every comparison of the analysis is one row of differences over seeds (cell - baseline, or a contrast of the grid), so
-that the seed is a block everywhere and nothing is counted twice.
+that the seed is a block everywhere and nothing is counted twice. Only arms that share no seed are compared unpaired.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pandas as pd
 from analysis import significance
 from analysis.effects import MIN_PAIRS
 from analysis.results import NATS, Results
+from analysis.unpaired import PAIRED, UNPAIRED
 
 ROUNDING = 8 * np.finfo(float).eps
 """Spread of differences, in units of the largest value behind them, that rounding alone can make."""
@@ -27,17 +28,21 @@ def rounding(results: Results) -> float:
     return ROUNDING * float(results.finished(results.metric).abs().fillna(0.0).to_numpy().max())
 
 
-def paired_table(differences: pd.DataFrame, blocked: pd.Series, results: Results) -> pd.DataFrame:
+def paired_table(
+    differences: pd.DataFrame, blocked: pd.Series, results: Results, unpaired: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Estimate and test the mean of each row of differences; the tested rows are one Holm family.
 
     Args:
         differences: rows x seeds, NaN where a seed has no pair.
         blocked: for each row why it is not tested, or empty text.
         results: the study: its metric (percentages of perplexity exist for nats alone) and direction.
+        unpaired: `unpaired.unpaired_rows`: the rows that are compared without pairs.
 
     Returns:
-        One row a row of `differences`, with n, difference and its interval, percent and its interval, sd_difference, p,
-        p_holm, family, p_sign_flip, sign_flip_floor, detectable and verdict, as described in COMPARISON_COLUMNS.
+        One row a row of `differences`, with pairing, n, difference and its interval, percent and its interval,
+        sd_difference, p, p_holm, family, p_sign_flip, sign_flip_floor, detectable and verdict, as described in
+        COMPARISON_COLUMNS; t_n and t_sd, the pairs and the sd that intervals and tests are made of.
     """
     in_nats = results.metric in NATS
     n = differences.count(axis=1)
@@ -45,14 +50,19 @@ def paired_table(differences: pd.DataFrame, blocked: pd.Series, results: Results
     identical = (n > 0) & (differences.abs().max(axis=1) == 0)
     constant = ~identical & (sd <= rounding(results))
     sd = sd.where(~constant, 0.0)
-    testable = (blocked == "") & (n >= MIN_PAIRS) & ~identical
+    table = pd.DataFrame({"n": n, "difference": mean, "sd_difference": sd, "t_n": n.astype(float), "t_sd": sd})
+    apart = pd.Series(False, index=table.index)
+    if unpaired is not None and len(unpaired):
+        apart[unpaired.index] = True
+        table.loc[apart, list(table.columns)] = unpaired[list(table.columns)]
+    table["pairing"] = apart.map({False: PAIRED, True: UNPAIRED})
+    testable = (blocked == "") & (table["n"] >= MIN_PAIRS) & ~identical
 
-    low, high = significance.t_interval(mean, sd, n)
-    table = pd.DataFrame({"n": n, "difference": mean, "difference_low": low, "difference_high": high})
+    moments = table["difference"], table["t_sd"], table["t_n"]
+    table["difference_low"], table["difference_high"] = significance.t_interval(*moments)
     for name in ("", "_low", "_high"):
         table["percent" + name] = 100 * np.expm1(table["difference" + name]) if in_nats else np.nan
-    table["sd_difference"] = sd
-    table["p"] = np.where(testable, significance.t_test(mean, sd, n), np.nan)
+    table["p"] = np.where(testable, significance.t_test(*moments), np.nan)
     table["p_holm"] = significance.holm(table["p"])
     family = int(table["p"].notna().sum())
     table["family"] = family
@@ -64,7 +74,7 @@ def paired_table(differences: pd.DataFrame, blocked: pd.Series, results: Results
     table["p_sign_flip"] = flips
     table["sign_flip_floor"] = np.where(testable, significance.sign_flip_floor(n), np.nan)
     tested = table["p"].notna()
-    detectable = significance.detectable_effect(n, max(family, 1)) * sd
+    detectable = significance.detectable_effect(table["t_n"], max(family, 1)) * table["t_sd"]
     table["detectable"] = np.where(tested, detectable, np.nan)
 
     rows = table.assign(identical=identical).to_dict("records")
@@ -80,10 +90,12 @@ def _verdict(row: Mapping[Any, Any], results: Results) -> str:
         return NO_SEEDS
     if row["identical"]:
         return f"identical in {n} of {n} seeds"
+    apart = row["pairing"] == UNPAIRED
     if n < MIN_PAIRS:
-        return f"n too small ({n} of the {MIN_PAIRS} pairs needed)"
+        return f"n too small ({n} of the {MIN_PAIRS} {'runs' if apart else 'pairs'} needed)"
     if np.isnan(row["p"]):
-        return "the same difference in all seeds: no t test exists"
+        same = "nothing varies over seeds" if apart else "the same difference in all seeds"
+        return f"{same}: no t test exists"
     if row["p_holm"] <= significance.ALPHA:
         return "better" if (row["difference"] < 0) == (results.direction == "min") else "worse"
     unit = " nats" if results.metric in NATS else ""

@@ -17,6 +17,7 @@ from analysis.results import NATS, Results
 from analysis.runs import records
 from analysis.schema import CELL, FLAWS, INVALID, SEED, TOKENS, TRAIN_SECONDS
 from analysis.summary import Analysis
+from analysis.unpaired import UNPAIRED
 
 DIFFERENCES = {
     "better": figure_style.BETTER,
@@ -86,7 +87,7 @@ def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
     figure, panels = _rows_figure(
         results,
         table,
-        "Difference from the baseline, paired by seed",
+        "Difference from the baseline" + ("" if (table["pairing"] == UNPAIRED).any() else ", paired by seed"),
         "Diamond and bar: mean difference with its 95 % interval. Colour: after Holm's correction over "
         f"{_family(table)} comparisons.",
     )

@@ -16,6 +16,7 @@ from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabili
 from analysis.ranking import RANKING_COLUMNS, rank_cells
 from analysis.results import Results
 from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
+from analysis.unpaired import PAIRED, UNPAIRED
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def analyse(results: Results) -> Analysis:
         *_run_notes(ranking),
         *_tie_notes(ranking),
         *pairs.left_out(results, comparisons),
+        *_unpaired_notes(comparisons),
         *_power_notes(comparisons),
         *_joint_notes(comparisons),
         *_identity_notes(results, comparisons),
@@ -124,12 +126,23 @@ def _tie_notes(ranking: pd.DataFrame) -> list[str]:
     return [f"ties: these have exactly the same mean and share a rank: {'; '.join(ties)}"] if ties else []
 
 
+def _unpaired_notes(comparisons: pd.DataFrame) -> list[str]:
+    """Name the comparisons without a common seed, and say how they are made."""
+    cells = ", ".join(comparisons.loc[comparisons["pairing"] == UNPAIRED, "cell"])
+    how = (
+        "compared as independent runs (Welch's t test; Dunnett's, which assumes equal variances, beside it where all "
+        "arms are disjoint): running equal seeds would find smaller differences"
+    )
+    return [f"unpaired: {cells} and the baseline have no seed in common, so they are {how}"] if cells else []
+
+
 def _power_notes(comparisons: pd.DataFrame) -> list[str]:
     """Say for the smallest n that is tested what its tests cannot do."""
     tested = comparisons[comparisons["p"].notna()]
+    family, tested = len(tested), tested[tested["pairing"] == PAIRED]
     if tested.empty:
         return []
-    n, family = int(tested["n"].min()), len(tested)
+    n = int(tested["n"].min())
     effect = float(detectable_effect([n], family)[0])
     notes = [
         f"n = {n}, Holm over {family} comparisons: 80 % power needs a true difference of {effect:.1f} sd of the paired "
@@ -148,7 +161,7 @@ def _power_notes(comparisons: pd.DataFrame) -> list[str]:
 
 def _joint_notes(comparisons: pd.DataFrame) -> list[str]:
     """Say what the joint analysis rests on, and which tested comparisons are not in it."""
-    tested = comparisons[comparisons["p"].notna()]
+    tested = comparisons[comparisons["p"].notna() & (comparisons["pairing"] == PAIRED)]
     alone = tested.loc[tested["p_joint"].isna(), "cell"]
     notes = []
     if len(alone) < len(tested):

@@ -13,6 +13,7 @@ from analysis.results import AUDIT_MARK, Results
 from analysis.runs import records
 from analysis.schema import CELL, ERROR, FINISHED, FLAWS, INVALID, SEED, STATUS, STEPS
 from analysis.summary import COLUMNS, Analysis
+from analysis.unpaired import UNPAIRED
 
 LOST = ("diverged", "failed", INVALID, "missing")
 """Counts that are worth a column only where one of them is not 0."""
@@ -107,6 +108,7 @@ def _ranking(results: Results) -> list[_Column]:
 COMPARISONS = [
     _name("cell"),
     _word("verdict"),
+    _Column("pairing", "pairing", lambda row: UNPAIRED if row["pairing"] == UNPAIRED else text.NOTHING, words=True),
     _count("n"),
     _signed("difference", "difference [95 %]", 4),
     _signed("percent", "% of perplexity [95 %]", 2),

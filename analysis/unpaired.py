@@ -23,6 +23,7 @@ from analysis.significance import ALPHA, LEVEL, Array, noncentrality, t_interval
 
 MIN_RUNS = MIN_PAIRS
 """Fewer runs in an arm give neither an effect size nor a test."""
+PAIRED, UNPAIRED = "paired", "unpaired"
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,35 @@ def dunnett(control: ArrayLike, *arms: ArrayLike, alpha: float = ALPHA) -> pd.Da
         p = np.clip(1 - many_to_one_cdf(np.abs(difference) / error, loadings, df), 0, 1)
         table[:] = np.column_stack([p, difference - half, difference + half, np.full(p.shape, len(arms))])
     return table
+
+
+def unpaired_rows(cells: pd.DataFrame, bases: pd.DataFrame) -> pd.DataFrame:
+    """Compare the rows in which both arms have runs and share no seed.
+
+    Args:
+        cells: rows x seeds, NaN where there is no run.
+        bases: what each row is compared with, of the same shape.
+
+    Returns:
+        One row a row that is unpaired: n (runs of the smaller arm), difference, sd_difference (of two new runs), t_n
+        and t_sd (`as_pairs`), cohens_d, hedges_g and its interval.
+    """
+    apart = cells.notna().any(axis=1) & bases.notna().any(axis=1) & ~(cells.notna() & bases.notna()).any(axis=1)
+    m = UnpairedMoments.of(cells[apart].to_numpy(), bases[apart].to_numpy())
+    _, t_sd, t_n = as_pairs(m)
+    g_low, g_high = independent_interval(m)
+    columns = {
+        "n": np.minimum(m.n_x, m.n_y).astype(int),
+        "difference": m.difference,
+        "sd_difference": np.hypot(m.sd_x, m.sd_y),
+        "t_n": t_n,
+        "t_sd": t_sd,
+        "cohens_d": independent_d(m),
+        "hedges_g": independent_g(m),
+        "hedges_g_low": g_low,
+        "hedges_g_high": g_high,
+    }
+    return pd.DataFrame(columns, index=cells.index[apart])
 
 
 def dunnett_table(values: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFrame:

@@ -106,10 +106,68 @@ def test_below_three_pairs_there_is_no_test_and_no_effect_size(n: int, verdict: 
 
 
 def test_no_common_seeds() -> None:
-    row = comparison({"baseline": [5.0, 5.1, None, None], "a": [None, None, 4.0, 4.1]}).loc["a"]
+    row = comparison({"baseline": [5.0, 5.1, None], "a": ["failed", "failed", "failed"]}).loc["a"]
     assert row["verdict"] == "no common seeds"
     assert row["n"] == 0
     assert np.isnan(row["difference"])
+
+
+APART = {
+    "baseline": [5.0, 5.1, 5.3, *[None] * 8],
+    "a": [*[None] * 3, 4.0, 4.1, 4.3, 4.0, *[None] * 4],
+    "b": [*[None] * 7, 5.1, 5.4, 5.0, 5.2],
+}
+
+
+def test_disjoint_seeds_are_compared_unpaired() -> None:
+    table = comparison(APART)
+    base, a, b = ([x for x in APART[cell] if x is not None] for cell in APART)
+    assert table["pairing"].tolist() == ["unpaired"] * 2
+    row = table.loc["a"]
+    expected = stats.ttest_ind(a, base, equal_var=False)
+    interval = expected.confidence_interval()
+    assert row["n"] == 3
+    assert row["difference"] == pytest.approx(np.mean(a) - np.mean(base))
+    assert row["p"] == pytest.approx(expected.pvalue, abs=1e-8)
+    assert row["p_holm"] == pytest.approx(2 * expected.pvalue, abs=1e-8)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((interval.low, interval.high), abs=1e-8)
+    pooled = math.sqrt((3 * np.var(a, ddof=1) + 2 * np.var(base, ddof=1)) / 5)
+    assert row["cohens_d"] == pytest.approx(row["difference"] / pooled)
+    assert row["hedges_g_low"] < row["hedges_g"] < row["hedges_g_high"] < 0
+    assert row[["d_z", "p_sign_flip", "sign_flip_floor", "improved"]].isna().all()
+    simultaneous = stats.ttest_ind(a, base, equal_var=False).confidence_interval(0.975)
+    assert (row["simultaneous_low"], row["simultaneous_high"]) == pytest.approx((simultaneous.low, simultaneous.high))
+    dunnett = stats.dunnett(a, b, control=base, rng=np.random.default_rng(0))
+    assert table["p_joint"].tolist() == pytest.approx(dunnett.pvalue, abs=1e-3)
+    assert table["joint_family"].tolist() == [2, 2]
+    assert table.loc["a", "verdict"] == "better"
+    assert table.loc["b", "verdict"].startswith("not resolved (could detect")
+    assert not left_out(make_results(APART), compared(make_results(APART)))
+
+
+def test_one_common_seed_keeps_the_pairing_and_pairs_and_arms_are_one_family() -> None:
+    row = comparison({**APART, "a": [4.0, *[None] * 2, 4.1, 4.3, *[None] * 6]}).loc["a"]
+    assert (row["pairing"], row["n"]) == ("paired", 1)
+    mixed = comparison({**APART, "c": [4.0, 4.2, 4.3, *[None] * 8]})
+    assert mixed.loc["c", "pairing"] == "paired"
+    assert mixed["family"].eq(3).all()
+    assert mixed["p_joint"].isna().all()
+    few = comparison({**APART, "b": [*[None] * 7, 5.1, 5.4, None, None]})
+    assert few.loc["b", "verdict"] == "n too small (2 of the 3 runs needed)"
+    assert np.isnan(few.loc["b", "p"])
+    flat = comparison({"baseline": [5.0] * 3 + [None] * 3, "a": [None] * 3 + [4.0] * 3}).loc["a"]
+    assert flat["verdict"] == "nothing varies over seeds: no t test exists"
+
+
+def test_equivalence_of_disjoint_arms() -> None:
+    rng = np.random.default_rng(0)
+    a, base = (list(rng.normal(5, 0.01, 6)) for _ in range(2))
+    losses = {"baseline": base + [None] * 6, "a": [None] * 6 + a}
+    row = comparison(losses, plan={"equivalence_margin": 0.1}).loc["a"]
+    lower = stats.ttest_ind(a, np.array(base) - 0.1, equal_var=False, alternative="greater").pvalue
+    upper = stats.ttest_ind(a, np.array(base) + 0.1, equal_var=False, alternative="less").pvalue
+    assert row["p_equivalence"] == pytest.approx(max(lower, upper), abs=1e-8)
+    assert row["verdict"] == "equivalent within \u00b10.1 nats"
 
 
 def test_holm_over_all_tested_comparisons() -> None:

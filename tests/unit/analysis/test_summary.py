@@ -47,6 +47,12 @@ def test_small_n_says_what_it_cannot_do() -> None:
     assert not [line for line in analyse(make_results(many)).notes if "sign flips" in line]
 
 
+def test_disjoint_seeds_are_said_to_be_unpaired() -> None:
+    analysis = analyse(make_results({"baseline": [*BASE, None, None, None], "a": [None, None, None, *BASE]}))
+    note(analysis, "unpaired: a and the baseline have no seed in common", "Welch")
+    assert not [line for line in analysis.notes if "Holm over" in line or "joint analysis" in line]
+
+
 def test_runs_that_are_in_no_number_are_counted() -> None:
     losses = {"baseline": BASE, "a": [4.0, "diverged", "diverged"], "b": [4.0, "failed", None]}
     analysis = analyse(make_results(losses, plan={"seeds": [0, 1, 2]}))
