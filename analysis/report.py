@@ -69,7 +69,7 @@ def write_report(results: Results, folder: Path) -> Report:
     """
     analysis = analyse(results)
     with style():
-        pictures = {name: _png(figure) for name, figure in plots.figures(results, analysis).items()}
+        pictures = {name: png(figure) for name, figure in plots.figures(results, analysis).items()}
     made = render.content(results, analysis)
     files = {
         REPORT_MD: render.markdown(made, pictures).encode(),
@@ -80,7 +80,7 @@ def write_report(results: Results, folder: Path) -> Report:
         **{f"{name}.png": png for name, png in pictures.items()},
     }
     try:
-        _write_all(folder, files)
+        write_all(folder, files)
         for name in render.FIGURES.keys() - pictures.keys():
             (folder / f"{name}.png").unlink(missing_ok=True)
     except OSError as error:
@@ -151,13 +151,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """Return a figure as the bytes of a PNG."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
 
 
-def _write_all(folder: Path, files: dict[str, bytes]) -> None:
+def write_all(folder: Path, files: dict[str, bytes]) -> None:
     """Write all files beside their places, then rename each into its own."""
     folder.mkdir(parents=True, exist_ok=True)
     waiting = Path(tempfile.mkdtemp(prefix=".report.", dir=folder))

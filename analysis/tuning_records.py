@@ -1,0 +1,135 @@
+"""Records of a search: what was tried, with which hyperparameters, how far it was trained and what came out.
+
+They lie beside a study's own records and are never among them: a trial that the search stopped at a rung is a part of a
+longer schedule, whose loss no finished run can be compared with, and a trial that a search chose is no replicate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis.schema import DIVERGED, FAILED, FINISHED, STEP, TOKENS, VAL_LOSS, Audit, write_json
+
+TUNING_FOLDER = "tuning"
+"""In a study's folder: one folder a cell, one record a trial."""
+TUNING_FILE = "tuning.json"
+"""In a study's folder: the search as it was declared, and what it found."""
+RUNNING = "running"
+"""Asked for and not ended: a trial that an interruption left goes on with the same hyperparameters."""
+STOPPED = "stopped"
+"""Ended by the search at a rung, because enough others were better there."""
+TUNING_STATUSES = (RUNNING, FINISHED, STOPPED, DIVERGED, FAILED)
+
+SEARCH = "search"
+"""The arm that looks for the best: draws depend on what came before, and poor ones are stopped early."""
+RANDOM = "random"
+"""The arm of independent draws, all trained to the end."""
+SWEEP = "sweep"
+"""The arm that varies one learning rate and keeps the rest at the best that the search found."""
+ARMS = (SEARCH, RANDOM, SWEEP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningRecord:
+    """One trial of one cell's search. Written when it is asked for, at each rung, and for the last time at its end."""
+
+    study: str
+    cell: str
+    arm: str
+    """One of ARMS."""
+    number: int
+    """Counted from 0 within the cell's arm."""
+    hyperparameters: dict[str, float]
+    varied: str | None = None
+    """The learning rate that a trial of a sweep belongs to."""
+    seed: int
+    config_hash: str
+    """Hash of the full configuration and the seed."""
+    status: str = RUNNING
+    """One of TUNING_STATUSES."""
+    error: str | None = None
+    """One line for a failed or diverged trial."""
+    rungs: dict[str, float] = field(default_factory=dict)
+    """Validation loss at each rung reached, by its update."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The curve up to the end, as in a trial record."""
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    audits: list[Audit] = field(default_factory=list)
+    """What the audits found; they judge finished trials alone."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("status", TUNING_STATUSES), ("arm", ARMS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)} but got '{value}'")
+
+    @property
+    def loss(self) -> float | None:
+        """Validation loss after the whole schedule, in nats per token; None for a trial that did not finish."""
+        return self.rows[-1][VAL_LOSS] if self.status == FINISHED else None
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates made."""
+        return self.rows[-1][STEP] if self.rows else 0
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens spent."""
+        return self.rows[-1][TOKENS] if self.rows else 0
+
+    def write(self, folder: Path) -> Path:
+        """Write the record into a study's folder, atomically, and return its path."""
+        path = folder / TUNING_FOLDER / self.cell / f"{self.arm}-{self.config_hash}.json"
+        write_json(path, dataclasses.asdict(self))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> TuningRecord:
+        """Read a record; a file that is not one raises ValueError with the path."""
+        try:
+            data = json.loads(path.read_text())
+            return cls(**{**data, "audits": [Audit(**audit) for audit in data.get("audits", ())]})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not a record of a search: {error}") from error
+
+
+def read_tuning_records(folder: Path) -> list[TuningRecord]:
+    """Read all records of the searches in a study's folder, by cell, arm and number."""
+    found = [TuningRecord.read(path) for path in sorted((folder / TUNING_FOLDER).glob("*/*.json"))]
+    return sorted(found, key=lambda record: (record.cell, ARMS.index(record.arm), record.number))
+
+
+def of_arm(records: Iterable[TuningRecord], cell: str, arm: str) -> list[TuningRecord]:
+    """Return the records of one cell's arm in their order."""
+    return [record for record in records if record.cell == cell and record.arm == arm]
+
+
+def best_of(records: Iterable[TuningRecord]) -> TuningRecord | None:
+    """Return the finished trial of the search with the lowest loss, the earliest of equals; None where none has."""
+    finished = [record for record in records if record.arm == SEARCH and record.loss is not None]
+    return min(finished, key=lambda record: (record.loss, record.number), default=None)
+
+
+def tokens_spent(records: Iterable[TuningRecord]) -> int:
+    """Return the training tokens of trials, those of stopped and failed ones included."""
+    return sum(record.tokens for record in records)
+
+
+def parse_tuning(folder: Path) -> Mapping[str, Any]:
+    """Return the declaration of a study's search; a folder without one raises ValueError."""
+    path = folder / TUNING_FILE
+    try:
+        found = json.loads(path.read_text())
+        _ = found["space"].items(), found["cells"], found["guess_loss"]
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} has no {TUNING_FILE}: it is no search's folder") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the declaration of a search: {error}") from error
+    return found
