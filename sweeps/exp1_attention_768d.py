@@ -34,6 +34,7 @@ STUDY = Study(
             )
         )
     },
+    primary="lora",
     paper_scale="paper_768d",
     sizes={"cpu": Size(d_model=64, n_layers=10, n_heads=8, d_ff=256, n_experts=8, top_k=2, latent_rank=11)},
     notes=(

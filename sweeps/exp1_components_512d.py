@@ -64,6 +64,7 @@ STUDY = Study(
             )
         )
     },
+    primary="attention_mlp_512d",
     paper_scale="paper_512d",
     sizes={"cpu": Size(d_model=64, n_layers=3, n_heads=8, d_ff=128, n_experts=8, top_k=2, latent_rank=16)},
     notes=(

@@ -66,6 +66,7 @@ STUDY = Study(
         )
         for design, cells in CELLS.items()
     },
+    primary="deepseek_mlp",
     sizes={"cpu": Size(d_model=64, n_layers=3, n_heads=4, d_ff=256, n_experts=8, top_k=2, latent_rank=32)},
     published=Published(
         cells=(

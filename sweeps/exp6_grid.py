@@ -120,6 +120,7 @@ STUDY = Study(
             ),
         ),
     },
+    primary="attention",
     negative_control=NegativeControl(factor="rmsnorm", tolerance_nats=0.02),
     notes=(
         "The latent attention trained is the preset `mla_rope_only`, as published: no-position dimension 0 and one "

@@ -57,6 +57,7 @@ STUDY = Study(
             )
         )
     },
+    primary="e16_k2",
     notes=(
         "top_k: the weights are a softmax over the chosen experts. With one expert a token it is always 1, and the "
         "router learns from the balance loss alone.",

@@ -62,6 +62,7 @@ STUDY = Study(
     script="gating",
     title="The experts' form: SiLU against ReLU, with and without a gate",
     factors=FACTORS,
+    primary="silu_gate",
     designs={
         "default": Design(
             cells=cells(matched=False),

@@ -76,6 +76,7 @@ STUDY = Study(
         "default": Design(cells=cells([(0, 0, 0, 0), *ONE_AT_A_TIME, (1, 1, 1, 1)])),
         "factorial": Design(cells=cells(list(itertools.product((0, 1), repeat=len(FACTORS)))), factorial=True),
     },
+    primary="low_rank",
     notes=(
         "The baseline is latent attention at full rank with one rotary key for all heads, not multi-head attention.",
     ),

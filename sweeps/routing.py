@@ -55,6 +55,7 @@ STUDY = Study(
     script="routing",
     title="The routing rule: what chooses the experts, and what balances them",
     factors=("routing",),
+    primary="deepseek",
     designs={
         "default": Design(
             cells=tuple(

@@ -136,6 +136,8 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
 
 
 def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
+    from sweeps.engine.registration import lines as registration_lines
+
     done = len(plan.runs()) - len(plan.open_runs())
     corpus, first = plan.corpora[plan.scales[0]], plan.cells[0].config.data.first_tokens
     tokens = len(corpus.train.tokens)
@@ -150,6 +152,7 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
         f"  {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
         + (f", {done} of them done before" if done else ""),
         f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
+        *(f"  {line}" for line in registration_lines(plan)),
     ):
         console.print(line, soft_wrap=True, markup=False)
     if all(cell["baseline"] == cell["name"] for cell in plan.to_json()["cells"]):
@@ -197,7 +200,7 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
     except ValueError as error:
         raise ConfigError(f"{error}; delete it to train that run again") from error
     _print_plan(plan, resources, console)
-    environment = describe_environment()
+    environment = {**describe_environment(), **plan.evidence}
     progress = Progress(plan.name, records, plan.open_runs(), resources.slots, console, plan.protocol.under)
     complete = False
     with ThreadPoolExecutor(1) as background:

@@ -2,7 +2,8 @@
 
 Making a plan trains and writes nothing, except that a corpus's tokens are kept in the cache. A study is its script,
 design, protocol, scales, corpus, length and data: they make the name of its folder. A plan found there is extended:
-what was chosen by measurement is kept, cells and seeds are added, none is dropped.
+what was chosen by measurement is kept, cells and seeds are added, none is dropped. What was registered when the plan
+was first written stays as it is (`registration.py`); what is added later stands under `amendments`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from analysis.registered import HASH, REGISTERED
 from analysis.schema import CONFIG_HASH, PLAN_FILE, RECORDS_FOLDER, SCALE, SCHEMA_VERSION, VAL_LOSS, write_json
 from moe_models.accounting import Counts, count
 from moe_models.errors import ConfigError, require
@@ -24,6 +27,7 @@ from sweeps.engine.flaws import FLAWS
 from sweeps.engine.options import AUTO, Options, names
 from sweeps.engine.probe import faster_precision
 from sweeps.engine.protocol import Protocol
+from sweeps.engine.registration import amendments, sections
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import DEFAULT_DESIGN, Cell, Study
 from trainables.batches import epochs
@@ -100,6 +104,8 @@ class Plan:
     """What was chosen by measurement."""
     existing: Mapping[str, Any]
     """The plan found in the folder; empty where there was none."""
+    amendments: tuple[Mapping[str, Any], ...]
+    """What is asked for now beyond what was planned before."""
 
     @property
     def name(self) -> str:
@@ -151,8 +157,29 @@ class Plan:
             else None,
             "notes": list(dict.fromkeys(notes)),
             "choices": dict(self.choices),
+            **self.registration,
             "cells": self._all_cells(),
         }
+
+    @cached_property
+    def registration(self) -> dict[str, Any]:
+        """The sections of `plan.json` on registration; empty for a plan that was begun without."""
+        return sections(self)
+
+    @property
+    def evidence(self) -> dict[str, str]:
+        """What every run records of the plan that it was trained under: the hash of what was registered."""
+        return {HASH: self.registration[HASH]} if self.registration else {}
+
+    def divergence_limit(self, scale: str) -> float | None:
+        """Return the registered final validation loss, nats, above which a run has diverged."""
+        limits = self.registration[REGISTERED]["divergence_limit"] if self.registration else None
+        return limits.get(scale) if limits else None
+
+    @property
+    def final_test(self) -> bool:
+        """Whether runs are evaluated on the test split at their end."""
+        return bool(self.registration and self.registration[REGISTERED]["final_test"])
 
     def epochs(self) -> dict[str, float]:
         """Return how often a run sees its training text, by scale."""
@@ -176,14 +203,22 @@ class Plan:
             hashes = {**old["hashes"], **new["hashes"]}
             new["hashes"] = dict(sorted(hashes.items(), key=lambda item: int(item[0])))
         for entry in entries.values():
-            baseline = _scaled(self.study.baseline, entry["scale"], self.scales)
+            baseline = self.baseline_of(entry["scale"])
             entry["baseline"] = baseline if baseline in entries else entry["name"]
         order = self.known_cells()
         return sorted(entries.values(), key=lambda entry: order.index(entry["name"]))
 
     def known_cells(self) -> list[str]:
         """Return the names of all cells that the study can have at its scales, in its order."""
-        return [_scaled(cell.name, scale, self.scales) for scale in self.scales for cell in self.protocol.cells]
+        return [self.scaled(cell.name, scale) for scale in self.scales for cell in self.protocol.cells]
+
+    def baseline_of(self, scale: str) -> str:
+        """Return the name of the cell that others of a scale are compared with."""
+        return self.scaled(self.study.baseline, scale)
+
+    def scaled(self, name: str, scale: str) -> str:
+        """Return a cell's name at a scale, which says the scale where there are several."""
+        return _scaled(name, scale, self.scales)
 
     def write(self) -> None:
         """Write `plan.json`, atomically."""
@@ -215,17 +250,30 @@ def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
         for cell in cells
     )
     require_different_models(study, planned)
+    looks = study.looks
+    require(
+        bool(existing) or not looks or options.seeds <= looks[-1],
+        f"--seeds must be {looks[-1] if looks else 0} or less at first, the study's last look, but got {options.seeds}",
+    )
+    seeds = tuple(range(options.seeds))
     plan = Plan(
         study=study,
         protocol=protocol,
         scales=scale_names,
         why_scale=why,
         folder=folder,
-        seeds=tuple(range(options.seeds)),
+        seeds=seeds,
         cells=planned,
         corpora=corpora,
         choices=choices,
         existing=existing,
+        amendments=amendments(
+            existing,
+            [cell.name for cell in planned],
+            seeds,
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
+            ended=len(list((folder / RECORDS_FOLDER).glob("*.json"))),
+        ),
     )
     _require_same_configurations(plan)
     return plan
@@ -301,6 +349,8 @@ def read_plan(path: Path) -> dict[str, Any]:
         for cell in plan["cells"]:
             _ = cell["name"], cell["hashes"].items()
         _ = plan["choices"]["precision"], plan["seeds"]
+        if REGISTERED in plan:
+            _ = plan[REGISTERED]["n"], plan[HASH]
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,6 +6,8 @@ Everything else (options, plan, running, tracking, report) is the engine's.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -119,6 +121,14 @@ class Study:
     """By the names that `--design` takes; one of them is `default`."""
     baseline: str = "baseline"
     """The cell that all others are compared with."""
+    primary: str | None = None
+    """The cell whose comparison with the baseline is the primary one: tested alone at 5 %."""
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which tests may be made, rising; where empty once, at the number that is asked for first."""
+    equivalence_margin: float | None = None
+    """Largest difference, nats, that is as good as none, if "no difference" is to be a finding."""
+    tuned: bool = False
+    """Whether each cell trains at a learning rate that was tuned for it."""
     paper_scale: str = "paper_256d"
     """The published size, which `--scale auto` takes where there is a GPU."""
     sizes: Mapping[str, Size] = field(default_factory=dict)
@@ -137,6 +147,12 @@ class Study:
             assert self.baseline in names, f"{self.script}, design {name}: there is no cell '{self.baseline}'"
             for cell in design.cells:
                 assert set(cell.factors) == set(self.factors), f"{self.script}: factors of cell '{cell.name}'"
+        default = [cell.name for cell in self.designs[DEFAULT_DESIGN].cells if cell.name != self.baseline]
+        assert self.primary is None or self.primary in default, f"{self.script}: there is no cell '{self.primary}'"
+        rising = all(low < high for low, high in itertools.pairwise((0, *self.looks)))
+        assert rising, f"{self.script}: looks must be rising numbers of seeds"
+        margin = self.equivalence_margin
+        assert margin is None or 0 < margin < math.inf, f"{self.script}: equivalence_margin must be positive"
         for published in self.published.cells if self.published else ():
             known = [cell.name for cell in self.designs[DEFAULT_DESIGN].cells]
             assert published.sound in known, f"{self.script}: published cell '{published.name}' is no cell"

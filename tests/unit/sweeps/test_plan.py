@@ -151,7 +151,7 @@ def twins(factor: str) -> Study:
     cells = STUDY.designs["default"].cells
     baseline, named = cells[0], {cell.name: cell for cell in cells}
     twin = Cell(name="twin", factors=named[factor].factors, build=baseline.build)
-    return replace(STUDY, designs={"default": Design(cells=(baseline, twin))}, published=None)
+    return replace(STUDY, designs={"default": Design(cells=(baseline, twin))}, primary=None, published=None)
 
 
 def test_one_model_under_two_names_is_refused(plan_for: Callable[..., Plan], tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""The registered plan: what a study said that it would test, and how, before it trained anything.
+
+`plan.json` holds it as `registered` with a hash beside it, both written once, before the first trial. Whatever comes
+later stands under `amendments`. A leaf: the standard library alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.errors import AnalysisError
+
+REGISTERED = "registered"
+HASH = "registered_sha256"
+"""Key of the plan, and of what a run records of its making: the hash of `registered`."""
+AMENDMENTS = "amendments"
+SEEDS, CELLS = "seeds", "cells"
+"""What an amendment adds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A cell against the one it is compared with."""
+
+    cell: str
+    baseline: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Tests that share one error rate of 5 % (Holm)."""
+
+    name: str
+    metric: str
+    comparisons: tuple[Comparison, ...] = ()
+    """Empty for contrasts of whole factors, which have no one cell."""
+    size: int
+    """Tests planned; fewer are made where cells turn out to be one model or to have diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """The frozen part of a plan."""
+
+    metric: str
+    direction: str
+    """`min` where lower is better, `max` where higher is."""
+    primary: Comparison | None
+    """The one comparison that is tested alone at 5 %; null where the study declares none."""
+    families: tuple[Family, ...]
+    """All further tests."""
+    cells: tuple[str, ...]
+    n: int
+    """Seeds planned a cell: 0 to n - 1."""
+    looks: tuple[int, ...]
+    """Numbers of seeds at which tests may be made, rising; the last is n."""
+    equivalence_margin: float | None
+    """Largest difference, nats, that is as good as none; null: "no difference" cannot be a finding."""
+    divergence_limit: Mapping[str, float] | None
+    """By scale: final validation loss, nats, above which a run has diverged; null: NaN and infinity alone."""
+    exclusions: tuple[str, ...]
+    """What is left out of the numbers, in words."""
+    tuned: bool
+    """Whether each cell's learning rate was tuned: only then is a difference a claim about a component."""
+    final_test: bool
+    """Whether the test split is evaluated, to be opened once all of this has ended."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the section as `plan.json` holds it."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """The registered section, whether it is still the one that was hashed, and what came after."""
+
+    registered: Registered
+    sha256: str
+    """The hash written beside it."""
+    intact: bool
+    """Whether the section still has this hash."""
+    amendments: tuple[Mapping[str, Any], ...] = field(default=())
+    """In order: `when` (UTC), `what` (SEEDS or CELLS), `added`, `count`, and `ended`: runs with a record by then."""
+
+
+def sha256(section: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a registered section's canonical JSON."""
+    text = json.dumps(section, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def registration(plan: Mapping[str, Any]) -> Registration | None:
+    """Return what a plan registered; None for a plan from before there was registration, or no plan.
+
+    Raises:
+        AnalysisError: the section is not one.
+    """
+    section = plan.get(REGISTERED)
+    if section is None:
+        return None
+    try:
+        registered = Registered(
+            **{
+                **section,
+                "primary": None if section["primary"] is None else Comparison(**section["primary"]),
+                "families": tuple(map(_family, section["families"])),
+                **{name: tuple(section[name]) for name in ("cells", "looks", "exclusions")},
+            }
+        )
+        hashed = str(plan[HASH])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise AnalysisError(f"the plan's '{REGISTERED}' section cannot be read: {error}") from error
+    return Registration(
+        registered=registered,
+        sha256=hashed,
+        intact=sha256(section) == hashed,
+        amendments=tuple(plan.get(AMENDMENTS, ())),
+    )
+
+
+def _family(data: Mapping[str, Any]) -> Family:
+    pairs: Sequence[Mapping[str, Any]] = data["comparisons"]
+    return Family(**{**data, "comparisons": tuple(Comparison(**pair) for pair in pairs)})

@@ -1,0 +1,149 @@
+"""What a study registers before its first trial, out of its declaration and of what was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from analysis.registered import AMENDMENTS, CELLS, HASH, REGISTERED, SEEDS, Comparison, Family, Registered, sha256
+from analysis.schema import VAL_LOSS
+
+if TYPE_CHECKING:
+    from sweeps.engine.plan import Plan
+
+DIVERGENCE_MARGIN = 1.0
+"""Nats above log(vocabulary), the loss of a uniform guess, beyond which a run has diverged. A model that has learned
+nothing yet is near it: logits of unit variance cost half a nat. Beyond a nat, e times the perplexity of guessing, a
+model is worse than before it was trained."""
+AGAINST_BASELINE = "against the baseline"
+WHOLE_FACTORS = "effects of whole factors"
+EXCLUSIONS = (
+    "runs that an audit finds invalid are in no number, and counted",
+    "runs that an error ended are in no number, counted, and tried again by the same command",
+    "a cell with a diverged run has no rank and no t test; diverged runs count as worst in a sign test",
+    "a seed that one of two compared cells lacks is left out of their comparison, and counted",
+    "no run is left out for its result",
+)
+
+
+def register(plan: Plan) -> Registered:
+    """Return what is registered of a plan that is new."""
+    study, protocol = plan.study, plan.protocol
+    sound = protocol.published is None
+    names = [cell.name for cell in plan.cells]
+    baselines = {cell.name: plan.baseline_of(cell.scale) for cell in plan.cells}
+    pairs = [
+        Comparison(cell=name, baseline=baseline)
+        for name, baseline in baselines.items()
+        if baseline in names and baseline != name
+    ]
+    # With several scales the first one has the primary comparison: there is one.
+    wanted = plan.scaled(study.primary, plan.scales[0]) if study.primary and sound else None
+    primary = next((pair for pair in pairs if pair.cell == wanted), None)
+    others = tuple(pair for pair in pairs if pair != primary)
+    families = [Family(name=AGAINST_BASELINE, metric=VAL_LOSS, comparisons=others, size=len(others))]
+    effects = _effects(plan) * len(plan.scales)
+    if effects:
+        families.append(Family(name=WHOLE_FACTORS, metric=VAL_LOSS, size=effects))
+    looks = study.looks or (len(plan.seeds),)
+    return Registered(
+        metric=VAL_LOSS,
+        direction="min",
+        primary=primary,
+        families=tuple(family for family in families if family.size),
+        cells=tuple(names),
+        n=looks[-1],
+        looks=looks,
+        equivalence_margin=study.equivalence_margin,
+        divergence_limit=divergence_limits(plan) if sound else None,
+        exclusions=EXCLUSIONS,
+        tuned=study.tuned,
+        final_test=sound,
+    )
+
+
+def divergence_limits(plan: Plan) -> dict[str, float]:
+    """Return the loss above which a run has diverged, nats, by scale."""
+    vocabularies = {cell.scale: cell.config.model.vocab_size for cell in plan.cells}
+    return {scale: round(math.log(size) + DIVERGENCE_MARGIN, 4) for scale, size in vocabularies.items()}
+
+
+def _effects(plan: Plan) -> int:
+    """Return how many contrasts of whole factors the analysis makes of one scale's complete grid; else 0."""
+    design = plan.study.designs[plan.protocol.design]
+    if plan.protocol.published is not None or len(plan.cells) < len(design.cells) * len(plan.scales):
+        return 0
+    alone = len(plan.study.factors) - len(design.feed_forward_levels)
+    if design.feed_forward_levels:
+        return alone + 2 ** len(design.feed_forward_levels) - 1
+    return alone * (alone + 1) // 2 if design.factorial else 0
+
+
+def sections(plan: Plan) -> dict[str, Any]:
+    """Return the sections of `plan.json` on registration.
+
+    What an earlier plan registered stays to the letter. A plan that was begun without registration has none: what was
+    chosen after the first trial is no plan.
+    """
+    existing = plan.existing
+    if existing and REGISTERED not in existing:
+        return {}
+    if not existing:
+        section = register(plan).to_json()
+        return {REGISTERED: section, HASH: sha256(section), AMENDMENTS: []}
+    return {
+        REGISTERED: existing[REGISTERED],
+        HASH: existing[HASH],
+        AMENDMENTS: [*existing.get(AMENDMENTS, ()), *plan.amendments],
+    }
+
+
+def amendments(
+    existing: Mapping[str, Any], cells: Sequence[str], seeds: Sequence[int], *, when: str, ended: int
+) -> tuple[dict[str, Any], ...]:
+    """Return what is asked for beyond the plan that was registered and its amendments so far.
+
+    Args:
+        existing: the plan in the study's folder.
+        cells: names of those asked for now.
+        seeds: those asked for now.
+        when: the time, UTC.
+        ended: runs that have a record: what could be known of the results.
+    """
+    if REGISTERED not in existing:
+        return ()
+    known = {entry["name"] for entry in existing["cells"]}
+    planned = {*existing["seeds"], *range(existing[REGISTERED]["n"])}
+    added: dict[str, list[Any]] = {
+        CELLS: [name for name in cells if name not in known],
+        SEEDS: [seed for seed in seeds if seed not in planned],
+    }
+    return tuple(
+        {"when": when, "what": what, "added": new, "count": len(new), "ended": ended}
+        for what, new in added.items()
+        if new
+    )
+
+
+def lines(plan: Plan) -> list[str]:
+    """Return what is to be said of the registration before training."""
+    if not plan.registration:
+        return ["no plan was registered when this study began: its tests are exploratory"]
+    section, said = plan.registration[REGISTERED], []
+    further = sum(family["size"] for family in section["families"])
+    if primary := section["primary"]:
+        said.append(f"primary comparison: {primary['cell']} against {primary['baseline']}, tested alone at 5 %")
+    if further:
+        said.append(f"further tests planned: {further}; " + _looks(section["looks"]))
+    said += [
+        f"beyond the registered plan, after {amendment['ended']} runs: {amendment['count']} more {amendment['what']}; "
+        "what they change is exploratory"
+        for amendment in plan.amendments
+        if amendment["ended"]
+    ]
+    return said
+
+
+def _looks(looks: Sequence[int]) -> str:
+    return f"tests at {' and '.join(map(str, looks))} seeds"

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from analysis.errors import AnalysisError
+from analysis.registered import Comparison, registration
+from analysis.schema import FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
+from moe_models.errors import ConfigError
+from sweeps import (
+    exp1_attention_768d,
+    exp1_components_512d,
+    exp3_rmsnorm,
+    exp4_mlp,
+    exp5_moe,
+    exp6_grid,
+    experts,
+    gating,
+    latent_attention,
+    routing,
+)
+from sweeps.engine.plan import Plan
+from sweeps.engine.registration import lines
+
+
+def written(plan: Plan) -> dict[str, Any]:
+    plan.write()
+    data: dict[str, Any] = json.loads((plan.folder / PLAN_FILE).read_text())
+    return data
+
+
+def end(plan: Plan, count: int) -> None:
+    """Let the first runs of a plan end."""
+    for run in plan.runs()[:count]:
+        TrialRecord(
+            study=plan.name, cell=run.cell.name, scale="cpu", factors=dict(run.cell.factors), seed=run.seed,
+            config_hash=run.config_hash, status=FINISHED,
+        ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+
+
+def test_the_first_plan_registers_what_will_be_tested(plan_for: Callable[..., Plan]) -> None:
+    data = written(plan_for(seeds=5))
+    section = data["registered"]
+    assert (section["metric"], section["direction"]) == ("val_loss", "min")
+    assert section["primary"] == {"cell": "attention", "baseline": "baseline"}
+    against, whole = section["families"]
+    cells = [cell["name"] for cell in data["cells"]]
+    assert [pair["cell"] for pair in against["comparisons"]] == [c for c in cells if c not in ("baseline", "attention")]
+    assert {pair["baseline"] for pair in against["comparisons"]} == {"baseline"}
+    assert (against["size"], against["metric"]) == (14, "val_loss")
+    assert whole["size"] == 5  # attention, rmsnorm, and the three other levels of the feed-forward part
+    assert section["cells"] == cells
+    assert (section["n"], section["looks"], section["tuned"], section["final_test"]) == (5, [5], False, True)
+    assert section["equivalence_margin"] is None
+    assert section["divergence_limit"] == {"cpu": pytest.approx(math.log(1024) + 1, abs=1e-4)}
+    assert data["amendments"] == []
+    canonical = json.dumps(section, sort_keys=True, separators=(",", ":"))
+    assert data["registered_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_what_is_read_back_is_what_was_registered(plan_for: Callable[..., Plan]) -> None:
+    data = written(plan_for())
+    found = registration(data)
+    assert found is not None
+    assert found.intact
+    assert found.registered.to_json() == data["registered"]
+    assert found.registered.primary == Comparison(cell="attention", baseline="baseline")
+
+
+def test_the_orthogonal_grid_registers_main_effects_and_interactions(plan_for: Callable[..., Plan]) -> None:
+    families = {family["name"]: family for family in plan_for(design="orthogonal").to_json()["registered"]["families"]}
+    assert families["effects of whole factors"]["size"] == 4 + 6
+
+
+def test_a_part_of_the_cells_registers_what_they_allow(plan_for: Callable[..., Plan]) -> None:
+    section = plan_for(variants="baseline,moe").to_json()["registered"]
+    assert section["primary"] is None  # attention was not asked for
+    assert [(family["name"], family["size"]) for family in section["families"]] == [("against the baseline", 1)]
+    assert plan_for(variants="mlp,moe").to_json()["registered"]["families"] == []
+    both = plan_for(variants="baseline,attention", scale="cpu,paper_256d").to_json()["registered"]
+    assert both["primary"] == {"cell": "attention@cpu", "baseline": "baseline@cpu"}
+    assert both["families"][0]["comparisons"] == [{"cell": "attention@paper_256d", "baseline": "baseline@paper_256d"}]
+    assert set(both["divergence_limit"]) == {"cpu", "paper_256d"}
+
+
+def test_it_is_never_changed_and_what_comes_later_is_amended(plan_for: Callable[..., Plan]) -> None:
+    first_plan = plan_for(variants="baseline,attention")
+    first = written(first_plan)
+    end(first_plan, 3)
+    later = plan_for(variants="baseline,mlp", seeds=4)
+    second = written(later)
+    for key in ("registered", "registered_sha256"):
+        assert second[key] == first[key]
+    cells, seeds = second["amendments"]
+    assert (cells["what"], cells["added"], cells["count"], cells["ended"]) == ("cells", ["mlp"], 1, 3)
+    assert (seeds["what"], seeds["added"], seeds["count"], seeds["ended"]) == ("seeds", [2, 3], 2, 3)
+    assert cells["when"].endswith("+00:00")
+    assert "after 3 runs: 2 more seeds" in "\n".join(lines(later))
+    assert written(plan_for(variants="baseline,mlp", seeds=4)) == second
+    third = written(plan_for(variants="all", seeds=1))
+    assert third["amendments"][:2] == second["amendments"]
+    assert third["amendments"][2]["count"] == 13
+
+
+def test_declared_looks_are_no_amendments(plan_for: Callable[..., Plan]) -> None:
+    study = replace(exp6_grid.STUDY, looks=(2, 4))
+    data = written(plan_for(study=study, seeds=2))
+    assert (data["registered"]["n"], data["registered"]["looks"], data["seeds"]) == (4, [2, 4], [0, 1])
+    assert written(plan_for(study=study, seeds=4))["amendments"] == []
+    assert written(plan_for(study=study, seeds=5))["amendments"][0]["added"] == [4]
+
+
+def test_seeds_beyond_the_last_look_are_refused_at_first(plan_for: Callable[..., Plan]) -> None:
+    with pytest.raises(ConfigError, match="--seeds must be 4 or less at first"):
+        plan_for(study=replace(exp6_grid.STUDY, looks=(2, 4)), seeds=5)
+
+
+def test_a_plan_begun_without_registration_stays_without(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for(variants="baseline")
+    old = plan.to_json()
+    for key in ("registered", "registered_sha256", "amendments"):
+        del old[key]
+    plan.folder.mkdir(parents=True)
+    (plan.folder / PLAN_FILE).write_text(json.dumps(old))
+    later = plan_for(variants="baseline,mlp")
+    assert written(later).keys() == old.keys()
+    assert registration(later.to_json()) is None
+    assert (later.evidence, later.divergence_limit("cpu"), later.final_test) == ({}, None, False)
+    assert lines(later) == ["no plan was registered when this study began: its tests are exploratory"]
+
+
+def test_the_published_protocol_opens_no_test_and_has_no_primary_comparison(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for(protocol="published")
+    section = plan.to_json()["registered"]
+    assert (section["primary"], section["divergence_limit"], section["final_test"]) == (None, None, False)
+
+
+def test_a_changed_section_is_seen(plan_for: Callable[..., Plan]) -> None:
+    data = plan_for().to_json()
+    changed = copy.deepcopy(data)
+    changed["registered"]["primary"]["cell"] = "mlp"
+    found = registration(changed)
+    assert found is not None
+    assert not found.intact
+    del changed["registered"]["looks"]
+    with pytest.raises(AnalysisError, match="'registered' section cannot be read"):
+        registration(changed)
+
+
+@pytest.mark.parametrize(
+    ("study", "primary"),
+    [
+        (exp1_attention_768d.STUDY, "lora"),
+        (exp1_components_512d.STUDY, "attention_mlp_512d"),
+        (exp3_rmsnorm.STUDY, None),  # its one comparison is a negative control
+        (exp4_mlp.STUDY, "deepseek_mlp"),
+        (exp5_moe.STUDY, "gated_experts"),
+        (exp6_grid.STUDY, "attention"),
+        (experts.STUDY, "e16_k2"),
+        (gating.STUDY, "silu_gate"),
+        (latent_attention.STUDY, "low_rank"),
+        (routing.STUDY, "deepseek"),
+    ],
+    ids=lambda value: getattr(value, "script", str(value)),
+)
+def test_every_study_declares_its_primary_comparison(study: Any, primary: str | None) -> None:
+    assert study.primary == primary
+
+
+def test_every_run_records_the_plan_it_was_trained_under(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for()
+    assert plan.evidence == {"registered_sha256": plan.to_json()["registered_sha256"]}
