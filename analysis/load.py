@@ -74,6 +74,7 @@ def load_folder(folder: Path, study: str | None, baseline: str | None, metric: s
         plan=resolve_plan(plan, [record.environment for record in records], metric),
         audits=audits_table((record.cell, record.seed, record.audits) for record in records),
         audited=sum(was_audited(record.environment) for record in records),
+        scores={(record.cell, record.seed): record.scores for record in records if record.scores is not None},
     )
 
 

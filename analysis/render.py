@@ -23,6 +23,12 @@ SECTIONS = {
         "own. Holm p is corrected for the number of comparisons; verdicts follow it. Joint p and interval are of all "
         "comparisons together, variances pooled: where its verdict differs, it depends on equal variances.",
     ),
+    "evaluation_noise": (
+        "Evaluation noise",
+        "Standard errors of each difference, nats: over seeds, over the documents that were evaluated, and over both. "
+        "The interval is for other seeds on other documents, of one comparison: what a claim beyond this validation "
+        "set rests on.",
+    ),
     "negative_control": (
         "Negative control",
         "Each cell here is the same model as its partner, up to rounding. A difference beyond the tolerance would mean "
@@ -107,7 +113,7 @@ def content(results: Results, analysis: Analysis) -> Content:
         byline=" \u00b7 ".join([results.study, *parts]),
         banner=narrative.banner(results),
         warning=marks.warning(results),
-        audited=audited_runs(results),
+        audited=audited_runs(results, analysis.audits),
         verdict=narrative.verdict(results, analysis),
         facts=facts,
         remarks=narrative.remarks(results, analysis),

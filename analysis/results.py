@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,15 @@ AUDIT_MARK = "audit."
 
 
 @dataclass(frozen=True)
+class StudyAudit:
+    """What an audit found by comparing the runs of a study."""
+
+    audit: schema.Audit
+    cells: tuple[str, ...]
+    """Those that it is about; none where it is about the study as a whole."""
+
+
+@dataclass(frozen=True)
 class Results:
     """The runs of one study; constructing it refuses what cannot be analysed (AnalysisError, one line)."""
 
@@ -45,6 +54,10 @@ class Results:
     """What the audits found: columns AUDITS; empty where they found nothing or the source does not say."""
     audited: int = 0
     """Runs whose audits are known to have run."""
+    study_audits: tuple[StudyAudit, ...] = ()
+    """What audits found by comparing runs, beside what they found in single ones."""
+    scores: Mapping[tuple[str, int], schema.DocumentScores] = dataclasses.field(default_factory=dict)
+    """(cell, seed) -> its last evaluation by document; empty where the source does not say."""
     include_invalid: bool = False
     """Whether runs that an audit found invalid are in the numbers all the same (and carry a mark)."""
 

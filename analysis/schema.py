@@ -126,6 +126,20 @@ class Audit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentScores:
+    """The last evaluation by document, for its own sampling error. Lists of equal length."""
+
+    documents: list[int]
+    """Place in its split of each document that was scored, rising."""
+    clusters: list[int]
+    """Number of each one's group (of `web`: its book), counted over the split: documents of one group are alike."""
+    tokens: list[int]
+    """Tokens scored of each."""
+    losses: list[float]
+    """Sum of their losses, nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """All that is kept of one (cell, seed): written once, when it ends, and never changed."""
 
@@ -151,6 +165,8 @@ class TrialRecord:
     """Names of the published flaws that it was trained under, sorted; empty for a sound run."""
     audits: list[Audit] = field(default_factory=list)
     """What the audits found on what was really trained."""
+    scores: DocumentScores | None = None
+    """The last evaluation by document; null where the run did not finish, and in a record from before it was kept."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -188,8 +204,10 @@ class TrialRecord:
     def read(cls, path: Path) -> TrialRecord:
         """Read a record; a file that is not one raises ValueError with the path."""
         try:
-            data = json.loads(path.read_text())
-            return cls(**{**data, "audits": [Audit(**audit) for audit in data.get("audits", ())]})
+            data = {**json.loads(path.read_text())}
+            scores = data.get("scores")
+            data["audits"] = [Audit(**audit) for audit in data.get("audits", ())]
+            return cls(**{**data, "scores": None if scores is None else DocumentScores(**scores)})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a trial record: {error}") from error
 

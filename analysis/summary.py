@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import comparisons as pairs
+from analysis import evaluation_noise as noise
 from analysis import marks, schema
 from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
@@ -30,6 +31,8 @@ class Analysis:
     """Rows in order of rank within each scale; cells without a rank last."""
     comparisons: pd.DataFrame
     """One row a cell that is not a baseline, in the ranking's order."""
+    evaluation_noise: pd.DataFrame
+    """One row a cell with losses by document, in the ranking's order."""
     negative_control: pd.DataFrame
     """One row a cell with the control factor on."""
     contributions: pd.DataFrame
@@ -39,7 +42,7 @@ class Analysis:
     efficiency: pd.DataFrame
     """Rows in the ranking's order."""
     audits: pd.DataFrame
-    """What the audits found, one row an audit and severity."""
+    """What the audits found, the severest first."""
     notes: tuple[str, ...]
     """Warnings in words. Those of loading (`Results.notes`) and of the plan are not repeated here."""
 
@@ -48,6 +51,7 @@ MARK_COLUMN = {schema.FLAWS: marks.MARK_MEANING}
 COLUMNS: dict[str, dict[str, str]] = {
     "ranking": RANKING_COLUMNS | RANK_PROBABILITY_COLUMNS | MARK_COLUMN,
     "comparisons": pairs.COMPARISON_COLUMNS | MARK_COLUMN,
+    "evaluation_noise": noise.EVALUATION_NOISE_COLUMNS | MARK_COLUMN,
     "negative_control": pairs.CONTROL_COLUMNS | MARK_COLUMN,
     "contributions": pairs.CONTRIBUTION_COLUMNS | MARK_COLUMN,
     "main_effects": MAIN_EFFECT_COLUMNS | MARK_COLUMN,
@@ -70,6 +74,7 @@ def analyse(results: Results) -> Analysis:
     ranking = ranking.join(rank_probabilities(results, ranking, models))
     comparisons = pairs.compare(results, order, control, models)
     effects, effect_notes = main_effects(results)
+    errors = noise.evaluation_noise(results, order)
     notes = (
         *_run_notes(ranking),
         *_tie_notes(ranking),
@@ -77,6 +82,7 @@ def analyse(results: Results) -> Analysis:
         *_unpaired_notes(comparisons),
         *_power_notes(comparisons),
         *_joint_notes(comparisons),
+        *noise.notes(errors, comparisons),
         *_identity_notes(results, comparisons),
         *_control_notes(control),
         *effect_notes,
@@ -84,11 +90,12 @@ def analyse(results: Results) -> Analysis:
     return Analysis(
         ranking=marks.mark_rows(results, ranking),
         comparisons=marks.mark_rows(results, comparisons),
+        evaluation_noise=marks.mark_rows(results, errors),
         negative_control=marks.mark_rows(results, control),
         contributions=marks.mark_rows(results, pairs.contributions(results, comparisons)),
         main_effects=marks.mark_rows(results, effects),
         efficiency=marks.mark_rows(results, efficiency(results, order)),
-        audits=audit_findings(results),
+        audits=audit_findings(results, (*results.study_audits, *noise.audit(errors))),
         notes=notes,
     )
 

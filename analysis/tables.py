@@ -124,6 +124,20 @@ COMPARISONS = [
         lambda row: text.interval(row["joint_low"], row["joint_high"], sign=True) or text.NOTHING,
     ),
 ]  # fmt: skip
+EVALUATION_NOISE = [
+    _name("cell"),
+    _count("n"),
+    _Column("difference", "difference", lambda row: text.number(row["difference"], sign=True)),
+    _Column("error over seeds", "seed_error", lambda row: text.number(row["seed_error"])),
+    _Column("error over documents", "document_error", lambda row: text.number(row["document_error"])),
+    _Column("error over both", "both_error", lambda row: text.number(row["both_error"])),
+    _Column(
+        "difference [95 %, both]", "both_low",
+        lambda row: text.interval(row["both_low"], row["both_high"], sign=True) or text.NOTHING,
+    ),
+    _count("documents"),
+    _count("clusters"),
+]  # fmt: skip
 CONTROL = [
     _name("cell"),
     _word("partner"),
@@ -174,6 +188,7 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
     layouts = {
         "ranking": _ranking(results),
         "comparisons": COMPARISONS,
+        "evaluation_noise": EVALUATION_NOISE,
         "negative_control": CONTROL,
         "contributions": CONTRIBUTIONS,
         "main_effects": MAIN_EFFECTS,

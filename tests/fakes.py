@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from analysis.schema import DIVERGED, FAILED, FINISHED, PLAN_FILE, RECORDS_FOLDER, Audit, TrialRecord, write_json
+from analysis.schema import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    PLAN_FILE,
+    RECORDS_FOLDER,
+    Audit,
+    DocumentScores,
+    TrialRecord,
+    write_json,
+)
 
 FACTORS = ("attention", "rmsnorm", "mlp", "moe")
 GRID = {
@@ -43,6 +53,7 @@ def make_study(
     noise: float = 0.006,
     flaws: Mapping[str, Sequence[str]] | None = None,
     audits: Mapping[tuple[str, int], Sequence[Audit]] | None = None,
+    documents: int = 0,
     plan: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a study's plan and records into `folder` and return it.
@@ -60,6 +71,7 @@ def make_study(
         noise: standard deviation in nats that a run has of its own; seeds share another 0.02.
         flaws: cell -> the flaws that it was trained under.
         audits: (cell, seed) -> what the audits found; None: records from before there were audits.
+        documents: validation documents whose scores the records keep, three to a group; 0: none are kept.
         plan: further entries of the plan, and others in the place of its own.
     """
     entries = []
@@ -96,6 +108,8 @@ def make_study(
                 environment = record.environment | {"audits": "causality,targets"}
                 found = list(audits.get((base, seed), ()))
                 record = dataclasses.replace(record, audits=found, environment=environment)
+            if documents and status == FINISHED:
+                record = dataclasses.replace(record, scores=_scores(record, documents))
             record.write(folder / (FAILURES if status == FAILED else RECORDS_FOLDER))
     made = _plan(folder.name, entries, seeds, updates, scales, design)
     write_json(folder / PLAN_FILE, {**made, **(plan or {})})
@@ -119,6 +133,23 @@ def _record(run: dict[str, Any], curve: list[dict[str, Any]], config_hash: str) 
         "hardware": "2 cores of Intel Xeon, 8 GiB memory",
     }
     return TrialRecord(**run, rows=curve, error=error, config_hash=config_hash, environment=environment)
+
+
+def _scores(record: TrialRecord, documents: int) -> DocumentScores:
+    """Return losses by document that sum to the run's: each document is harder or easier for all, and for each cell."""
+    places = np.arange(documents)
+    tokens = 100 + 37 * places % 211
+    hard = np.random.default_rng([17]).normal(0, 0.3, documents)
+    harder = np.random.default_rng([19, *record.factors.values()]).normal(0, 0.02, documents)
+    jitter = np.random.default_rng([23, record.seed, *record.factors.values()]).normal(0, 0.01, documents)
+    offsets = hard + harder + jitter
+    offsets -= (offsets * tokens).sum() / tokens.sum()
+    return DocumentScores(
+        documents=places.tolist(),
+        clusters=(places // 3).tolist(),
+        tokens=tokens.tolist(),
+        losses=((record.rows[-1]["val_loss"] + offsets) * tokens).tolist(),
+    )
 
 
 def _sizes(factors: dict[str, int], size: int) -> dict[str, int]:

@@ -211,6 +211,11 @@ class EvaluationBatches:
         places = self._target_places(self.starts).ravel()
         return torch.from_numpy(self._split.document_of_token()[places[places < len(self._split.tokens)]])
 
+    def clusters(self) -> np.ndarray:
+        """Return the number of each document's group (D,), int64, counted over the split."""
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(group, len(numbers)) for group in self._split.groups], dtype=np.int64)
+
     def _target_places(self, starts_W: np.ndarray) -> np.ndarray:
         """Return where the targets of windows stand (W, T), beyond the split's end included."""
         return starts_W[:, None] + np.arange(1, self._seq_len + 1)

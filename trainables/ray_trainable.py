@@ -141,6 +141,7 @@ class AblationTrainable(tune.Trainable):
             config=self.trial_config.to_dict(),
             environment={**self.environment, schema.AUDITS_RUN: ",".join(self.auditor.ran)},
             audits=audits,
+            scores=self.auditor.scores,
             flaws=self.labels.get("flaws", []),
         )
         record.write(self.study_directory / schema.RECORDS_FOLDER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from analysis.schema import SEVERITIES, VAL_LOSS, Audit
+from analysis.schema import SEVERITIES, VAL_LOSS, Audit, DocumentScores
 from moe_models.streams import Noise
 from trainables.audits import (
     budget,
@@ -30,12 +30,14 @@ class Auditor:
 
     Attributes:
         ran: names of the audits that ran so far, in order.
+        scores: the last evaluation by document, once the end was audited.
     """
 
     def __init__(self, trainer: Trainer, corpus: TokenizedCorpus) -> None:
         self.trainer = trainer
         self.corpus = corpus
         self.ran: list[str] = []
+        self.scores: DocumentScores | None = None
         self._worst: dict[str, Audit] = {}
 
     def start(self) -> None:
@@ -59,8 +61,8 @@ class Auditor:
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             parameters = [parameter for group in groups for parameter in group["params"]]
             self._note(dead_parameters.NAME, dead_parameters.audit(trainer.model, witness, parameters))
-            documents_N = trainer.validation.scored_documents()
-            self._note(evaluation.NAME, evaluation.audit(self.corpus.validation, documents_N, witness))
+            self.scores = evaluation.by_document(trainer.validation, witness)
+            self._note(evaluation.NAME, evaluation.audit(self.corpus.validation, self.scores, witness))
             found = budget.audit(config.training, witness, trainer.optimizers, trainer.base_learning_rates)
             self._note(budget.NAME, found)
         declared = config.declared_model or config.model

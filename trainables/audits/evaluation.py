@@ -1,53 +1,76 @@
-"""`evaluation`: the validation loss is that of the whole validation split.
+"""`evaluation`: the validation loss is that of the whole validation split, and what it is of each document.
 
-Shapes: N scored targets, C documents.
+Shapes: N scored targets, C documents, D all documents of the split.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.schema import WARNING, Audit
+from analysis.schema import WARNING, Audit, DocumentScores
 from moe_models.loss import IGNORED_TARGET
+from trainables.batches import EvaluationBatches
 from trainables.data import Split
 from trainables.witness import Witness
 
 NAME = "evaluation"
 
 
-def audit(split: Split, documents_N: Tensor, witness: Witness) -> Audit | None:
+def by_document(validation: EvaluationBatches, witness: Witness) -> DocumentScores | None:
+    """Return the last evaluation's losses summed by document; None where more was scored than there is.
+
+    Args:
+        validation: what was to be scored.
+        witness: what it saw of the scores.
+    """
+    losses_N = _losses(witness)
+    documents_N = validation.scored_documents()[: len(losses_N)].numpy()
+    if len(documents_N) < len(losses_N):
+        return None
+    documents_C, place_N = np.unique(documents_N, return_inverse=True)
+    return DocumentScores(
+        documents=documents_C.tolist(),
+        clusters=validation.clusters()[documents_C].tolist(),
+        tokens=np.bincount(place_N).tolist(),
+        losses=np.bincount(place_N, losses_N.numpy()).tolist(),
+    )
+
+
+def audit(split: Split, scores: DocumentScores | None, witness: Witness) -> Audit | None:
     """Count what the last evaluation scored; where that is not all of the split, say how far off it may be.
 
     Args:
         split: what should be scored, every token but the first.
-        documents_N: document of each target in the order of evaluation; more than were scored will do.
+        scores: what was scored, by document.
         witness: of the run.
     """
-    targets_N = torch.cat([targets for targets, _ in witness.scores])
-    losses_N = torch.cat([losses for _, losses in witness.scores])[targets_N != IGNORED_TARGET].double().cpu()
-    available, scored = len(split.tokens) - 1, len(losses_N)
+    available, scored = len(split.tokens) - 1, len(_losses(witness))
     if scored == available:
         return None
     evidence = f"{scored:,} tokens were scored where the validation split has {available:,} ({scored / available:.1%})"
-    if scored <= len(documents_N):
-        evidence += f"; {_error(losses_N, documents_N[:scored])}"
+    if scores is not None:
+        evidence += f"; {_error(np.array(scores.losses), np.array(scores.tokens))}"
     return Audit(name=NAME, severity=WARNING, evidence=evidence)
 
 
-def _error(losses_N: Tensor, documents_N: Tensor) -> str:
+def _losses(witness: Witness) -> Tensor:
+    """Return the losses of the scored targets in the order of evaluation (N,), fp64 on the CPU."""
+    targets_N = torch.cat([targets for targets, _ in witness.scores])
+    return torch.cat([losses for _, losses in witness.scores])[targets_N != IGNORED_TARGET].double().cpu()
+
+
+def _error(losses_C: np.ndarray, tokens_C: np.ndarray) -> str:
     """Return in words the standard error of the mean loss: a ratio estimator, clustered by document.
 
     Cochran, Sampling Techniques (1977), section 2.11: sums of losses over sums of tokens.
     """
-    _, cluster_N = documents_N.unique(return_inverse=True)
-    tokens_C = torch.bincount(cluster_N).double()
-    clusters = len(tokens_C)
-    if clusters < 2:
+    documents = len(tokens_C)
+    if documents < 2:
         return "all of one document, so the loss has no standard error"
-    mean = losses_N.mean()
-    residual_C = torch.bincount(cluster_N, losses_N) - mean * tokens_C
-    error = math.sqrt(clusters / (clusters - 1) * residual_C.square().sum().item()) / len(losses_N)
-    return f"the loss has a standard error of {error:.3f} nats over {clusters} documents"
+    residual_C = losses_C - losses_C.sum() / tokens_C.sum() * tokens_C
+    error = math.sqrt(documents / (documents - 1) * (residual_C**2).sum()) / tokens_C.sum()
+    return f"the loss has a standard error of {error:.3f} nats over {documents} documents"

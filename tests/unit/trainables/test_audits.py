@@ -29,7 +29,7 @@ from moe_models.routers.base import Router, Routing
 from moe_models.routers.deepseek import DeepSeekRouter
 from moe_models.streams import Noise
 from trainables import loop, optim
-from trainables.audits import Auditor, causality, dead_parameters, split_overlap
+from trainables.audits import Auditor, causality, dead_parameters, evaluation, split_overlap
 from trainables.batches import EvaluationBatches, TrainingBatches, Windows
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import Split, TokenizedCorpus, prepare_corpus
@@ -651,6 +651,42 @@ def test_a_truncated_evaluation_is_a_warning_with_its_error(
     assert f"standard error of {error:.3f} nats over {len(sums)} documents" in found.evidence
 
 
+def test_the_last_evaluation_is_kept_by_document_and_group(corpus: TokenizedCorpus) -> None:
+    places = range(len(corpus.validation.documents))
+    groups = tuple(f"book {place // 2 % 3}" for place in places)
+    corpus = dataclasses.replace(corpus, validation=dataclasses.replace(corpus.validation, groups=groups))
+    trainer = Trainer(config(corpus, evaluation_batch_size=3), 0, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    assert auditor.scores is None
+    for _ in trainer.run():
+        pass
+    auditor.end()
+    scores = auditor.scores
+    assert scores is not None
+    assert scores.documents == list(places)
+    assert scores.clusters == [place // 2 % 3 for place in places]
+    losses, document = np.concatenate([losses_N.numpy() for _, losses_N in trainer.witness.scores]), 0
+    sums, tokens = [0.0 for _ in places], [0 for _ in places]
+    for place in range(1, len(corpus.validation.tokens)):  # the first token is no target
+        while document + 1 < len(places) and place >= corpus.validation.document_starts[document + 1]:
+            document += 1
+        sums[document] += float(losses[place - 1])
+        tokens[document] += 1
+    assert scores.tokens == tokens
+    assert scores.losses == sums, "fp64 sums in the order of the tokens, rounded nowhere"
+    assert sum(sums) / sum(tokens) == pytest.approx(trainer.rows[-1]["val_loss"], rel=1e-12)
+
+
+def test_no_document_is_scored_by_more_losses_than_there_are(corpus: TokenizedCorpus) -> None:
+    trainer = Trainer(config(corpus), 0, corpus, CPU)
+    trainer.evaluate()
+    assert evaluation.by_document(trainer.validation, trainer.witness) is not None
+    trainer.witness.scores *= 2
+    scores = evaluation.by_document(trainer.validation, trainer.witness)
+    assert scores is None
+    assert evaluation.audit(corpus.validation, scores, trainer.witness) is not None
+
+
 # --- The trial ------------------------------------------------------------------------------------------------------
 
 
@@ -680,7 +716,12 @@ def test_audits_change_nothing(corpus: TokenizedCorpus, feed_forward: str, monke
 
 def test_a_resumed_run_finds_what_an_uninterrupted_one_does(corpus: TokenizedCorpus) -> None:
     setting = config(corpus, feed_forward="unused_glm4")
-    whole = audited(setting, corpus)
+    trainer = Trainer(setting, 0, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    auditor.start()
+    list(trainer.run())
+    whole, whole_scores = {audit.name: audit for audit in auditor.end()}, auditor.scores
+    assert whole_scores is not None
     first = Trainer(setting, 0, corpus, CPU)
     progress = first.run()
     next(progress), next(progress)
@@ -692,6 +733,7 @@ def test_a_resumed_run_finds_what_an_uninterrupted_one_does(corpus: TokenizedCor
         pass
     assert {audit.name: audit for audit in auditor.end()} == whole
     assert set(whole) == {"dead_parameters"}
+    assert auditor.scores == whole_scores
 
 
 def test_a_diverged_run_keeps_what_was_found_before(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
