@@ -57,7 +57,9 @@ COMPARISON_COLUMNS = {
     "p_equivalence": "two one-sided t tests that the difference is the plan's equivalence margin or more, "
     "Holm-corrected over the family; null where the plan has no margin",
     "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
-    "sign_flip_floor": "smallest p that the sign-flip test can give with this n, 2 / 2^n",
+    "p_max_t": "exact sign flips of whole seeds, all paired comparisons together, largest t, stepping down: adjusted "
+    "for the family; assumes that differences are together symmetric; null above 20 seeds",
+    "sign_flip_floor": "smallest p that either sign-flip test can give with this n, 2 / 2^n",
     "detectable": "smallest true |difference| found with 80 % power at this n, sd_difference and alpha = 5 % / family",
     "verdict": "in words",
 }

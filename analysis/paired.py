@@ -41,7 +41,7 @@ def paired_table(
 
     Returns:
         One row a row of `differences`, with pairing, n, difference and its interval, percent and its interval,
-        sd_difference, p, p_holm, family, p_sign_flip, sign_flip_floor, detectable and verdict, as described in
+        sd_difference, p, p_holm, family, p_sign_flip, p_max_t, sign_flip_floor, detectable and verdict, as described in
         COMPARISON_COLUMNS; t_n and t_sd, the pairs and the sd that intervals and tests are made of.
     """
     in_nats = results.metric in NATS
@@ -72,6 +72,8 @@ def paired_table(
         for row, test in zip(values, testable, strict=True)
     ]
     table["p_sign_flip"] = flips
+    joint = table["p"].notna() & ~apart
+    table["p_max_t"] = pd.Series(significance.sign_flip_max_t(values[joint]), index=table.index[joint])
     table["sign_flip_floor"] = np.where(testable, significance.sign_flip_floor(n), np.nan)
     tested = table["p"].notna()
     detectable = significance.detectable_effect(table["t_n"], max(family, 1)) * table["t_sd"]

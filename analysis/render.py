@@ -19,9 +19,9 @@ SECTIONS = {
     "ranking": ("Ranking", ""),
     "comparisons": (
         "Against the baseline",
-        "Differences are cell minus baseline, paired by seed where they share any. Brackets: 95 % intervals, each on its "
-        "own. Holm p is corrected for the number of comparisons; verdicts follow it. Joint p and interval are of all "
-        "comparisons together, variances pooled: where its verdict differs, it depends on equal variances.",
+        "Differences are cell minus baseline, paired by seed where they share any. Brackets: 95 % intervals, each on "
+        "its own. Holm p is corrected for the number of comparisons; verdicts follow it. Joint p and interval are of "
+        "all comparisons together, variances pooled: where its verdict differs, it depends on equal variances.",
     ),
     "evaluation_noise": (
         "Evaluation noise",

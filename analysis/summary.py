@@ -158,10 +158,15 @@ def _power_notes(comparisons: pd.DataFrame) -> list[str]:
         "where the verdict is 'not resolved'; those 'of all together' hold for all comparisons at once",
     ]
     floor = float(sign_flip_floor(n))
-    if floor * family > ALPHA:
+    if floor > ALPHA:
         notes.append(
-            f"n = {n}: exact sign flips cannot reject at this n (smallest p {floor:.3g}, times {family} comparisons "
-            f"{floor * family:.3g}); the t test rests on normal differences"
+            f"n = {n}: exact sign flips cannot reject at this n, whatever the data (smallest p {floor:.3g}; times "
+            f"{family} comparisons {floor * family:.3g}); the t test rests on normal differences"
+        )
+    elif floor * family > ALPHA:
+        notes.append(
+            f"n = {n}: exact sign flips with Holm's correction cannot reject at this n (smallest p {floor:.3g}, times "
+            f"{family} comparisons {floor * family:.3g}); max-t can (smallest adjusted p {floor:.3g})"
         )
     return notes
 

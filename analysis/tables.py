@@ -12,6 +12,7 @@ from analysis import marks, text
 from analysis.results import AUDIT_MARK, Results
 from analysis.runs import records
 from analysis.schema import CELL, ERROR, FINISHED, FLAWS, INVALID, SEED, STATUS, STEPS
+from analysis.significance import ALPHA
 from analysis.summary import COLUMNS, Analysis
 from analysis.unpaired import UNPAIRED
 
@@ -87,6 +88,11 @@ def _improved(row: dict[str, Any]) -> str:
     return f"{text.whole(row['improved'])} of {text.whole(row['n'])} {ends}"
 
 
+def _exact(row: dict[str, Any]) -> str:
+    """Return the max-t p where sign flips can reject at all: a dash elsewhere is explained by a note."""
+    return text.probability(row["p_max_t"]) if row["sign_flip_floor"] <= ALPHA else text.NOTHING
+
+
 def _ranking(results: Results) -> list[_Column]:
     return [
         _count("rank"),
@@ -118,6 +124,7 @@ COMPARISONS = [
     _p("p_holm", "Holm p"),
     _count("family"),
     _Column("seeds improved [95 % of probability]", "improved", _improved),
+    _Column("exact p (max-t)", "p_max_t", _exact),
     _p("p_joint", "joint p"),
     _Column(
         "joint interval [95 %, all together]", "joint_low",

@@ -27,6 +27,8 @@ def test_family_wise_error(seeds: int, correlation: float, comparisons: int) -> 
     assert errors["Holm"] <= high
     assert np.isnan(errors["sign flips"]) == (seeds < 10)
     assert not errors["sign flips"] > high
+    assert np.isnan(errors["max-t"]) == (seeds < 10)
+    assert not errors["max-t"] > high
 
 
 @pytest.mark.parametrize(("seeds", "correlation", "effect"), [(3, 0.5, 1.0), (10, 0.9, 3.0)])

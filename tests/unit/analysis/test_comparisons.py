@@ -25,6 +25,7 @@ from analysis.comparisons import (
 from analysis.errors import AnalysisError
 from analysis.joint import one_model
 from analysis.results import Results
+from analysis.significance import sign_flip_max_t
 from tests.fakes_results import factorial_losses, make_results
 
 BASE = [5.00, 5.20, 5.10, 5.05, 5.15]
@@ -181,6 +182,17 @@ def test_holm_over_all_tested_comparisons() -> None:
     # Detectable is stated for the level of Holm's first step.
     alone = comparison({"baseline": BASE, "a": losses["a"]}).loc["a", "detectable"]
     assert tested.loc["a", "detectable"] > 1.2 * alone
+
+
+def test_max_t_is_of_the_tested_comparisons() -> None:
+    rng = np.random.default_rng(3)
+    base = list(rng.normal(5, 0.1, 8))
+    losses = {"baseline": base} | {name: list(base + rng.normal(-0.03, 0.03, 8)) for name in "abc"}
+    table = comparison({**losses, "same": base, "gone": [*base[:7], "diverged"]})
+    expected = sign_flip_max_t(np.array([np.subtract(losses[name], base) for name in "abc"]))
+    assert table.loc[list("abc"), "p_max_t"].tolist() == pytest.approx(expected.tolist())
+    assert (table.loc[list("abc"), "p_max_t"] >= table.loc[list("abc"), "p_sign_flip"]).all()
+    assert table.loc[["same", "gone"], "p_max_t"].isna().all()
 
 
 def test_no_difference_can_be_read() -> None:

@@ -19,6 +19,7 @@ from analysis.significance import (
     noncentrality,
     sign_flip,
     sign_flip_floor,
+    sign_flip_max_t,
     t_interval,
     t_test,
 )
@@ -189,3 +190,61 @@ def test_clopper_pearson_agrees_with_scipy(k: int, n: int) -> None:
     expected = stats.binomtest(k, n).proportion_ci(0.95, method="exact")
     assert np.ravel(clopper_pearson(k, n)) == pytest.approx([expected.low, expected.high], abs=1e-12)
     assert np.isnan(clopper_pearson([0, np.nan], [0, 3])).all()
+
+
+def max_t_by_brute_force(d: np.ndarray) -> list[float]:
+    """Westfall and Young's definition, word by word: all 2^n flips, scipy's t, successive maxima."""
+
+    def t_of(rows: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = [abs(float(stats.ttest_1samp(row[~np.isnan(row)], 0).statistic)) for row in rows]
+        return np.array(t)
+
+    observed = t_of(d)
+    order = np.argsort(-observed)
+    flipped = [t_of(d * np.array(signs)) for signs in itertools.product((1, -1), repeat=d.shape[1])]
+    p = np.empty(len(d))
+    for place, row in enumerate(order):
+        p[row] = np.mean([t[order[place:]].max() >= observed[row] - 1e-9 for t in flipped])
+    for before, after in itertools.pairwise(order):
+        p[after] = max(p[before], p[after])
+    return list(p)
+
+
+@pytest.mark.parametrize(("comparisons", "seeds"), [(1, 5), (3, 4), (4, 6)])
+@pytest.mark.parametrize("gap", [False, True])
+def test_max_t_is_brute_force(comparisons: int, seeds: int, gap: bool) -> None:
+    rng = np.random.default_rng([comparisons, seeds])
+    d = rng.normal(0.3, 1, (comparisons, seeds)) + rng.normal(0, 1, seeds)
+    if gap:
+        d[-1, 0] = np.nan
+    assert sign_flip_max_t(d).tolist() == pytest.approx(max_t_by_brute_force(d), abs=1e-12)
+
+
+def test_max_t_by_hand() -> None:
+    """Two rows, three seeds; up to mirroring the flips are none, the first, the second and the third seed."""
+    d = np.array([[1.0, 2.0, 3.0], [1.0, -1.0, 2.0]])
+    # Squared sums over n x squares: of the first row (36, 16, 4, 0) / 42, of the second (4, 0, 16, 4) / 18.
+    # The larger of both is 0.857, 0.381, 0.889, 0.222: two of four reach 36 / 42; the second row alone reaches
+    # 4 / 18 in three of four.
+    assert sign_flip_max_t(d).tolist() == [0.5, 0.75]
+    assert sign_flip_max_t(d[:1])[0] == pytest.approx(sign_flip(d[0]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(3, 8), st.integers(0, 10**6))
+def test_max_t_lies_between_the_single_test_and_bonferroni(k: int, n: int, seed: int) -> None:
+    d = np.random.default_rng(seed).normal(0.5, 1, (k, n))
+    single = np.array([sign_flip(row) for row in d])
+    adjusted = sign_flip_max_t(d)
+    assert (adjusted >= single - 1e-12).all()
+    assert adjusted.min() >= float(sign_flip_floor(n))
+    assert sign_flip_max_t(np.concatenate([d, d]))[:k].tolist() == pytest.approx(
+        adjusted.tolist()
+    )  # twins cost nothing
+    assert sign_flip_max_t(-2 * d[::-1])[::-1].tolist() == pytest.approx(adjusted.tolist())
+
+
+def test_max_t_of_many_seeds_and_of_nothing() -> None:
+    assert np.isnan(sign_flip_max_t(np.ones((2, 21)))).all()
+    assert sign_flip_max_t(np.empty((0, 5))).size == 0

@@ -42,7 +42,9 @@ def test_small_n_says_what_it_cannot_do() -> None:
     note(analysis, "n = 3, Holm over 2 comparisons", "4.6 sd")
     note(analysis, "n = 3: exact sign flips cannot reject", "0.25", "0.5")
     six = {"baseline": [5.0] * 6} | {name: list(np.random.default_rng(6).normal(5, 0.1, 6)) for name in "ab"}
-    note(analyse(make_results(six)), "n = 6: exact sign flips cannot reject", "0.0312", "0.0625")
+    note(
+        analyse(make_results(six)), "n = 6: exact sign flips with Holm's correction cannot", "0.0312", "0.0625", "max-t"
+    )
     many = {"baseline": [5.0] * 12, "a": list(np.random.default_rng(0).normal(5, 0.1, 12))}
     assert not [line for line in analyse(make_results(many)).notes if "sign flips" in line]
 
