@@ -152,7 +152,7 @@ def clopper_pearson(successes: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
     return np.where(exists, low, np.nan), np.where(exists, high, np.nan)
 
 
-def detectable_effect(n: ArrayLike, family: int, power: float = POWER) -> Array:
+def detectable_effect(n: ArrayLike, family: float, power: float = POWER) -> Array:
     """Return the smallest true |mean| / sd that the two-sided t test finds with that power.
 
     The level is 5 % / family, that of Holm's first step: what is promised even if nothing else in the family is
@@ -161,7 +161,7 @@ def detectable_effect(n: ArrayLike, family: int, power: float = POWER) -> Array:
 
     Args:
         n: pairs, one a comparison.
-        family: number of comparisons, 1 or more.
+        family: number of comparisons, or whatever else 5 % is divided by; 1 or more.
         power: probability of finding it.
 
     Returns:

@@ -1,8 +1,8 @@
 """Do the statistics hold what they promise? Simulated studies, analysed by the functions that make the reports.
 
     python benchmarks/calibration.py                 # all parts, as Markdown
-    python benchmarks/calibration.py error coverage  # some of: error, coverage, power, beyond, unpaired_error,
-                                                     # unpaired_coverage
+    python benchmarks/calibration.py error coverage  # some of: error, coverage, power, racing, saved, added, beyond,
+                                                     # unpaired_error, unpaired_coverage
 
 10,000 studies a setting from fixed random numbers: a setting's figures do not depend on which others run. Rates have a
 standard error of 0.22 points at 5 %, 0.4 at 80 %. Coverage has 40,000 (0.11 points): with 10,000 an exact interval is
@@ -16,9 +16,11 @@ from collections.abc import Callable
 from itertools import product
 
 import numpy as np
+from scipy import stats
 
 from analysis import effects, significance
 from analysis.joint import dunnett_critical, pooled_residual
+from analysis.looks import levels, repeated_t_interval, repeated_t_test
 from analysis.seeds import seeds_needed
 from analysis.significance import ALPHA, Array
 from analysis.unpaired import UnpairedMoments, independent_interval, welch_interval, welch_test
@@ -33,6 +35,11 @@ CORRELATIONS = (0.0, 0.5, 0.9)
 COMPARISONS = (1, 5, 15)
 EFFECTS = (1.0, 3.0)
 """True differences, in sds of a run. At 0 the intervals of the difference and of d_z hold it in the same studies."""
+LOOKS = (3, 5, 7, 10)
+CONTENDERS = (1, 3, 15)
+EVERY_SEED = tuple(range(3, 11))
+MARGIN = 1.5
+"""Of futility, in sds of a difference."""
 ERROR_LIMIT = 0.058
 COVERAGE = (0.944, 0.956)
 POWER_TOLERANCE = 0.02
@@ -130,6 +137,56 @@ def family_wise_errors(losses: Array) -> dict[str, float]:
     }
 
 
+Test = Callable[[Array, int], Array]
+"""(differences so far (..., pairs), their number) -> p."""
+
+
+def repeated(looks: tuple[int, ...]) -> Test:
+    """What a race tests by."""
+    return lambda differences, n: repeated_t_test(*moments(differences), looks)
+
+
+def plain(differences: Array, n: int) -> Array:
+    """Return the p of the t test, as if this were the only look."""
+    return significance.t_test(*moments(differences))
+
+
+def normal_theory(looks: tuple[int, ...]) -> Test:
+    """Boundaries of the same looks by normal theory: the error of the t statistic taken for a normal one."""
+    steps = dict(zip(looks, levels(looks), strict=True))
+
+    def test(differences: Array, n: int) -> Array:
+        mean, sd, pairs = moments(differences)
+        return 2 * stats.norm.sf(np.abs(mean) / sd * np.sqrt(pairs)) * ALPHA / steps[n]
+
+    return test
+
+
+def race(losses: Array, looks: tuple[int, ...], test: Test, margin: float = 0.0) -> tuple[Array, Array]:
+    """Race all cells against the first as a study does: at each look Holm over the p of all, those stopped included.
+
+    Args:
+        losses: shape (studies, 1 + contenders, seeds of the last look).
+        looks: seeds at each look.
+        test: gives the p of a look.
+        margin: where the plain 95 % interval of a difference lies within it, the contender stops for futility.
+
+    Returns:
+        Which contenders a difference was found of, and the seeds that each used; shape (studies, contenders).
+    """
+    differences = losses[:, 1:] - losses[:, :1]
+    running, found = np.full(differences.shape[:2], True), np.full(differences.shape[:2], False)
+    p, used = np.ones(running.shape), np.zeros(running.shape)
+    for n in looks:
+        so_far = differences[:, :, :n]
+        p = np.where(running, test(so_far, n), p)
+        used = np.where(running, n, used)
+        found |= running & (np.array([significance.holm(row) for row in p]) <= ALPHA)
+        low, high = significance.t_interval(*moments(so_far))
+        running &= ~found & ~((low > -margin) & (high < margin))
+    return found, used
+
+
 def covered(interval: tuple[Array, Array], truth: float) -> float:
     """Return the share of intervals that hold the truth."""
     low, high = interval
@@ -204,6 +261,66 @@ def _power_row(seeds: int, comparisons: int, effect: float, planned: bool = Fals
     return [f"{seeds}", f"{comparisons}", f"{effect:.2f}", predicted, percent(found), yes(held)]
 
 
+def racing_part() -> list[list[str]]:
+    """Promised of a race at its own looks: at most 5.8 %."""
+    rows = [["contenders", "seed correlation", "race", "held", "normal boundaries", "5 % at each look"]]
+    for contenders, correlation in product(CONTENDERS, CORRELATIONS):
+        losses = normal(correlation)(generator(5, contenders, correlation), STUDIES, contenders + 1, LOOKS[-1])
+        errors = [
+            float(race(losses, LOOKS, test)[0].any(axis=1).mean())
+            for test in (repeated(LOOKS), normal_theory(LOOKS), plain)
+        ]
+        figures = [percent(errors[0]), yes(errors[0] <= ERROR_LIMIT), *map(percent, errors[1:])]
+        rows.append([f"{contenders}", f"{correlation:g}", *figures])
+    return rows
+
+
+def saved_part() -> list[list[str]]:
+    """Measured: what a race saves and what it finds, beside ten seeds of every cell."""
+    rows = [
+        ["contenders", "that differ", "by, sds of it", "futility", "runs of", "saved", "found", "of the fixed design"]
+    ]
+    for contenders, (share, effect), margin in product(
+        CONTENDERS, ((0, 0.0), (1, 1.0), (1, 3.0), (1, 6.0), (3, 3.0)), (0.0, MARGIN)
+    ):
+        differing = contenders if share == 1 else contenders // 3 if share else 0
+        if share == 3 and contenders == 1:
+            continue
+        rng = generator(6, contenders, share, effect)
+        losses = normal(0.5)(rng, STUDIES, contenders + 1, LOOKS[-1])  # differences then have an sd of 1
+        losses[:, 1 : differing + 1] += effect
+        found, used = race(losses, LOOKS, repeated(LOOKS), margin)
+        fixed, _ = race(losses, LOOKS[-1:], plain)
+        runs = used.sum(axis=1) + used.max(axis=1)
+        planned = (contenders + 1) * LOOKS[-1]
+        rates = [float(which[:, :differing].mean()) if differing else float("nan") for which in (found, fixed)]
+        futility = f"within {margin:g}" if margin else "no"
+        figures = [f"{planned}", percent(1 - float(runs.mean()) / planned), *map(percent, rates)]
+        rows.append([f"{contenders}", f"{differing}", f"{effect:g}" if differing else "", futility, *figures])
+    return rows
+
+
+def added_part() -> list[list[str]]:
+    """Why added seeds count as looks: the error where nothing differs, and estimates of a difference of one sd."""
+    rows = [["rule", "error", "difference of 1: mean estimate", "its interval covers"]]
+    for name, looks, test, stopped in (
+        ("10 seeds, one look", (10,), plain, ()),
+        ("a seed more from 3 to 10 until p <= 5 %", EVERY_SEED, plain, ()),
+        ("the same, declared as looks", EVERY_SEED, repeated(EVERY_SEED), EVERY_SEED),
+        ("5 more after 5 if p > 5 %", (5, 10), plain, ()),
+        ("the same, both counted as looks", (5, 10), repeated((5, 10)), (5, 10)),
+    ):
+        losses = normal(0.5)(generator(7), STUDIES_OF_COVERAGE, 2, 10)
+        error = float(race(losses, looks, test)[0].mean())
+        losses[:, 1] += 1
+        used = race(losses, looks, test)[1][:, 0]
+        parts = [losses[used == n, 1, :n] - losses[used == n, 0, :n] for n in looks]
+        inside = [covered(repeated_t_interval(*moments(part), stopped), 1) * len(part) for part in parts if len(part)]
+        estimate = sum(float(part.mean(axis=1).sum()) for part in parts) / len(losses)
+        rows.append([name, percent(error), f"{estimate:.2f}", percent(sum(inside) / len(losses))])
+    return rows
+
+
 def beyond_part() -> list[list[str]]:
     """Not promised, measured: five comparisons, coverage of the first one's difference and of the baseline's mean."""
     rows = [["residuals", "seeds", "Holm", "joint", "sign flips", "max-t", "coverage: difference", "coverage: mean"]]
@@ -266,6 +383,9 @@ PARTS = {
     "error": ("Family-wise error at 5 %", error_part),
     "coverage": ("Coverage of 95 % intervals", coverage_part),
     "power": ("Power", power_part),
+    "racing": ("Family-wise error of a race at 5 %", racing_part),
+    "saved": ("What a race saves", saved_part),
+    "added": ("Added seeds", added_part),
     "beyond": ("Outside the promise", beyond_part),
     "unpaired_error": ("Disjoint seeds: family-wise error at 5 %", unpaired_error_part),
     "unpaired_coverage": ("Disjoint seeds: coverage of 95 % intervals", unpaired_coverage_part),

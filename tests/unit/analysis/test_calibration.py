@@ -8,7 +8,17 @@ from scipy import stats
 
 from analysis.significance import detectable_effect
 from benchmarks import calibration
-from benchmarks.calibration import coverages, family_wise_errors, generator, normal, power, unpaired_errors
+from benchmarks.calibration import (
+    LOOKS,
+    coverages,
+    family_wise_errors,
+    generator,
+    normal,
+    power,
+    race,
+    repeated,
+    unpaired_errors,
+)
 
 STUDIES = 2_000
 
@@ -71,3 +81,24 @@ def test_disjoint_seeds_hold_their_error_rate_and_dunnetts_needs_equal_variances
     noisy = unpaired_errors(calibration.unequal(0)(generator(6), STUDIES, 6, 5))
     assert noisy["Dunnett"] > 0.08
     assert noisy["Welch"] <= high
+
+
+@pytest.mark.parametrize(("contenders", "correlation"), [(1, 0.5), (3, 0.0), (15, 0.9)])
+def test_family_wise_error_of_a_race(contenders: int, correlation: float) -> None:
+    losses = normal(correlation)(generator(3, contenders), STUDIES, contenders + 1, LOOKS[-1])
+    high = bounds(0.05)[1]
+    assert race(losses, LOOKS, repeated(LOOKS))[0].any(axis=1).mean() <= high
+    for wrong in (calibration.plain, calibration.normal_theory(LOOKS)):
+        assert race(losses, LOOKS, wrong)[0].any(axis=1).mean() > high
+
+
+def test_a_race_saves_runs_and_futility_costs_no_error() -> None:
+    losses = normal(0.5)(generator(4), STUDIES, 4, LOOKS[-1])
+    found, used = race(losses, LOOKS, repeated(LOOKS), margin=1.5)
+    assert found.any(axis=1).mean() <= bounds(0.05)[1]
+    assert used.mean() < 8
+    losses[:, 1:] += 6
+    found, used = race(losses, LOOKS, repeated(LOOKS))
+    assert found.all()
+    assert used.mean() < 6
+    assert set(used.ravel()) <= set(LOOKS)
