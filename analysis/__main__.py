@@ -1,4 +1,5 @@
-"""Analysis from the command line: `python -m analysis report SOURCE`, `compare-published`, `audit`, `seeds`."""
+"""Analysis from the command line: `python -m analysis report SOURCE`, `compare-published`, `audit`,
+`seeds`, `sync-mlflow`."""
 
 from __future__ import annotations
 
@@ -22,6 +23,8 @@ from analysis.seeds import show as show_seeds
 from analysis.significance import POWER
 from analysis.table_audit import audit_table
 from analysis.table_audit.show import show
+from analysis.tracking import sync_mlflow
+from analysis.tracking import tracking_uri as default_uri
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
@@ -134,6 +137,20 @@ def seeds(
         metric: What to compare cells by, as in `report`.
     """
     show_seeds(plan_seeds(load_results(source, study, baseline, metric), difference, power), _console())
+
+
+@app.command(name="sync-mlflow")
+def sync(
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")], tracking_uri: str | None = None
+) -> None:
+    """Bring MLflow up to date with a study's records: what is missing there is written, nothing twice.
+
+    Args:
+        folder: A study's folder (plan.json and records).
+        tracking_uri: MLflow's store; by default $MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+    """
+    for line in sync_mlflow(folder, tracking_uri or default_uri()):
+        print(line)
 
 
 def _console() -> Console:

@@ -53,13 +53,12 @@ from analysis.schema import (
     VAL_PERPLEXITY,
     Audit,
 )
+from analysis.tracking import PARENT_TAG, PREFIX, public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PREFIX = "ablatune."
-PARENT = "mlflow.parentRunId"
 LABELS = (
     "study", "cell", "scale", "factor", "factors", "seed", "config_hash", "corpus_hash", "status", "error", "protocol",
     "flaws", "audit",
@@ -90,20 +89,20 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     studies = list(_studies(client, experiments))
     if not studies:
-        raise AnalysisError(f"{_public(uri)} has no study: no run has the tag {PREFIX}study")
+        raise AnalysisError(f"{public(uri)} has no study: no run has the tag {PREFIX}study")
     if study is None and len(studies) > 1:
-        raise AnalysisError(f"{_public(uri)} has {len(studies)} studies, choose one with --study: {', '.join(studies)}")
+        raise AnalysisError(f"{public(uri)} has {len(studies)} studies, choose one with --study: {', '.join(studies)}")
     chosen = study or studies[0]
     if chosen not in studies:
         raise unknown("study", chosen, studies)
     children = list(_search(client, experiments, f"{_tag('study')} = '{chosen}' AND {_tag('cell')} LIKE '%'"))
     ended = [run for run in children if PREFIX + "status" in run.data.tags]
     if not ended:
-        raise AnalysisError(f"study '{chosen}' in {_public(uri)} has no run that has ended")
+        raise AnalysisError(f"study '{chosen}' in {public(uri)} has no run that has ended")
     notes = []
     if len(ended) < len(children):
         notes.append(f"runs in MLflow that have not ended, left out: {len(children) - len(ended)}")
-    plan = _plan(client, {run.data.tags[PARENT] for run in ended if PARENT in run.data.tags})
+    plan = _plan(client, {run.data.tags[PARENT_TAG] for run in ended if PARENT_TAG in run.data.tags})
     levels = [_factors(run) for run in ended]
     factors = tuple(plan["factors"] if plan else levels[0])
     rows = [_row(run, factor) for run, factor in zip(ended, levels, strict=True)]
@@ -135,7 +134,7 @@ def _client(uri: str) -> MlflowClient:
         except urllib.error.HTTPError:
             pass  # it answers, if only to ask for a password, which the client has
         except OSError as error:
-            raise AnalysisError(f"the MLflow server {_public(uri)} does not answer: {error}") from error
+            raise AnalysisError(f"the MLflow server {public(uri)} does not answer: {error}") from error
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -143,13 +142,7 @@ def _client(uri: str) -> MlflowClient:
     try:
         return MlflowClient(tracking_uri=uri)
     except MlflowException as error:
-        raise AnalysisError(f"{_public(uri)} is no MLflow store: {str(error).splitlines()[0]}") from error
-
-
-def _public(uri: str) -> str:
-    """Return the URI without user and password."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        raise AnalysisError(f"{public(uri)} is no MLflow store: {str(error).splitlines()[0]}") from error
 
 
 def _tag(label: str) -> str:

@@ -20,13 +20,13 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from analysis.tracking import MlflowTracker
 from sweeps.engine.environment import describe_environment
 from sweeps.engine.options import Options
 from sweeps.engine.plan import PlannedRun, make_plan
 from sweeps.engine.progress import Progress
 from sweeps.engine.resources import find_resources
 from sweeps.engine.runner import ray_session, run_plan
-from sweeps.engine.tracking import MlflowTracker
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
 
@@ -66,7 +66,9 @@ def sweep(trials: int, folder: Path) -> tuple[float, float]:
         plan.name, [], plan.open_runs(), resources.slots, Console(stderr=True, force_terminal=False)
     )
     with ThreadPoolExecutor(1) as background:
-        opening = background.submit(MlflowTracker, plan, environment, f"sqlite:///{folder / 'mlflow.db'}", warn=print)
+        opening = background.submit(
+            MlflowTracker, plan.to_json(), environment, f"sqlite:///{folder / 'mlflow.db'}", warn=print
+        )
         with ray_session(resources):
             tracker = opening.result()
             outcome = run_plan(

@@ -60,10 +60,10 @@ def _for_users(error: Exception) -> bool:
 def _run(study: Study, options: Options) -> int:
     from rich.console import Console
 
+    from analysis.tracking import require_tracking, tracking_uri
     from sweeps.engine.memory import require_memory
     from sweeps.engine.plan import make_plan
     from sweeps.engine.resources import find_resources
-    from sweeps.engine.tracking import require_tracking, tracking_uri
 
     console = Console(stderr=options.json, highlight=False)
     if not console.is_terminal:
@@ -188,10 +188,10 @@ def _print_cells(plan: Plan, console: Console) -> None:
 
 def _train(plan: Plan, resources: Resources, options: Options, console: Console) -> int:
     from analysis.schema import read_records
+    from analysis.tracking import MlflowTracker, tracking_uri
     from sweeps.engine.environment import describe_environment
     from sweeps.engine.progress import Progress
     from sweeps.engine.runner import ray_session, run_plan
-    from sweeps.engine.tracking import MlflowTracker, tracking_uri
     from trainables.ray_trainable import AblationTrainable
 
     started = time.monotonic()
@@ -205,7 +205,7 @@ def _train(plan: Plan, resources: Resources, options: Options, console: Console)
     complete = False
     with ThreadPoolExecutor(1) as background:
         # The database is made while Ray starts: both take seconds. Ray's workers never touch it.
-        opening = background.submit(MlflowTracker, plan, environment, tracking_uri(), warn=progress.say)
+        opening = background.submit(MlflowTracker, plan.to_json(), environment, tracking_uri(), warn=progress.say)
         try:
             with ray_session(resources) if plan.open_runs() else nullcontext():
                 tracker = opening.result()
@@ -263,8 +263,8 @@ def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
 
 
 def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: Console, experiment_id: str) -> None:
+    from analysis.tracking import public, tracking_uri, ui_command
     from sweeps.engine.progress import duration
-    from sweeps.engine.tracking import public, tracking_uri, ui_command
 
     uri = tracking_uri()
     if options.json:

@@ -30,10 +30,10 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord
+from analysis.tracking import MlflowTracker
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
 from sweeps.engine.resources import Resources
-from sweeps.engine.tracking import MlflowTracker
 
 SCRATCH_FOLDER = ".tune"
 TUNE_ENVIRONMENT = {
@@ -122,7 +122,8 @@ class _Observer(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         for run in self._runs_of(trial):
-            self.tracker.start(run)
+            labels = {**labels_of(self.plan, run), "seed": run.seed}
+            self.tracker.start(run.config_hash, labels, run.cell.config.to_dict())
             self.progress.started(run)
 
     def on_trial_result(

@@ -294,7 +294,7 @@ def test_a_study_has_only_its_own_metrics(study: Path) -> None:
 
 
 def copy_to_mlflow(folder: Path, uri: str, open_runs: int = 0) -> None:
-    """Write a study's folder into a store in the form that sweeps.engine.tracking gives it."""
+    """Write a study's folder into a store in the form that analysis.tracking gives it."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
 

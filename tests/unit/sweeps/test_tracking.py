@@ -13,10 +13,20 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from analysis.schema import CURVE_COLUMNS, DIVERGED, FAILED, FINISHED, INVALID, RECORDS_FOLDER, Audit, TrialRecord
-from moe_models.errors import ConfigError
+from analysis.errors import AnalysisError
+from analysis.schema import (
+    CURVE_COLUMNS,
+    DIVERGED,
+    FAILED,
+    FAILURES_FOLDER,
+    FINISHED,
+    INVALID,
+    RECORDS_FOLDER,
+    Audit,
+    TrialRecord,
+)
+from analysis.tracking import MlflowTracker, public, require_tracking, sync_mlflow, tracking_uri, ui_command
 from sweeps.engine.plan import Plan, PlannedRun
-from sweeps.engine.tracking import MlflowTracker, public, require_tracking, tracking_uri, ui_command
 
 ENVIRONMENT = {"git_commit": "abc", "versions": "python 3", "hardware": "2 cores"}
 
@@ -33,12 +43,18 @@ def tracked(plan_for: Callable[..., Plan], database: str) -> Iterator[tuple[Plan
     plan.write()
 
     def connect() -> MlflowTracker:
-        return MlflowTracker(plan, ENVIRONMENT, database, warn=pytest.fail)
+        return MlflowTracker(plan.to_json(), ENVIRONMENT, database, warn=pytest.fail)
 
     yield plan, connect
     client = MlflowClient(tracking_uri=database)
     for run in all_runs(client):
         client.delete_run(run.info.run_id)
+
+
+def start(tracker: MlflowTracker, run: PlannedRun) -> None:
+    """Open a run as the runner does."""
+    labels = {"cell": run.cell.name, "scale": run.cell.scale, "factors": run.cell.factors, "seed": run.seed}
+    tracker.start(run.config_hash, {**labels, "flaws": tracker.plan["flaws"]}, run.cell.config.to_dict())
 
 
 def all_runs(client: MlflowClient) -> list[Run]:
@@ -72,7 +88,7 @@ def steps(client: MlflowClient, run: Run, metric: str) -> list[int]:
 def test_a_run_has_its_labels_params_and_curve(tracked: Any) -> None:
     plan, connect = tracked
     tracker, run = connect(), plan.runs()[0]
-    tracker.start(run)
+    start(tracker, run)
     tracker.log_rows(run.config_hash, [row(2)])
     tracker.end(record(plan, run))
     tracker.close(plan.folder, complete=True)
@@ -101,10 +117,10 @@ def test_a_run_has_its_labels_params_and_curve(tracked: Any) -> None:
 def test_a_flawed_run_says_so_in_its_tags(plan_for: Callable[..., Plan], database: str) -> None:
     plan = plan_for(variants="attention,attention_moe", protocol="published", undo="confound.norm_eps")
     plan.write()
-    tracker = MlflowTracker(plan, ENVIRONMENT, database, warn=pytest.fail)
+    tracker = MlflowTracker(plan.to_json(), ENVIRONMENT, database, warn=pytest.fail)
     live, copied, *_ = plan.runs()
     flaws = list(plan.protocol.flaws)
-    tracker.start(live)
+    start(tracker, live)
     tracker.end(record(plan, copied, flaws=flaws))
     tracker.close(plan.folder, complete=True)
     runs = [*children(tracker.client).values(), tracker.client.get_run(tracker.parent_id)]
@@ -118,7 +134,7 @@ def test_a_flawed_run_says_so_in_its_tags(plan_for: Callable[..., Plan], databas
 def test_a_sound_run_has_no_flaws(tracked: Any) -> None:
     plan, connect = tracked
     tracker = connect()
-    tracker.start(plan.runs()[0])
+    start(tracker, plan.runs()[0])
     (child,) = children(tracker.client).values()
     for run in (child, tracker.client.get_run(tracker.parent_id)):
         assert run.data.tags["ablatune.protocol"] == "sound"
@@ -128,7 +144,7 @@ def test_a_sound_run_has_no_flaws(tracked: Any) -> None:
 def test_a_run_has_what_its_audits_found_until_it_is_trained_again(tracked: Any) -> None:
     plan, connect = tracked
     run, tracker = plan.runs()[0], connect()
-    tracker.start(run)
+    start(tracker, run)
     leak = Audit(name="causality", severity=INVALID, evidence="logits moved by 0.2")
     environment = {**ENVIRONMENT, "audits": "causality,targets"}
     tracker.end(record(plan, run, FAILED, audits=[leak], environment=environment))
@@ -136,7 +152,7 @@ def test_a_run_has_what_its_audits_found_until_it_is_trained_again(tracked: Any)
     assert tags["ablatune.audit.causality"] == "invalid: logits moved by 0.2"
     assert tags["ablatune.audits"] == "causality,targets"
     again = connect()
-    again.start(run)
+    start(again, run)
     again.end(record(plan, run))
     tags = children(again.client)[run.config_hash].data.tags
     assert not [name for name in tags if name.startswith("ablatune.audit")]
@@ -153,13 +169,13 @@ def test_a_second_driver_goes_on_where_the_first_was_killed(tracked: Any) -> Non
     plan, connect = tracked
     run, other = plan.runs()[:2]
     killed = connect()
-    killed.start(run)
+    start(killed, run)
     killed.log_rows(run.config_hash, [row(1), row(2)])
     record(plan, other).write(plan.folder / RECORDS_FOLDER)  # ended while nobody was there to copy it
     tracker = connect()
     assert tracker.parent_id == killed.parent_id
     tracker.copy_records(plan.folder)
-    tracker.start(run)
+    start(tracker, run)
     tracker.log_rows(run.config_hash, [row(1), row(2), row(3)])
     tracker.end(record(plan, run, rows=[row(1), row(2), row(3), row(4, val_loss=3.0)]))
     tracker.close(plan.folder, complete=True)
@@ -173,7 +189,7 @@ def test_a_second_driver_goes_on_where_the_first_was_killed(tracked: Any) -> Non
 def test_a_run_that_ended_while_the_driver_was_dead_is_closed(tracked: Any) -> None:
     plan, connect = tracked
     run = plan.runs()[0]
-    connect().start(run)
+    start(connect(), run)
     record(plan, run).write(plan.folder / RECORDS_FOLDER)
     tracker = connect()
     tracker.copy_records(plan.folder)
@@ -198,10 +214,10 @@ def test_a_run_trained_again_replaces_its_copy(tracked: Any) -> None:
     plan, connect = tracked
     run = plan.runs()[0]
     first = connect()
-    first.start(run)
+    start(first, run)
     first.end(record(plan, run))
     second = connect()  # the record was deleted
-    second.start(run)
+    start(second, run)
     second.end(record(plan, run, rows=[row(1), row(4, val_loss=2.0)]))
     found = children(second.client)[run.config_hash]
     assert steps(second.client, found, "train_loss") == [1, 4]
@@ -211,7 +227,7 @@ def test_a_run_trained_again_replaces_its_copy(tracked: Any) -> None:
 def test_how_a_run_ended_is_a_tag(tracked: Any, status: str, shown: str) -> None:
     plan, connect = tracked
     tracker, run = connect(), plan.runs()[0]
-    tracker.start(run)
+    start(tracker, run)
     tracker.end(record(plan, run, status, error="it broke"))
     found = children(tracker.client)[run.config_hash]
     assert (found.data.tags["ablatune.status"], found.data.tags["ablatune.error"]) == (status, "it broke")
@@ -221,10 +237,10 @@ def test_how_a_run_ended_is_a_tag(tracked: Any, status: str, shown: str) -> None
 def test_a_failed_run_is_continued_when_it_is_tried_again(tracked: Any) -> None:
     plan, connect = tracked
     tracker, run = connect(), plan.runs()[0]
-    tracker.start(run)
+    start(tracker, run)
     tracker.end(record(plan, run, FAILED, rows=[row(1)], error="it broke"))
     again = connect()
-    again.start(run)
+    start(again, run)
     assert children(again.client)[run.config_hash].info.status == "RUNNING"
     again.end(record(plan, run))
     found = children(again.client)[run.config_hash]
@@ -236,7 +252,7 @@ def test_a_failed_run_is_continued_when_it_is_tried_again(tracked: Any) -> None:
 def test_an_interrupted_study_leaves_nothing_running(tracked: Any) -> None:
     plan, connect = tracked
     tracker = connect()
-    tracker.start(plan.runs()[0])
+    start(tracker, plan.runs()[0])
     tracker.close(plan.folder, complete=False)
     assert {run.info.status for run in all_runs(tracker.client)} == {"KILLED"}
 
@@ -244,11 +260,11 @@ def test_an_interrupted_study_leaves_nothing_running(tracked: Any) -> None:
 def test_an_interrupted_run_goes_on(tracked: Any) -> None:
     plan, connect = tracked
     first, run = connect(), plan.runs()[0]
-    first.start(run)
+    start(first, run)
     first.log_rows(run.config_hash, [row(2)])
     first.close(plan.folder, complete=False)
     second = connect()
-    second.start(run)
+    start(second, run)
     second.end(record(plan, run))
     found = children(second.client)[run.config_hash]
     assert found.info.status == "FINISHED"
@@ -260,7 +276,7 @@ def test_a_run_id_in_the_environment_is_not_written_to(tracked: Any, monkeypatch
     foreign = connect().parent_id
     monkeypatch.setenv("MLFLOW_RUN_ID", foreign)
     tracker = connect()
-    tracker.start(plan.runs()[0])
+    start(tracker, plan.runs()[0])
     assert foreign not in [run.info.run_id for run in children(tracker.client).values()]
     assert tracker.client.get_run(foreign).data.params == {}
 
@@ -272,7 +288,7 @@ def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
 
     plan, said = plan_for(variants="baseline"), []
     plan.write()
-    tracker = MlflowTracker(plan, ENVIRONMENT, f"sqlite:///{tmp_path / 'mlflow.db'}", warn=said.append)
+    tracker = MlflowTracker(plan.to_json(), ENVIRONMENT, f"sqlite:///{tmp_path / 'mlflow.db'}", warn=said.append)
 
     def fail(*_: Any, **__: Any) -> None:
         raise MlflowException("API request to http://user:secret@host/api refused\nmore")
@@ -280,7 +296,7 @@ def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
     monkeypatch.setattr(tracker.client, "create_run", fail)
     monkeypatch.setattr(tracker.client, "log_batch", fail)
     run = plan.runs()[0]
-    tracker.start(run)
+    start(tracker, run)
     tracker.log_rows(run.config_hash, [row(1)])
     tracker.end(record(plan, run))
     record(plan, run).write(plan.folder / RECORDS_FOLDER)
@@ -288,8 +304,76 @@ def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
     tracker.close(plan.folder, complete=True)
     assert steps(tracker.client, children(tracker.client)[run.config_hash], "train_loss") == [2, 4]
     assert len(said) == 1
-    assert "run the same command again" in said[0]
+    assert "copied by the same command" in said[0]
     assert "secret" not in said[0]
+
+
+def test_rows_that_could_not_be_written_leave_no_gap(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    plan, connect = tracked
+    tracker, run = connect(), plan.runs()[0]
+    said: list[str] = []
+    tracker._warn = said.append
+    start(tracker, run)
+    written = tracker.client.log_batch
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MlflowException("database is locked")
+
+    monkeypatch.setattr(tracker.client, "log_batch", fail)
+    tracker.log_rows(run.config_hash, [row(1)])
+    monkeypatch.setattr(tracker.client, "log_batch", written)
+    tracker.log_rows(run.config_hash, [row(2)])
+    monkeypatch.setattr("analysis.tracking.REST_SECONDS", 0.0)
+    tracker._rests_until = 0.0
+    tracker.log_rows(run.config_hash, [row(3)])
+    tracker.end(record(plan, run, rows=[row(1), row(2), row(3), row(4, val_loss=3.0)]))
+    assert steps(tracker.client, children(tracker.client)[run.config_hash], "train_loss") == [1, 2, 3, 4]
+    assert len(said) == 1
+
+
+def test_a_store_that_fails_is_left_alone_for_a_while(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    plan, connect = tracked
+    tracker, (run, other) = connect(), plan.runs()[:2]
+    tracker._warn = lambda line: None
+    calls: list[str] = []
+
+    def fail(*_: Any, **__: Any) -> None:
+        calls.append("create_run")
+        raise MlflowException("database is locked")
+
+    monkeypatch.setattr(tracker.client, "create_run", fail)
+    for one in (run, other):
+        start(tracker, one)
+        tracker.log_rows(one.config_hash, [row(2)])
+        tracker.end(record(plan, one))
+    assert calls == ["create_run"]
+
+
+def test_a_store_is_made_anew_from_the_records(tracked: Any, tmp_path: Path) -> None:
+    plan, _ = tracked
+    run, other = plan.runs()[:2]
+    record(plan, run).write(plan.folder / RECORDS_FOLDER)
+    record(plan, other, FAILED, error="it broke").write(plan.folder / FAILURES_FOLDER)
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    for _ in range(2):  # the second time there is nothing to do
+        lines = sync_mlflow(plan.folder, uri)
+        assert lines[0].startswith("2 runs of ")
+    found = children(MlflowClient(tracking_uri=uri))
+    assert {address: one.data.tags["ablatune.status"] for address, one in found.items()} == {
+        run.config_hash: FINISHED,
+        other.config_hash: FAILED,
+    }
+    assert steps(MlflowClient(tracking_uri=uri), found[run.config_hash], "train_loss") == [2, 4]
+
+
+def test_a_folder_without_a_study_cannot_be_copied(tmp_path: Path) -> None:
+    with pytest.raises(AnalysisError, match="is no study's folder"):
+        sync_mlflow(tmp_path, f"sqlite:///{tmp_path / 'new.db'}")
+    assert not (tmp_path / "new.db").exists()
 
 
 def test_the_default_is_a_database_in_the_current_folder(tmp_path: Path) -> None:
@@ -313,8 +397,8 @@ def test_uris_are_shown_without_passwords() -> None:
 
 def test_a_file_that_is_no_database_is_said(plan_for: Callable[..., Plan], tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("these are not the bytes of a database\n" * 100)
-    with pytest.raises(ConfigError, match=r"store sqlite:.*mlflow\.db cannot be used") as error:
-        MlflowTracker(plan_for(variants="baseline"), ENVIRONMENT, tracking_uri(), warn=pytest.fail)
+    with pytest.raises(AnalysisError, match=r"store sqlite:.*mlflow\.db cannot be used") as error:
+        MlflowTracker(plan_for(variants="baseline").to_json(), ENVIRONMENT, tracking_uri(), warn=pytest.fail)
     assert "\n" not in str(error.value)
 
 
@@ -326,18 +410,18 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
 def test_a_server_that_is_not_there(scheme: str) -> None:
-    with pytest.raises(ConfigError, match="does not answer") as error:
+    with pytest.raises(AnalysisError, match="does not answer") as error:
         require_tracking(f"{scheme}://me:secret@127.0.0.1:{free_port()}")
     assert "secret" not in str(error.value)
 
 
 def test_a_server_that_says_nothing_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.engine.tracking.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("analysis.tracking.ANSWER_SECONDS", 0.5)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         started = time.monotonic()
-        with pytest.raises(ConfigError, match="does not answer"):
+        with pytest.raises(AnalysisError, match="does not answer"):
             require_tracking(f"http://127.0.0.1:{mute.getsockname()[1]}")
         assert time.monotonic() - started < 5
 
@@ -359,5 +443,5 @@ def test_a_server_that_asks_for_a_password_answers() -> None:
 
 @pytest.mark.parametrize("uri", ["sqlite:////nowhere/mlflow.db", "ftp://host", "mlruns", "file:///tmp/mlruns"])
 def test_a_uri_that_cannot_be_used(uri: str) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(AnalysisError):
         require_tracking(uri)

@@ -1,4 +1,4 @@
-"""MLflow: one parent run a study, one nested run a (cell, seed). Only the driver writes, in batches.
+"""MLflow's copy of a study: one parent run a study, one nested run a (cell, seed). Only the driver writes, in batches.
 
 The study's records are the truth and MLflow a copy of them: a run is found again by its tags, only rows after the last
 one logged are added, and records that an interrupted driver left uncopied are copied at the next start. A server that
@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from analysis.errors import AnalysisError
 from analysis.schema import (
     AUDITS_RUN,
     CURVE_COLUMNS,
     DIVERGED,
     FAILED,
+    FAILURES_FOLDER,
     FINISHED,
     PLAN_FILE,
     RANKING_TEX,
@@ -38,8 +40,6 @@ from analysis.schema import (
     TrialRecord,
     read_records,
 )
-from moe_models.errors import ConfigError, require
-from sweeps.engine.plan import Plan, PlannedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,6 +53,9 @@ ANSWER_SECONDS = 5.0
 """How long a tracking server may take to answer."""
 BATCH = 1000
 """Metrics a call (MLflow's limit)."""
+ROWS_A_CALL = BATCH // len(CURVE_COLUMNS)
+REST_SECONDS = 30.0
+"""How long a store that failed is left alone: a call to a dead or locked one may take that long itself."""
 PARAMS_A_CALL = 100
 PREFIX = "ablatune."
 PARENT_TAG = "mlflow.parentRunId"
@@ -89,7 +92,7 @@ def require_tracking(uri: str) -> None:
     """Refuse, within seconds, a tracking URI that no study could be written to.
 
     Raises:
-        ConfigError: the server does not answer, the folder cannot be written, or the kind of URI is unknown.
+        AnalysisError: the server does not answer, the folder cannot be written, or the kind of URI is unknown.
     """
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
@@ -97,8 +100,10 @@ def require_tracking(uri: str) -> None:
         _require_server(uri, parts.scheme, parts.netloc.rpartition("@")[2])
     elif scheme == "sqlite":
         folder = _database(uri).parent
-        require(folder.is_dir(), f"the MLflow database {_database(uri)} cannot be made: {folder} is not a folder")
-        require(os.access(folder, os.W_OK), f"the MLflow database {_database(uri)}: {folder} cannot be written")
+        if not folder.is_dir():
+            raise AnalysisError(f"the MLflow database {_database(uri)} cannot be made: {folder} is not a folder")
+        if not os.access(folder, os.W_OK):
+            raise AnalysisError(f"the MLflow database {_database(uri)}: {folder} cannot be written")
     elif scheme in DATABASE_PORTS:
         host, port = parts.hostname or "localhost", parts.port or DATABASE_PORTS[scheme]
         try:
@@ -107,7 +112,7 @@ def require_tracking(uri: str) -> None:
             raise _no_answer(uri, error) from error
     elif not uri.startswith("databricks"):
         kinds = f"http, https, sqlite, {', '.join(DATABASE_PORTS)} or databricks"
-        raise ConfigError(f"MLFLOW_TRACKING_URI '{public(uri)}' must be one of {kinds}, such as sqlite:///mlflow.db")
+        raise AnalysisError(f"MLFLOW_TRACKING_URI '{public(uri)}' must be one of {kinds}, such as sqlite:///mlflow.db")
 
 
 def _require_server(uri: str, scheme: str, host: str) -> None:
@@ -119,8 +124,8 @@ def _require_server(uri: str, scheme: str, host: str) -> None:
         raise _no_answer(uri, error) from error
 
 
-def _no_answer(uri: str, error: Exception) -> ConfigError:
-    return ConfigError(
+def _no_answer(uri: str, error: Exception) -> AnalysisError:
+    return AnalysisError(
         f"the tracking server {public(uri)} does not answer ({_reason(error)}): start it, correct "
         f"MLFLOW_TRACKING_URI, or unset it to use {DEFAULT_DATABASE} in the current folder"
     )
@@ -150,18 +155,24 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 class MlflowTracker:
     """Writes one study's runs. Make it before any worker starts: it creates the database."""
 
-    def __init__(self, plan: Plan, environment: Mapping[str, str], uri: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Mapping[str, Any], environment: Mapping[str, str], uri: str, warn: Callable[[str], None]
+    ) -> None:
         self.plan = plan
+        self.study = str(plan["study"])
         self.environment = environment
         self.uri = uri
         self._warn = warn
         self._failing = False
+        self._rests_until = 0.0
         self._ids: dict[str, str] = {}
         """MLflow run of each configuration's hash."""
         self._last_step: dict[str, int] = {}
         """Last update that was logged, by hash."""
         self._open: set[str] = set()
         """Hashes whose MLflow run is not ended."""
+        self._behind: set[str] = set()
+        """Hashes of which some rows could not be logged: they wait for the record, so that no curve has a gap."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -171,7 +182,7 @@ class MlflowTracker:
             self.parent_id = self._parent()
             self._find_children()
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise ConfigError(f"MLflow's store {public(uri)} cannot be used: {_reason(error)}") from error
+            raise AnalysisError(f"MLflow's store {public(uri)} cannot be used: {_reason(error)}") from error
 
     def _connect(self) -> MlflowClient:
         # A dead server must not hold the study up: MLflow would try for minutes.
@@ -190,18 +201,18 @@ class MlflowTracker:
         return client
 
     def _experiment(self) -> str:
-        name = self.plan.study.script
+        name = str(self.plan["script"])
         found: Experiment | None = self.client.get_experiment_by_name(name)
         if found is None:
             location = None
             if self.uri.startswith("sqlite"):
                 location = (_database(self.uri).resolve().parent / DEFAULT_ARTIFACTS / name).as_uri()
             return self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
-        require(
-            found.lifecycle_stage == "active",
-            f"MLflow experiment '{name}' in {public(self.uri)} is deleted: restore it (mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}) or use another store",
-        )
+        if found.lifecycle_stage != "active":
+            raise AnalysisError(
+                f"MLflow experiment '{name}' in {public(self.uri)} is deleted: restore it (mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}) or use another store"
+            )
         for key, value in EXPERIMENT_TAGS.items():
             if key not in found.tags:
                 self.client.set_experiment_tag(found.experiment_id, key, value)
@@ -211,19 +222,19 @@ class MlflowTracker:
         return " AND ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in tags.items())
 
     def _parent(self) -> str:
-        tags = {"study": self.plan.name, "kind": "study"}
+        tags = {"study": self.study, "kind": "study"}
         found = self.client.search_runs([self.experiment_id], self._tag_filter(**tags), max_results=1)
         if found:
             self.client.update_run(found[0].info.run_id, status="RUNNING")
             return found[0].info.run_id
         return self.client.create_run(
             self.experiment_id,
-            run_name=self.plan.name,
+            run_name=self.study,
             tags={PREFIX + name: value for name, value in tags.items()}
             | {
-                f"{PREFIX}corpus_hash": self.plan.to_json()["data_hash"],
-                **self._protocol_tags(self.plan.protocol.flaws),
-                "mlflow.note.content": self.plan.study.title,
+                f"{PREFIX}corpus_hash": self.plan["data_hash"],
+                **self._protocol_tags(self.plan["flaws"]),
+                "mlflow.note.content": self.plan["title"],
                 **{PREFIX + name: value for name, value in self.environment.items()},
             },
         ).info.run_id
@@ -231,7 +242,7 @@ class MlflowTracker:
     def _protocol_tags(self, flaws: Iterable[str]) -> dict[str, str]:
         """Return the tags by which no flawed number can be mistaken for a sound one, which has no flaws' tag."""
         named = " ".join(flaws)
-        return {f"{PREFIX}protocol": self.plan.protocol.name, **({f"{PREFIX}flaws": named} if named else {})}
+        return {f"{PREFIX}protocol": self.plan["protocol"], **({f"{PREFIX}flaws": named} if named else {})}
 
     def _find_children(self) -> None:
         token: str | None = ""
@@ -255,7 +266,7 @@ class MlflowTracker:
 
     @contextmanager
     def _tolerant(self) -> Iterator[None]:
-        """Say once that MLflow fails; the records lack nothing."""
+        """Say once that MLflow fails, and leave it alone for a while; the records lack nothing."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -263,40 +274,62 @@ class MlflowTracker:
         except (MlflowException, OSError) as error:
             if not self._failing:
                 self._warn(
-                    f"MLflow cannot be written ({_reason(error)}); the study goes on and keeps its records: "
-                    "run the same command again to copy them"
+                    f"MLflow cannot be written ({_reason(error)}); the study goes on and keeps its records: what is "
+                    "still missing at its end is copied by the same command, or by python -m analysis sync-mlflow"
                 )
             self._failing = True
+            self._rests_until = time.monotonic() + REST_SECONDS
+
+    @property
+    def _resting(self) -> bool:
+        return time.monotonic() < self._rests_until
 
     def copy_records(self, folder: Path) -> None:
-        """Bring MLflow up to date with the records of a study: what a killed driver could not write."""
+        """Bring MLflow up to date with what a study's folder holds: what a killed driver could not write.
+
+        Records, and the failures of runs that have no record.
+        """
         with self._tolerant():
-            for record in read_records(folder):
-                address = record.config_hash
-                complete = address in self._ids and address not in self._open
+            records = {record.config_hash: record for record in (*_failures(folder), *read_records(folder))}
+            for address, record in records.items():
+                complete = address in self._ids and address not in self._open and address not in self._behind
                 if not complete or self._last_step[address] < record.result_row()["steps"]:
                     self._copy(record)
             if (folder / PLAN_FILE).exists():
                 self.client.log_artifact(self.parent_id, str(folder / PLAN_FILE))
 
-    def start(self, run: PlannedRun) -> None:
-        """Open the run of a (cell, seed) that begins to train."""
+    def start(self, address: str, labels: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Open the run of a (cell, seed) that begins to train.
+
+        Args:
+            address: hash of its configuration.
+            labels: `cell`, `scale`, `factors`, `seed` and `flaws`.
+            config: the resolved configuration.
+        """
+        if self._resting:
+            return
         with self._tolerant():
-            address = run.config_hash
             if address in self._ids and address not in self._open and self._finished(address):
                 # It is trained again because its record is gone: the copy must not outlive it.
                 self.client.delete_run(self._ids.pop(address))
                 self._last_step.pop(address)
-            self._ensure(address, self._labels_of(run), run.cell.config.to_dict(), self.environment)
+            self._ensure(address, labels, config, self.environment)
 
     def log_rows(self, address: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows of a run's curve, those after the last one logged."""
+        if address not in self._ids or address in self._behind:
+            return  # `end` writes it as a whole
+        self._behind.add(address)
+        if self._resting:
+            return
         with self._tolerant():
-            if address in self._ids:  # else it could not be opened, and `end` writes it as a whole
-                self._log(address, rows)
+            self._log(address, rows)
+            self._behind.discard(address)
 
     def end(self, record: TrialRecord) -> None:
         """Close a run that has ended, whatever of its rows was missing included."""
+        if self._resting:
+            return  # `close` copies it
         with self._tolerant():
             self._copy(record)
 
@@ -316,12 +349,6 @@ class MlflowTracker:
         status = self.client.get_run(self._ids[address]).data.tags.get(f"{PREFIX}status")
         return status in (FINISHED, DIVERGED)
 
-    def _labels_of(self, run: PlannedRun) -> dict[str, Any]:
-        cell, flaws = run.cell, list(self.plan.protocol.flaws)
-        return {
-            "cell": cell.name, "scale": cell.scale, "factors": dict(cell.factors), "seed": run.seed, "flaws": flaws
-        }  # fmt: skip
-
     def _ensure(
         self, address: str, labels: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, str]
     ) -> None:
@@ -335,7 +362,7 @@ class MlflowTracker:
         factors = {f"{PREFIX}factor.{name}": str(level) for name, level in labels["factors"].items()}
         tags = {
             PARENT_TAG: self.parent_id,
-            f"{PREFIX}study": self.plan.name,
+            f"{PREFIX}study": self.study,
             f"{PREFIX}cell": labels["cell"],
             f"{PREFIX}scale": labels["scale"],
             f"{PREFIX}factors": json.dumps(labels["factors"]),
@@ -368,16 +395,15 @@ class MlflowTracker:
 
         now = int(time.time() * 1000)
         new = [row for row in rows if row[STEP] > self._last_step[address]]
-        metrics = [
-            Metric(name, float(row[name]), now, row[STEP])
-            for row in new
-            for name in CURVE_COLUMNS
-            if row.get(name) is not None
-        ]
-        for batch in _batches(metrics, BATCH):
-            self.client.log_batch(self._ids[address], metrics=list(batch))
-        if new:
-            self._last_step[address] = new[-1][STEP]
+        for batch in _batches(new, ROWS_A_CALL):
+            metrics = [
+                Metric(name, float(row[name]), now, row[STEP])
+                for row in batch
+                for name in CURVE_COLUMNS
+                if row.get(name) is not None
+            ]
+            self.client.log_batch(self._ids[address], metrics=metrics)
+            self._last_step[address] = batch[-1][STEP]
 
     def _copy(self, record: TrialRecord) -> None:
         from mlflow.entities import RunTag
@@ -399,6 +425,47 @@ class MlflowTracker:
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         self.client.set_terminated(run_id, status=MLFLOW_STATUS[record.status])
         self._open.discard(address)
+        self._behind.discard(address)
+
+
+def sync_mlflow(folder: Path, uri: str) -> list[str]:
+    """Copy what a study's folder holds to MLflow: runs, plan and report, each once.
+
+    Returns:
+        Lines that say what is there now.
+
+    Raises:
+        AnalysisError: the folder is no study's, or the store cannot be written.
+    """
+    plan = _plan(folder / PLAN_FILE)
+    try:
+        records = [*read_records(folder), *_failures(folder)]
+    except (ValueError, OSError) as error:
+        raise AnalysisError(str(error)) from error
+    if not records:
+        raise AnalysisError(f"{folder} has no records: nothing of the study has ended yet")
+    require_tracking(uri)
+    warnings: list[str] = []
+    tracker = MlflowTracker(plan, records[0].environment, uri, warnings.append)
+    planned = {address for cell in plan["cells"] for address in cell["hashes"].values()}
+    tracker.close(folder, complete=planned <= {record.config_hash for record in records})
+    if warnings:
+        raise AnalysisError(warnings[0])
+    return [f"{len(records)} runs of {plan['study']} are in {public(uri)}", ui_command(uri, tracker.experiment_id)]
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    try:
+        plan: dict[str, Any] = json.loads(path.read_text())
+        _ = plan["study"], plan["script"], plan["title"], plan["data_hash"], plan["protocol"], plan["flaws"]
+        _ = [cell["hashes"].values() for cell in plan["cells"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AnalysisError(f"{path.parent} is no study's folder: {path.name}: {error!r}") from error
+    return plan
+
+
+def _failures(folder: Path) -> list[TrialRecord]:
+    return [TrialRecord.read(path) for path in sorted((folder / FAILURES_FOLDER).glob("*.json"))]
 
 
 def ui_command(uri: str, experiment_id: str) -> str:
