@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from analysis import confound
 from analysis.errors import AnalysisError
 from analysis.load_csv import load_csv
 from analysis.load_mlflow import is_tracking_uri, load_mlflow
@@ -74,6 +75,7 @@ def load_folder(folder: Path, study: str | None, baseline: str | None, metric: s
         plan=resolve_plan(plan, [record.environment for record in records], metric),
         audits=audits_table((record.cell, record.seed, record.audits) for record in records),
         audited=sum(was_audited(record.environment) for record in records),
+        study_audits=tuple(confound.audit(records, plan)),
         scores={(record.cell, record.seed): record.scores for record in records if record.scores is not None},
     )
 

@@ -11,13 +11,13 @@ import logging
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from analysis.errors import AnalysisError
-from analysis.results import Results
+from analysis.results import Results, StudyAudit
 from analysis.runs import (
     DEFAULT_BASELINE,
     audits_table,
@@ -102,7 +102,8 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
     notes = []
     if len(ended) < len(children):
         notes.append(f"runs in MLflow that have not ended, left out: {len(children) - len(ended)}")
-    plan = _plan(client, {run.data.tags[PARENT_TAG] for run in ended if PARENT_TAG in run.data.tags})
+    parents = sorted({run.data.tags[PARENT_TAG] for run in ended if PARENT_TAG in run.data.tags})
+    plan = _plan(client, parents)
     levels = [_factors(run) for run in ended]
     factors = tuple(plan["factors"] if plan else levels[0])
     rows = [_row(run, factor) for run, factor in zip(ended, levels, strict=True)]
@@ -116,11 +117,14 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
         plan = with_metric({}, metric) if metric else {}
     audits = audits_table((row[CELL], row[SEED], _audits(run)) for run, row in zip(ended, rows, strict=True))
     audited = sum(was_audited(_environment(run)) for run in ended)
+    study_audits = tuple(StudyAudit(found, ()) for parent in parents for found in _audits(client.get_run(parent)))
     if len(ended) > MOST_CURVES:
         notes.append(f"no curves: {len(ended)} runs are more than the {MOST_CURVES} whose history is fetched")
         ended = []
     curves = curves_table([row for run in ended for row in _curve(client, run)])
-    return Results(chosen, runs, curves, factors, baselines, plan, tuple(notes), audits, audited)
+    return Results(
+        chosen, runs, curves, factors, baselines, plan, tuple(notes), audits, audited, study_audits=study_audits
+    )
 
 
 def _client(uri: str) -> MlflowClient:
@@ -169,9 +173,9 @@ def _studies(client: MlflowClient, experiments: list[str]) -> Iterator[str]:
         query += f" AND {_tag('study')} != '{name}'"
 
 
-def _plan(client: MlflowClient, parents: set[str]) -> dict[str, Any]:
+def _plan(client: MlflowClient, parents: Sequence[str]) -> dict[str, Any]:
     """Return the plan that the parent run keeps; empty where it keeps none."""
-    for parent in sorted(parents):
+    for parent in parents:
         if any(entry.path == PLAN_FILE for entry in client.list_artifacts(parent)):
             with tempfile.TemporaryDirectory() as folder:
                 path = client.download_artifacts(parent, PLAN_FILE, folder)

@@ -18,7 +18,7 @@ import pandas as pd
 from analysis import narrative, plots, render
 from analysis.errors import AnalysisError
 from analysis.figure_style import style
-from analysis.results import Results
+from analysis.results import Results, StudyAudit
 from analysis.runs import records
 from analysis.schema import (
     PARAMS_ACTIVE,
@@ -51,6 +51,8 @@ class Report:
     json: Path
     latex: Path
     figures: tuple[Path, ...]
+    study_audits: tuple[StudyAudit, ...]
+    """What audits found by comparing runs."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -93,6 +95,7 @@ def write_report(results: Results, folder: Path) -> Report:
         json=folder / RESULTS_JSON,
         latex=folder / RANKING_TEX,
         figures=tuple(folder / f"{name}.png" for name in pictures),
+        study_audits=analysis.study_audits,
     )
 
 

@@ -15,7 +15,7 @@ from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.joint import one_model
 from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
 from analysis.ranking import RANKING_COLUMNS, rank_cells
-from analysis.results import Results
+from analysis.results import Results, StudyAudit
 from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
 from analysis.unpaired import PAIRED, UNPAIRED
 
@@ -43,6 +43,8 @@ class Analysis:
     """Rows in the ranking's order."""
     audits: pd.DataFrame
     """What the audits found, the severest first."""
+    study_audits: tuple[StudyAudit, ...]
+    """Those of them that compare runs."""
     notes: tuple[str, ...]
     """Warnings in words. Those of loading (`Results.notes`) and of the plan are not repeated here."""
 
@@ -75,6 +77,9 @@ def analyse(results: Results) -> Analysis:
     comparisons = pairs.compare(results, order, control, models)
     effects, effect_notes = main_effects(results)
     errors = noise.evaluation_noise(results, order)
+    found = noise.audit(errors)
+    # A source that keeps no documents may know what was found when they were there.
+    study = (*(item for item in results.study_audits if not found or item.audit.name != noise.NAME), *found)
     notes = (
         *_run_notes(ranking),
         *_tie_notes(ranking),
@@ -95,7 +100,8 @@ def analyse(results: Results) -> Analysis:
         contributions=marks.mark_rows(results, pairs.contributions(results, comparisons)),
         main_effects=marks.mark_rows(results, effects),
         efficiency=marks.mark_rows(results, efficiency(results, order)),
-        audits=audit_findings(results, (*results.study_audits, *noise.audit(errors))),
+        audits=audit_findings(results, study),
+        study_audits=study,
         notes=notes,
     )
 

@@ -26,6 +26,7 @@ STUDY = Study(
     script="exp1_attention_768d",
     title="Attention at 768 wide: multi-head against two latent attentions",
     factors=("attention",),
+    slots={"attention": ("model.attention",)},
     designs={
         "default": Design(
             cells=tuple(

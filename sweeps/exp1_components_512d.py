@@ -52,6 +52,7 @@ STUDY = Study(
     script="exp1_components_512d",
     title="Components at 512 wide: latent attention, dense MLP, GLM4's experts",
     factors=("attention", "feed_forward"),
+    slots={"attention": ("model.attention",), "feed_forward": ("model.feed_forward",)},
     designs={
         "default": Design(
             cells=tuple(

@@ -20,6 +20,7 @@ STUDY = Study(
     script="exp3_rmsnorm",
     title="DeepSeek's RMSNorm before the head: a negative control",
     factors=("rmsnorm",),
+    slots={"rmsnorm": ("model.final_norm",)},
     designs={
         "default": Design(
             cells=(

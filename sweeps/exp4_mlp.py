@@ -56,6 +56,7 @@ STUDY = Study(
     script="exp4_mlp",
     title="The feed-forward layer: dense or experts, gated or plain, SiLU or ReLU",
     factors=("mlp",),
+    slots={"mlp": ("model.feed_forward",)},
     designs={
         design: Design(
             cells=tuple(

@@ -45,6 +45,10 @@ STUDY = Study(
     script="exp5_moe",
     title="The mixture of experts: gated experts, DeepSeek routing",
     factors=FACTORS,
+    slots={
+        "gated_experts": ("model.feed_forward.gated",),
+        "deepseek_routing": ("model.feed_forward.router",),
+    },
     designs={
         "default": Design(
             cells=tuple(

@@ -101,6 +101,12 @@ STUDY = Study(
     script="exp6_grid",
     title="DeepSeek component grid: attention, norm, feed-forward",
     factors=FACTORS,
+    slots={
+        "attention": ("model.attention",),
+        "rmsnorm": ("model.block_norm",),
+        "mlp": ("model.feed_forward",),
+        "moe": ("model.feed_forward",),
+    },
     designs={
         "default": Design(
             cells=grid("default"),

@@ -49,6 +49,7 @@ STUDY = Study(
     script="experts",
     title="The mixture's size: number of experts, and experts a token",
     factors=("n_experts", "top_k"),
+    slots={"n_experts": ("model.feed_forward.n_experts",), "top_k": ("model.feed_forward.top_k",)},
     designs={
         "default": Design(
             cells=tuple(

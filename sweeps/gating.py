@@ -62,6 +62,10 @@ STUDY = Study(
     script="gating",
     title="The experts' form: SiLU against ReLU, with and without a gate",
     factors=FACTORS,
+    slots={
+        "silu": ("model.feed_forward.activation",),
+        "gate": ("model.feed_forward.gated", "model.feed_forward.d_ff"),
+    },
     primary="silu_gate",
     designs={
         "default": Design(

@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from trainables.scales import Scale
 
 FACTORS = ("low_rank", "decoupled", "bias", "wide_heads")
+RANKS = ("model.attention.q_rank", "model.attention.kv_rank")
+QUERIES_AND_KEYS = ("model.attention.rope_dim", "model.attention.nope_dim")
+SLOTS = {
+    "low_rank": RANKS,
+    "decoupled": QUERIES_AND_KEYS,
+    "bias": ("model.attention.bias",),
+    "wide_heads": (*QUERIES_AND_KEYS, "model.attention.v_dim", *RANKS),
+}
+"""Full rank is that of all heads together: wider heads have more of it."""
 
 
 def attention(low_rank: int, decoupled: int, bias: int, wide_heads: int) -> Callable[[Scale], ModelConfig]:
@@ -72,6 +81,7 @@ STUDY = Study(
     script="latent_attention",
     title="Inside latent attention: low rank, decoupled positions, biases, wider heads",
     factors=FACTORS,
+    slots=SLOTS,
     designs={
         "default": Design(cells=cells([(0, 0, 0, 0), *ONE_AT_A_TIME, (1, 1, 1, 1)])),
         "factorial": Design(cells=cells(list(itertools.product((0, 1), repeat=len(FACTORS)))), factorial=True),

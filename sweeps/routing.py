@@ -55,6 +55,7 @@ STUDY = Study(
     script="routing",
     title="The routing rule: what chooses the experts, and what balances them",
     factors=("routing",),
+    slots={"routing": ("model.feed_forward.router",)},
     primary="deepseek",
     designs={
         "default": Design(

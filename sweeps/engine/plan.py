@@ -22,6 +22,7 @@ from typing import Any
 from analysis.registered import HASH, REGISTERED
 from analysis.schema import CONFIG_HASH, PLAN_FILE, RECORDS_FOLDER, SCALE, SCHEMA_VERSION, VAL_LOSS, write_json
 from moe_models.accounting import Counts, count
+from moe_models.config import ModelConfig
 from moe_models.errors import ConfigError, require
 from sweeps.engine.flaws import FLAWS
 from sweeps.engine.options import AUTO, Options, names
@@ -50,6 +51,8 @@ class PlannedCell:
     scale: str
     config: TrialConfig
     counts: Counts
+    declared: Mapping[str, Any]
+    """What the parts of the configuration that factors may change are meant to be, by dotted name."""
 
     @property
     def cost(self) -> float:
@@ -67,6 +70,7 @@ class PlannedCell:
             "params_total": self.counts.params_total,
             "params_active": self.counts.params_active,
             "flops_per_token": self.counts.flops_per_token,
+            "declared": dict(self.declared),
             "hashes": {str(seed): self.config.hash(seed) for seed in seeds},
         }
 
@@ -146,6 +150,7 @@ class Plan:
             "updates": max(updates),
             "seeds": sorted({*self.seeds, *self.existing.get("seeds", ())}),
             "factors": [*self.study.factors, *([SCALE] if len(self.scales) > 1 else [])],
+            "slots": {factor: list(slots) for factor, slots in self.study.slots.items()},
             "metric": VAL_LOSS,
             "direction": "min",
             "negative_control": None
@@ -419,7 +424,19 @@ def _plan_cell(
         scale=scale.name,
         config=config,
         counts=count(config.counted_model),
+        declared=declared_slots(protocol.study, cell.build(scale)),
     )
+
+
+def declared_slots(study: Study, model: ModelConfig) -> dict[str, Any]:
+    """Return what a model makes of the parts that the study's factors may change; None where it has no such part."""
+    declared: dict[str, Any] = {}
+    for slot in sorted({slot for slots in study.slots.values() for slot in slots}):
+        part: Any = {"model": model.to_dict()}
+        for name in slot.split("."):
+            part = part.get(name) if isinstance(part, Mapping) else None
+        declared[slot] = part
+    return declared
 
 
 def _scaled(name: str, scale: str, scales: Sequence[str]) -> str:

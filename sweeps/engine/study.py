@@ -119,6 +119,9 @@ class Study:
     factors: tuple[str, ...]
     designs: Mapping[str, Design]
     """By the names that `--design` takes; one of them is `default`."""
+    slots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Factor -> the parts of a configuration that it may change (`model.attention`): a cell that differs from its
+    baseline elsewhere is confounded. Where empty, nothing is said of that."""
     baseline: str = "baseline"
     """The cell that all others are compared with."""
     primary: str | None = None
@@ -147,6 +150,7 @@ class Study:
             assert self.baseline in names, f"{self.script}, design {name}: there is no cell '{self.baseline}'"
             for cell in design.cells:
                 assert set(cell.factors) == set(self.factors), f"{self.script}: factors of cell '{cell.name}'"
+        assert not self.slots or set(self.slots) == set(self.factors), f"{self.script}: slots are given for each factor"
         default = [cell.name for cell in self.designs[DEFAULT_DESIGN].cells if cell.name != self.baseline]
         assert self.primary is None or self.primary in default, f"{self.script}: there is no cell '{self.primary}'"
         rising = all(low < high for low, high in itertools.pairwise((0, *self.looks)))
