@@ -18,9 +18,11 @@ import pandas as pd
 from analysis import narrative, plots, render
 from analysis.errors import AnalysisError
 from analysis.figure_style import style
-from analysis.results import Results, StudyAudit
+from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import (
+    CELL,
+    CONFIG_HASH,
     PARAMS_ACTIVE,
     PARAMS_TOTAL,
     PEAK_MEMORY_BYTES,
@@ -29,9 +31,11 @@ from analysis.schema import (
     REPORT_MD,
     RESULTS_CSV,
     RESULTS_JSON,
+    RUN_AUDITS,
     SCHEMA_VERSION,
     SEED,
     STEPS,
+    STUDY_AUDITS,
     TOKENS,
 )
 from analysis.summary import COLUMNS, Analysis, analyse
@@ -51,8 +55,6 @@ class Report:
     json: Path
     latex: Path
     figures: tuple[Path, ...]
-    study_audits: tuple[StudyAudit, ...]
-    """What audits found by comparing runs."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -95,7 +97,6 @@ def write_report(results: Results, folder: Path) -> Report:
         json=folder / RESULTS_JSON,
         latex=folder / RANKING_TEX,
         figures=tuple(folder / f"{name}.png" for name in pictures),
-        study_audits=analysis.study_audits,
     )
 
 
@@ -136,6 +137,8 @@ def results_json(results: Results, analysis: Analysis) -> dict[str, Any]:
             },
             "notes": narrative.remarks(results, analysis),
             **{name: records(getattr(analysis, name)) for name in COLUMNS},
+            STUDY_AUDITS: [{**vars(item.audit), "cells": item.cells} for item in analysis.study_audits],
+            RUN_AUDITS: records(results.audits.merge(results.runs[[CELL, SEED, CONFIG_HASH]], on=[CELL, SEED])),
             "columns": COLUMNS,
         }
     )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from analysis.errors import AnalysisError
+from analysis.same_model import NAME as SAME_MODEL
 from analysis.schema import (
     AUDITS_RUN,
     CURVE_COLUMNS,
@@ -36,7 +37,10 @@ from analysis.schema import (
     REPORT_MD,
     RESULTS_CSV,
     RESULTS_JSON,
+    RUN_AUDITS,
+    SEVERITIES,
     STEP,
+    STUDY_AUDITS,
     TrialRecord,
     read_records,
 )
@@ -57,6 +61,8 @@ ROWS_A_CALL = BATCH // len(CURVE_COLUMNS)
 REST_SECONDS = 30.0
 """How long a store that failed is left alone: a call to a dead or locked one may take that long itself."""
 PARAMS_A_CALL = 100
+MOST_CHARACTERS = 4000
+"""Of a tag's value, below MLflow's limit of 5,000 with room for what is counted."""
 PREFIX = "ablatune."
 PARENT_TAG = "mlflow.parentRunId"
 AUDIT_TAG = f"{PREFIX}audit."
@@ -343,7 +349,37 @@ class MlflowTracker:
             for path in sorted([*(folder / name for name in REPORT_FILES), *folder.glob("*.png")]):
                 if path.exists():
                     self.client.log_artifact(self.parent_id, str(path))
+            self._tag_findings(folder / RESULTS_JSON)
             self.client.set_terminated(self.parent_id, status="FINISHED" if complete else "KILLED")
+
+    def _tag_findings(self, path: Path) -> None:
+        """Tag the parent with what audits found by comparing runs, and each run that `same_model` says is another's.
+
+        Both are found anew by each report: tags of an earlier one that no longer hold go.
+        """
+        report = json.loads(path.read_text()) if path.exists() else {}
+        study: dict[str, list[dict[str, Any]]] = {}
+        for item in report.get(STUDY_AUDITS, ()):
+            study.setdefault(item["name"], []).append(item)
+        tags = {name: _tag_value(found) for name, found in study.items()}
+        self._set_findings(self.client.get_run(self.parent_id), tags, lambda name: True)
+        twins = [item for item in report.get(RUN_AUDITS, ()) if item["audit"] == SAME_MODEL]
+        now = {self._ids[item["config_hash"]]: _tag_value([item]) for item in twins if item["config_hash"] in self._ids}
+        tag = f"tags.`{AUDIT_TAG}{SAME_MODEL}` LIKE '%'"
+        before = self.client.search_runs(
+            [self.experiment_id], f"tags.`{PARENT_TAG}` = '{self.parent_id}' AND {tag}", max_results=1000
+        )
+        for run_id in {*now, *(run.info.run_id for run in before)}:
+            found = {SAME_MODEL: now[run_id]} if run_id in now else {}
+            self._set_findings(self.client.get_run(run_id), found, lambda name: name == SAME_MODEL)
+
+    def _set_findings(self, run: Run, tags: Mapping[str, str], ours: Callable[[str], bool]) -> None:
+        for key in run.data.tags:
+            name = key.removeprefix(AUDIT_TAG)
+            if key.startswith(AUDIT_TAG) and ours(name) and name not in tags:
+                self.client.delete_tag(run.info.run_id, key)
+        for name, value in tags.items():
+            self.client.set_tag(run.info.run_id, f"{AUDIT_TAG}{name}", value)
 
     def _finished(self, address: str) -> bool:
         status = self.client.get_run(self._ids[address]).data.tags.get(f"{PREFIX}status")
@@ -426,6 +462,23 @@ class MlflowTracker:
         self.client.set_terminated(run_id, status=MLFLOW_STATUS[record.status])
         self._open.discard(address)
         self._behind.discard(address)
+
+
+def _tag_value(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return `severity: evidence` of findings of one audit, the severest first; what does not fit is counted."""
+    ordered = sorted(found, key=lambda item: SEVERITIES.index(item["severity"]))
+    value = f"{ordered[0]['severity']}: {_about(ordered[0])}"
+    for place, item in enumerate(ordered[1:], start=1):
+        longer = f"{value}; {_about(item)}"
+        if len(longer) > MOST_CHARACTERS:
+            return f"{value}; and {len(ordered) - place} more in {RESULTS_JSON}"
+        value = longer
+    return value
+
+
+def _about(item: Mapping[str, Any]) -> str:
+    cells = ", ".join(item.get("cells", ()))
+    return f"{cells}: {item['evidence']}" if cells else str(item["evidence"])
 
 
 def sync_mlflow(folder: Path, uri: str) -> list[str]:

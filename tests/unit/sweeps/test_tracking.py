@@ -445,3 +445,40 @@ def test_a_server_that_asks_for_a_password_answers() -> None:
 def test_a_uri_that_cannot_be_used(uri: str) -> None:
     with pytest.raises(AnalysisError):
         require_tracking(uri)
+
+
+def test_what_comparing_runs_found_is_tagged_and_what_no_longer_holds_is_not(
+    tracked: tuple[Plan, Callable[[], MlflowTracker]], database: str
+) -> None:
+    plan, connect = tracked
+    runs = plan.runs()
+    for run in runs:
+        record(plan, run).write(plan.folder / RECORDS_FOLDER)
+    note = {"name": "confound", "severity": "note", "evidence": "not matched", "cells": ["mlp"]}
+    warning = {"name": "confound", "severity": "warning", "evidence": "place is 1", "cells": ["mlp", "moe"]}
+    whole = {"name": "replication", "severity": "warning", "evidence": "n = 1", "cells": []}
+    twin = {"audit": "same_model", "severity": "invalid", "evidence": "the same", "config_hash": runs[0].config_hash}
+    own = {"audit": "budget", "severity": "warning", "evidence": "short", "config_hash": runs[1].config_hash}
+
+    def tags(study: list[dict[str, Any]], found: list[dict[str, Any]]) -> tuple[dict[str, str], dict[str, set[str]]]:
+        report = {"study_audits": study, "run_audits": found}
+        (plan.folder / "results.json").write_text(json.dumps(report))
+        connect().close(plan.folder, complete=True)
+        client = MlflowClient(tracking_uri=database)
+        beginning = "ablatune.audit."
+
+        def of(run: Run) -> dict[str, str]:
+            return {k.removeprefix(beginning): v for k, v in run.data.tags.items() if k.startswith(beginning)}
+
+        (parent,) = (run for run in all_runs(client) if "mlflow.parentRunId" not in run.data.tags)
+        return of(parent), {address: set(of(run)) for address, run in children(client).items()}
+
+    on_parent, on_runs = tags([note, warning, whole], [twin, own])
+    assert on_parent == {"confound": "warning: mlp, moe: place is 1; mlp: not matched", "replication": "warning: n = 1"}
+    assert on_runs[runs[0].config_hash] == {"same_model"}
+    assert on_runs[runs[1].config_hash] == set(), "what a run's own audits found comes with its record"
+    on_parent, on_runs = tags([note] * 400, [])
+    assert on_parent["confound"].startswith("note: mlp: not matched; mlp: not matched")
+    assert on_parent["confound"].endswith("more in results.json")
+    assert len(on_parent["confound"]) < 5000
+    assert not any(on_runs.values())
