@@ -1,8 +1,8 @@
 """Corpora: where documents come from. All are read through Hugging Face `datasets`.
 
-A corpus is named by a short text (its spec): `web`, `smollm`, `smollm:8000`, or the path of a .txt, .jsonl or
-.parquet file. `find_source` turns it into a source, which can say what it is without reading it (`fingerprint`, for
-the cache).
+A corpus is named by a short text (its spec): `web`, `smollm`, `smollm:8000`, the name of a generated language
+(`trainables.synthetic`), or the path of a .txt, .jsonl or .parquet file. `find_source` turns it into a source, which
+can say what it is without reading it (`fingerprint`, for the cache).
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from moe_models.errors import ConfigError, require, unknown_name
+from moe_models.streams import derive_seed
+from trainables.synthetic import LANGUAGES, Language, draw_document
 
 if TYPE_CHECKING:  # seconds to import, and workers never need them
     from tokenizers import Tokenizer
 
-NAMED_CORPORA = ("web", "smollm")
+NAMED_CORPORA = ("web", "smollm", *LANGUAGES)
+END_OF_DOCUMENT = "<|endoftext|>"
+"""Follows each document. The same characters inside a document are ordinary text."""
 FILE_FORMATS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
 """Suffixes of the files that can be a corpus, with the `datasets` builder that reads each."""
 
@@ -36,6 +42,8 @@ class Document:
     group: str
     """Documents of one group (a book, say) stay in one split."""
     text: str
+    log_probabilities: np.ndarray | None = field(default=None, compare=False)
+    """Of a generated document: in nats, of each token and of the end given those before it, under the generator."""
 
 
 class Source(Protocol):
@@ -45,11 +53,17 @@ class Source(Protocol):
     def name(self) -> str:
         """How the corpus is called in tables, tags and hashes."""
 
+    @property
+    def language(self) -> Language | None:
+        """The generator that its documents are drawn from; None where people wrote them."""
+
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this corpus from any other, without parsing it: plain data."""
 
     def rows(self) -> Iterable[Mapping[str, Any]]:
-        """Return the rows in order: `text`, and optionally `group` and `name`."""
+        """Return the rows in order: `text`, and optionally `group` and `name`; of a generated language also
+        `log_probabilities`.
+        """
 
     def published_tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that comes with the corpus, or None where one is to be trained."""
@@ -70,6 +84,8 @@ def find_source(spec: str) -> Source:
         valid = count.isdecimal() and int(count) >= 1
         require(valid, f"corpus '{spec}': after 'smollm:' comes the number of documents, 1 or more")
         return HubSource(documents=int(count))
+    if spec in LANGUAGES:
+        return GeneratedSource(LANGUAGES[spec]())
     path, kinds = Path(spec), ", ".join(FILE_FORMATS)
     if path.suffix.lower() in FILE_FORMATS:
         require(path.exists(), f"corpus file '{spec}' does not exist")
@@ -90,6 +106,7 @@ class WebSource:
 
     module = "plain_text_readers_bible"
     name = "web"
+    language = None
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the hash of the one module that is read; finding it imports nothing."""
@@ -145,6 +162,7 @@ class HubSource:
     tokenizer: str = "HuggingFaceTB/SmolLM-135M"
     documents: int = 1000
     name = "smollm"
+    language = None
     timeout_seconds = 5.0
 
     def fingerprint(self) -> dict[str, Any]:
@@ -201,6 +219,7 @@ class FileSource:
     """
 
     path: Path
+    language = None
 
     @property
     def name(self) -> str:
@@ -256,6 +275,50 @@ class FileSource:
         """Return None: the tokenizer is trained on the training documents."""
 
 
+@dataclass(frozen=True)
+class GeneratedSource:
+    """Documents drawn from a language until they have so many tokens; its symbols are written as words.
+
+    Each document has a random stream of its own: fewer tokens are the beginning of more.
+    """
+
+    language: Language
+    tokens: int = 1_000_000
+
+    @property
+    def name(self) -> str:
+        """The language's name."""
+        return self.language.name
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return language, version and size."""
+        return {"kind": "generated", "name": self.name, "version": self.language.version, "tokens": self.tokens}
+
+    def rows(self) -> Iterable[Mapping[str, Any]]:
+        """Return the documents with the log-probabilities of their tokens."""
+        from datasets import Dataset
+
+        texts: list[str] = []
+        logs: list[np.ndarray] = []
+        drawn = 0
+        while drawn < self.tokens:
+            draw = np.random.Generator(np.random.PCG64(derive_seed(0, "generated", self.name, len(texts))))
+            symbols_N, logs_N = draw_document(self.language, draw)
+            texts.append(" ".join(self.language.symbols[symbol - 1] for symbol in symbols_N[:-1]))
+            logs.append(logs_N)
+            drawn += len(symbols_N)
+        return Dataset.from_dict({"text": texts, "log_probabilities": logs})
+
+    def published_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer whose tokens are the language's symbols."""
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        vocabulary = {text: symbol for symbol, text in enumerate((END_OF_DOCUMENT, *self.language.symbols))}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=END_OF_DOCUMENT))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return tokenizer
+
+
 def read_documents(source: Source) -> tuple[list[Document], int]:
     """Read all documents of a corpus, in order.
 
@@ -286,7 +349,8 @@ def read_documents(source: Source) -> tuple[list[Document], int]:
             continue
         name = row.get("name") or f"document {place}"
         group = str(row["group"]) if "group" in row else first_name_of_text.setdefault(text, name)
-        documents.append(Document(str(name), group, text))
+        logs = None if source.language is None else np.array(row["log_probabilities"])
+        documents.append(Document(str(name), group, text, logs))
     require(bool(documents), f"corpus '{source.name}' is empty: it has no document with text")
     return documents, empty
 

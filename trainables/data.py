@@ -23,15 +23,9 @@ import numpy as np
 from analysis.schema import write_json
 from moe_models.errors import ConfigError, require
 from trainables.config import stable_hash
-from trainables.corpora import Source, file_hash, find_source, one_line
+from trainables.corpora import END_OF_DOCUMENT, Source, file_hash, find_source, one_line
 from trainables.splits import SPLITS
-from trainables.tokenization import (
-    END_OF_DOCUMENT,
-    SMALLEST_VOCABULARY,
-    Tokenization,
-    tokenize,
-    without_special_text,
-)
+from trainables.tokenization import SMALLEST_VOCABULARY, Tokenization, tokenize, without_special_text
 
 if TYPE_CHECKING:  # slow to import, and workers never need it
     from tokenizers import Tokenizer
@@ -57,6 +51,9 @@ class Split:
     """Group (for `web` the book) of each document."""
     characters: int
     """Length of the text."""
+    log_probabilities: np.ndarray | None = None
+    """Of a generated corpus: of each token given those before it in its document, under the generator (N,), nats,
+    float64, memory-mapped."""
 
     def document_of_token(self) -> np.ndarray:
         """Return the index of each token's document (N,), int64; an end belongs to the document it ends."""
@@ -80,6 +77,8 @@ class TokenizedCorpus:
     """Entries that the tokenizer has: fewer where a small corpus ran out of merges."""
     end_of_document: int
     """Id of the end-of-document token."""
+    entropy: float | None
+    """Of the generator that the documents are drawn from, in nats per token; None where people wrote them."""
     notes: tuple[str, ...]
     """What a reader of results should know about the data, in words."""
     train: Split
@@ -97,7 +96,8 @@ def prepare_corpus(spec: str, *, vocab_size: int, seq_len: int, cache_dir: Path 
     """Return a corpus as tokens: from the cache, or read, split, tokenized and put there.
 
     Args:
-        spec: `web`, `smollm`, `smollm:DOCUMENTS`, or the path of a .txt, .jsonl or .parquet file.
+        spec: `web`, `smollm`, `smollm:DOCUMENTS`, the name of a generated language, or the path of a .txt, .jsonl
+            or .parquet file.
         vocab_size: entries of the byte-level BPE, which is trained on the training documents only. For a corpus
             with a published tokenizer, entries of the model's embedding: not fewer than the tokenizer has.
         seq_len: tokens a window; each split must hold at least one.
@@ -149,18 +149,28 @@ def open_corpus(directory: Path) -> TokenizedCorpus:
         fields |= {name: _open_split(directory, name, meta) for name in SPLITS}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"{directory} is not a prepared corpus: {one_line(error)}") from error
-    return TokenizedCorpus(directory=directory, notes=tuple(meta["notes"]), **fields)
+    return TokenizedCorpus(directory=directory, notes=tuple(meta["notes"]), entropy=meta.get("entropy"), **fields)
 
 
 def _open_split(directory: Path, name: str, meta: Mapping[str, Any]) -> Split:
-    split, dtype, path = meta["splits"][name], np.dtype(meta["dtype"]), directory / f"{name}.bin"
-    size, expected = path.stat().st_size, split["tokens"] * dtype.itemsize
+    split = meta["splits"][name]
+    tokens = _open_array(directory / f"{name}.bin", np.dtype(meta["dtype"]), split["tokens"])
+    starts = np.array(split["document_starts"], dtype=np.int64)
+    known = "entropy" in meta
+    logs = _open_array(directory / _log_file(name), np.dtype(np.float64), split["tokens"]) if known else None
+    return Split(tokens, starts, tuple(split["documents"]), tuple(split["groups"]), split["characters"], logs)
+
+
+def _log_file(split: str) -> str:
+    return f"{split}-log-probabilities.bin"
+
+
+def _open_array(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    size, expected = path.stat().st_size, count * dtype.itemsize
     if size != expected:
         raise ValueError(f"{path.name} has {size:,} bytes instead of {expected:,}")
     # A plain view of the memory map: indexing np.memmap itself is several times slower.
-    tokens = np.asarray(np.memmap(path, dtype=dtype, mode="r"))
-    starts = np.array(split["document_starts"], dtype=np.int64)
-    return Split(tokens, starts, tuple(split["documents"]), tuple(split["groups"]), split["characters"])
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
 def _cache_root(cache_dir: Path | None) -> Path:
@@ -207,6 +217,10 @@ def _write_entry(folder: Path, name: str, vocab_size: int, made: Tokenization) -
     tokens = {split: np.concatenate(pieces) for split, pieces in made.tokens.items()}
     for split, ids in tokens.items():
         ids.tofile(folder / f"{split}.bin")
+        if made.entropy is not None:
+            logs = np.concatenate([np.asarray(document.log_probabilities) for document in made.documents[split]])
+            assert len(logs) == len(ids), "a generated corpus has a probability for each token"
+            logs.tofile(folder / _log_file(split))
     made.tokenizer.save(str(folder / TOKENIZER_FILE))
     meta = {
         "name": name,
@@ -216,6 +230,7 @@ def _write_entry(folder: Path, name: str, vocab_size: int, made: Tokenization) -
         "end_of_document": made.tokenizer.token_to_id(END_OF_DOCUMENT),
         "dtype": tokens["train"].dtype.str,
         "notes": made.notes,
+        **({} if made.entropy is None else {"entropy": made.entropy}),
         "files": {path.name: file_hash(path) for path in sorted(folder.iterdir())},
         "splits": {
             split: {

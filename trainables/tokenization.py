@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_models.errors import require
-from trainables.corpora import Document, Source, read_documents
+from trainables.corpora import END_OF_DOCUMENT, Document, Source, read_documents
 from trainables.splits import split_documents
 
 if TYPE_CHECKING:  # slow to import, and workers never need it
     from tokenizers import Tokenizer
 
-END_OF_DOCUMENT = "<|endoftext|>"
-"""Follows each document. The same characters inside a document are ordinary text."""
 SMALLEST_VOCABULARY = 257
 """All bytes and the end-of-document token."""
 
@@ -30,6 +28,8 @@ class Tokenization:
     """The documents of each split."""
     tokens: dict[str, list[np.ndarray]]
     """For each of them its ids and the end-of-document token, uint16 or uint32."""
+    entropy: float | None
+    """Of the generator that the documents are drawn from, in nats per token; None where people wrote them."""
     notes: list[str]
     """What a reader of results should know about the data."""
 
@@ -64,7 +64,13 @@ def tokenize(source: Source, vocab_size: int) -> Tokenization:
         )
     if empty:
         notes.append(f"corpus '{source.name}': {empty:,} empty document{'s' * (empty != 1)} left out")
-    return Tokenization(tokenizer, splits, tokens, notes)
+    entropy = None if source.language is None else source.language.entropy()
+    if entropy is not None:
+        notes.append(
+            f"corpus '{source.name}' is generated: its entropy is {entropy:.4f} nats a token, and no lower loss is "
+            "to be expected of any model"
+        )
+    return Tokenization(tokenizer, splits, tokens, entropy, notes)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -143,12 +143,13 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
     tokens = len(corpus.train.tokens)
     trained = f"{tokens:,} training tokens" if first is None else f"its first {min(first, tokens):,} training tokens"
     seen = ", ".join(f"{number:.2g}" for number in plan.epochs().values())
+    optimum = "" if corpus.entropy is None else f"; its entropy is {corpus.entropy:.4f} nats a token"
     share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
     for line in (
         f"study {plan.name}",
         *([f"  {plan.protocol.sentence()}"] if plan.protocol.published else []),
         f"  {plan.why_scale}",
-        f"  corpus {corpus.name}: {trained}, seen {seen} times",
+        f"  corpus {corpus.name}: {trained}, seen {seen} times{optimum}",
         f"  {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
         + (f", {done} of them done before" if done else ""),
         f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
