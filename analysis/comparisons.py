@@ -9,6 +9,7 @@ import pandas as pd
 from analysis import effects, equivalence, outcomes, schema
 from analysis.errors import AnalysisError
 from analysis.joint import joint_table
+from analysis.looks import at_look
 from analysis.paired import NO_SEEDS, WITHIN_TOLERANCE, paired_table
 from analysis.results import Results
 from analysis.runs import records
@@ -109,7 +110,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     values = results.finished(results.metric)
     cells = values.loc[list(pairs)]
     bases = values.loc[list(pairs.values())].set_axis(cells.index)
-    differences = cells - bases
+    differences = at_look(cells - bases, results.looks)
     unpaired = unpaired_rows(cells, bases)
     table = paired_table(differences, _no_test(results, pairs, control), results, unpaired)
     by_seed = table["p"].notna() & (table["pairing"] == PAIRED)
@@ -127,7 +128,8 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     apart = table.index[table["p"].notna() & ~by_seed]
     sizes = ["cohens_d", "hedges_g", "hedges_g_low", "hedges_g_high"]
     table.loc[apart, sizes] = unpaired.loc[apart, sizes]
-    tested = {cell: pairs[cell] for cell in table.index[by_seed]}
+    # The joint analysis is of one look.
+    tested = {} if results.looks else {cell: pairs[cell] for cell in table.index[by_seed]}
     # Only one of the two is there, so that their promise is for all comparisons.
     joint = joint_table(values, tested, models) if tested else dunnett_table(values, {c: pairs[c] for c in apart})
     table = table.join(joint)
@@ -142,7 +144,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     table["improvement"] = table["improved"] / table["n"]
     table["improvement_low"], table["improvement_high"] = clopper_pearson(table["improved"], table["n"])
     margin = equivalence.margin(results)
-    table = table.join(equivalence.equivalence(table, margin))
+    table = table.join(equivalence.equivalence(table, margin, results.looks))
     table["verdict"] = [equivalence.verdict(row, margin) for row in records(table)]
     table["cell"], table["baseline"] = list(pairs), list(pairs.values())
     table["scale"] = results.scales.loc[list(pairs)]

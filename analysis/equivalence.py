@@ -6,7 +6,7 @@ Neither needs equal variances: both are made of each comparison's own paired dif
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from scipy import stats
 
 from analysis import outcomes
 from analysis.errors import AnalysisError
+from analysis.looks import repeated_p, repeated_t_interval
+from analysis.registered import registration
 from analysis.results import NATS, Results
-from analysis.significance import ALPHA, Array, holm, t_interval
+from analysis.significance import ALPHA, Array, holm
 
 MARGIN = "equivalence_margin"
 """Key of the plan: the largest difference, nats, that is as good as none."""
@@ -30,7 +32,8 @@ def margin(results: Results) -> float | None:
     Raises:
         AnalysisError: it is no positive number.
     """
-    value = results.plan.get(MARGIN)
+    plan = registration(results.plan)
+    value = plan.registered.equivalence_margin if plan else results.plan.get(MARGIN)
     if value is None or results.metric not in NATS:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -38,27 +41,31 @@ def margin(results: Results) -> float | None:
     return float(value)
 
 
-def tost(mean: ArrayLike, sd: ArrayLike, n: ArrayLike, margin: float) -> Array:
+def tost(mean: ArrayLike, sd: ArrayLike, n: ArrayLike, margin: float, looks: Sequence[int] = ()) -> Array:
     """Return the p of two one-sided t tests that |true mean| >= margin (Schuirmann 1987): the larger of the two.
 
-    NaN where n < 2 or the sd is 0.
+    With several looks it is the p that holds at all of them, of the two-sided test that the mean is the nearer margin.
+    NaN where n < 2 or the sd is 0, and where n is no look.
     """
     mean, sd, n = (np.asarray(x, dtype=float) for x in (mean, sd, n))
     with np.errstate(invalid="ignore", divide="ignore"):
         p = stats.t.sf((margin - np.abs(mean)) / sd * np.sqrt(n), n - 1)
-    return np.where((n >= 2) & (sd > 0), p, np.nan)
+    p = np.where((n >= 2) & (sd > 0), p, np.nan)
+    return repeated_p(np.minimum(2 * p, 1), n, looks) if looks else p
 
 
-def equivalence(comparisons: pd.DataFrame, margin: float | None) -> pd.DataFrame:
+def equivalence(comparisons: pd.DataFrame, margin: float | None, looks: Sequence[int]) -> pd.DataFrame:
     """Return EQUIVALENCE_COLUMNS for a `paired_table`: null where no test is made, p also without a margin.
+
+    With several looks both hold at all of them at once.
 
     Intervals have Bonferroni's level, 1 - 5 % / family. Equivalence is Holm-corrected over all that are tested, not
     only over those that show no difference: choosing them by their data would not hold the 5 %.
     """
     tested = comparisons["p"].notna()
     moments = comparisons["difference"], comparisons["t_sd"], comparisons["t_n"].where(tested, 0)
-    low, high = t_interval(*moments, level=1 - ALPHA / max(int(tested.sum()), 1))
-    p = np.full(tested.shape, np.nan) if margin is None else holm(tost(*moments, margin))
+    low, high = repeated_t_interval(*moments, looks, level=1 - ALPHA / max(int(tested.sum()), 1))
+    p = np.full(tested.shape, np.nan) if margin is None else holm(tost(*moments, margin, looks))
     return pd.DataFrame(dict(zip(EQUIVALENCE_COLUMNS, (low, high, p), strict=True)), index=comparisons.index)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import schema
+from analysis.looks import at_look
 from analysis.paired import WITHIN_TOLERANCE, paired_table, rounding
 from analysis.results import Results
 
@@ -81,7 +82,7 @@ def main_effects(results: Results) -> tuple[pd.DataFrame, tuple[str, ...]]:
             labels.append((scale, effect, kind))
     if not rows:
         return empty, tuple(notes)
-    differences = pd.DataFrame(rows).reset_index(drop=True)
+    differences = at_look(pd.DataFrame(rows).reset_index(drop=True), results.looks)
     table = paired_table(differences, _no_test(results, differences, [effect for _, effect, _ in labels]), results)
     table[["scale", "effect", "kind"]] = labels
     words = {"better": "better together than the sum", "worse": "worse together than the sum"}

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import significance
+from analysis import looks, significance
 from analysis.effects import MIN_PAIRS
+from analysis.looks import repeated_t_interval, repeated_t_test
 from analysis.results import NATS, Results
 from analysis.unpaired import PAIRED, UNPAIRED
 
@@ -33,8 +34,10 @@ def paired_table(
 ) -> pd.DataFrame:
     """Estimate and test the mean of each row of differences; the tested rows are one Holm family.
 
+    Where the plan declares several looks, intervals and p are repeated ones: they hold at all looks at once.
+
     Args:
-        differences: rows x seeds, NaN where a seed has no pair.
+        differences: rows x seeds, NaN where a seed has no pair; as they were `at_look`.
         blocked: for each row why it is not tested, or empty text.
         results: the study: its metric (percentages of perplexity exist for nats alone) and direction.
         unpaired: `unpaired.unpaired_rows`: the rows that are compared without pairs.
@@ -59,10 +62,10 @@ def paired_table(
     testable = (blocked == "") & (table["n"] >= MIN_PAIRS) & ~identical
 
     moments = table["difference"], table["t_sd"], table["t_n"]
-    table["difference_low"], table["difference_high"] = significance.t_interval(*moments)
+    table["difference_low"], table["difference_high"] = repeated_t_interval(*moments, results.looks)
     for name in ("", "_low", "_high"):
         table["percent" + name] = 100 * np.expm1(table["difference" + name]) if in_nats else np.nan
-    table["p"] = np.where(testable, significance.t_test(*moments), np.nan)
+    table["p"] = np.where(testable, repeated_t_test(*moments, results.looks), np.nan)
     table["p_holm"] = significance.holm(table["p"])
     family = int(table["p"].notna().sum())
     table["family"] = family
@@ -73,10 +76,12 @@ def paired_table(
     ]
     table["p_sign_flip"] = flips
     joint = table["p"].notna() & ~apart
-    table["p_max_t"] = pd.Series(significance.sign_flip_max_t(values[joint]), index=table.index[joint])
+    # Of all seeds together: neither is it made for several looks.
+    max_t = np.nan if results.looks else significance.sign_flip_max_t(values[joint])
+    table["p_max_t"] = pd.Series(max_t, index=table.index[joint])
     table["sign_flip_floor"] = np.where(testable, significance.sign_flip_floor(n), np.nan)
     tested = table["p"].notna()
-    detectable = significance.detectable_effect(table["t_n"], max(family, 1)) * table["t_sd"]
+    detectable = looks.detectable(table["t_n"], max(family, 1), results.looks) * table["t_sd"]
     table["detectable"] = np.where(tested, detectable, np.nan)
 
     rows = table.assign(identical=identical).to_dict("records")
@@ -95,6 +100,8 @@ def _verdict(row: Mapping[Any, Any], results: Results) -> str:
     apart = row["pairing"] == UNPAIRED
     if n < MIN_PAIRS:
         return f"n too small ({n} of the {MIN_PAIRS} {'runs' if apart else 'pairs'} needed)"
+    if results.looks and n < results.looks[0]:
+        return f"before the first look ({n} of {results.looks[0]} pairs)"
     if np.isnan(row["p"]):
         same = "nothing varies over seeds" if apart else "the same difference in all seeds"
         return f"{same}: no t test exists"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis import schema
+from analysis.racing import Race
 from analysis.results import Results
 from analysis.significance import t_interval
 
@@ -28,7 +29,7 @@ RANKING_COLUMNS = {
 }
 
 
-def rank_cells(results: Results) -> pd.DataFrame:
+def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
     """Rank the cells within their scale by the mean of the metric over finished seeds.
 
     A cell with diverged runs has no rank: the mean of its survivors would flatter it. Equal means share a rank. Cells
@@ -46,7 +47,9 @@ def rank_cells(results: Results) -> pd.DataFrame:
     table["params_total"] = results.runs.groupby(schema.CELL)[schema.PARAMS_TOTAL].max()
     for name in (schema.DIVERGED, schema.FAILED, schema.INVALID):
         table[name] = results.count(name)
-    planned = len(results.plan.get("seeds", ()))
+    planned = pd.Series(len(results.plan.get("seeds", ())), index=values.index)
+    if race is not None:  # what it has decided is not missing
+        planned = planned.clip(upper=pd.Series(race.asked()).reindex(values.index, fill_value=0))
     table["missing"] = (planned - results.statuses.notna().sum(axis=1)).clip(lower=0)
     baselines = {base for cell, base in results.baselines.items() if cell != base}
     table["is_baseline"] = table["cell"].isin(baselines)

@@ -29,6 +29,11 @@ SECTIONS = {
         "The interval is for other seeds on other documents, of one comparison: what a claim beyond this validation "
         "set rests on.",
     ),
+    "race": (
+        "The race",
+        "At each look that the plan declares, what is decided stops and what is open gets more seeds. Intervals and p "
+        "of the differences hold at all looks at once.",
+    ),
     "negative_control": (
         "Negative control",
         "Each cell here is the same model as its partner, up to rounding. A difference beyond the tolerance would mean "

@@ -13,6 +13,8 @@ import pandas as pd
 
 from analysis import schema
 from analysis.errors import AnalysisError
+from analysis.looks import check_looks
+from analysis.registered import registration
 
 METRICS = (schema.VAL_LOSS, schema.VAL_ACCURACY, schema.VAL_PERPLEXITY, schema.TRAIN_LOSS)
 """Columns that cells can be compared by."""
@@ -75,6 +77,13 @@ class Results:
     def direction(self) -> str:
         """`min` where lower is better, `max` where higher is."""
         return str(self.plan.get("direction", "min"))
+
+    @cached_property
+    def looks(self) -> tuple[int, ...]:
+        """Seeds at which the plan lets comparisons be tested, where it does so more than once; else empty."""
+        plan = registration(self.plan)
+        looks = plan.registered.looks if plan else ()
+        return check_looks(looks) if len(looks) > 1 else ()
 
     @cached_property
     def cells(self) -> pd.DataFrame:

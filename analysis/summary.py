@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,10 +14,12 @@ from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.joint import one_model
+from analysis.looks import detectable
+from analysis.racing import RACE_COLUMNS, race, race_notes, race_table
 from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
 from analysis.ranking import RANKING_COLUMNS, rank_cells
 from analysis.results import Results, StudyAudit
-from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
+from analysis.significance import ALPHA, sign_flip_floor
 from analysis.unpaired import PAIRED, UNPAIRED
 
 
@@ -33,6 +36,8 @@ class Analysis:
     """One row a cell that is not a baseline, in the ranking's order."""
     evaluation_noise: pd.DataFrame
     """One row a cell with losses by document, in the ranking's order."""
+    race: pd.DataFrame
+    """One row a comparison: the look at which it stopped, and why, where the plan declares several looks."""
     negative_control: pd.DataFrame
     """One row a cell with the control factor on."""
     contributions: pd.DataFrame
@@ -54,6 +59,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "ranking": RANKING_COLUMNS | RANK_PROBABILITY_COLUMNS | MARK_COLUMN,
     "comparisons": pairs.COMPARISON_COLUMNS | MARK_COLUMN,
     "evaluation_noise": noise.EVALUATION_NOISE_COLUMNS | MARK_COLUMN,
+    "race": RACE_COLUMNS | MARK_COLUMN,
     "negative_control": pairs.CONTROL_COLUMNS | MARK_COLUMN,
     "contributions": pairs.CONTRIBUTION_COLUMNS | MARK_COLUMN,
     "main_effects": MAIN_EFFECT_COLUMNS | MARK_COLUMN,
@@ -69,7 +75,8 @@ def analyse(results: Results) -> Analysis:
     Raises:
         AnalysisError: never here: `Results` refuses what cannot be analysed when it is made.
     """
-    ranking = rank_cells(results)
+    found = race(results)
+    ranking = rank_cells(results, found)
     order = list(ranking["cell"])
     control = pairs.negative_control(results)
     models = one_model(results.finished(results.metric), control)
@@ -83,10 +90,11 @@ def analyse(results: Results) -> Analysis:
     notes = (
         *_run_notes(ranking),
         *_tie_notes(ranking),
-        *pairs.left_out(results, comparisons),
+        *race_notes(found),
+        *([] if results.looks else pairs.left_out(results, comparisons)),
         *_unpaired_notes(comparisons),
-        *_power_notes(comparisons),
-        *_joint_notes(comparisons),
+        *_power_notes(comparisons, results.looks),
+        *([] if results.looks else _joint_notes(comparisons)),
         *noise.notes(errors, comparisons),
         *_identity_notes(results, comparisons),
         *_control_notes(control),
@@ -96,6 +104,7 @@ def analyse(results: Results) -> Analysis:
         ranking=marks.mark_rows(results, ranking),
         comparisons=marks.mark_rows(results, comparisons),
         evaluation_noise=marks.mark_rows(results, errors),
+        race=marks.mark_rows(results, race_table(results, found)),
         negative_control=marks.mark_rows(results, control),
         contributions=marks.mark_rows(results, pairs.contributions(results, comparisons)),
         main_effects=marks.mark_rows(results, effects),
@@ -149,14 +158,14 @@ def _unpaired_notes(comparisons: pd.DataFrame) -> list[str]:
     return [f"unpaired: {cells} and the baseline have no seed in common, so they are {how}"] if cells else []
 
 
-def _power_notes(comparisons: pd.DataFrame) -> list[str]:
+def _power_notes(comparisons: pd.DataFrame, looks: Sequence[int]) -> list[str]:
     """Say for the smallest n that is tested what its tests cannot do."""
     tested = comparisons[comparisons["p"].notna()]
     family, tested = len(tested), tested[tested["pairing"] == PAIRED]
     if tested.empty:
         return []
     n = int(tested["n"].min())
-    effect = float(detectable_effect([n], family)[0])
+    effect = float(detectable([n], family, looks)[0])
     notes = [
         f"n = {n}, Holm over {family} comparisons: 80 % power needs a true difference of {effect:.1f} sd of the paired "
         "differences; what is smaller is rarely resolved, and 'not resolved' does not mean 'no difference'",

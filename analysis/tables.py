@@ -145,6 +145,12 @@ EVALUATION_NOISE = [
     _count("documents"),
     _count("clusters"),
 ]  # fmt: skip
+RACE = [
+    _name("cell"),
+    _count("n", "seeds"),
+    _word("look"),
+    _word("decision"),
+]
 CONTROL = [
     _name("cell"),
     _word("partner"),
@@ -196,6 +202,7 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         "ranking": _ranking(results),
         "comparisons": COMPARISONS,
         "evaluation_noise": EVALUATION_NOISE,
+        "race": RACE,
         "negative_control": CONTROL,
         "contributions": CONTRIBUTIONS,
         "main_effects": MAIN_EFFECTS,

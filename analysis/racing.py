@@ -1,0 +1,159 @@
+"""Races: which comparisons are decided at which look, read off the records alone.
+
+At each look that the plan declares, all contenders still open are compared with their baseline as in a report, over the
+seeds up to that look. What is decided stops. So a decision depends on the records of those seeds and on nothing
+else: not on time, order or interruption. Holm's correction runs over all contenders, with those that have stopped at
+the p of their last look, which holds whenever they stopped (`looks.repeated_p`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import outcomes, schema, text
+from analysis.comparisons import compare, negative_control
+from analysis.equivalence import margin
+from analysis.joint import one_model
+from analysis.results import Results
+from analysis.significance import t_interval
+
+ENDED = (schema.FINISHED, schema.DIVERGED, schema.INVALID)
+"""How a run can stand when a look is made; a failed one is tried again first."""
+FUTILE = "futile: its plain 95 % interval lies within \u00b1{:g} nats, the wanted difference"
+RACE_COLUMNS = {
+    "scale": "scale of the model; empty where scale is no factor of the study",
+    "cell": "name of the cell",
+    "n": "seeds at the last look at this comparison",
+    "look": "which of the plan's looks that was",
+    "decision": "why the comparison stopped there, or that it goes on",
+}
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where a contender's race ended."""
+
+    n: int
+    """Seeds at that look."""
+    why: str
+
+
+@dataclass(frozen=True)
+class Race:
+    """Where a race stands."""
+
+    looks: tuple[int, ...]
+    baselines: Mapping[str, str]
+    """Contender -> the cell it is compared with."""
+    stops: Mapping[str, Stop]
+    """Contenders that have stopped."""
+    next_look: int | None
+    """Seeds at the look that is to come; None where all contenders have stopped."""
+
+    @property
+    def running(self) -> list[str]:
+        """The contenders that are still open."""
+        return [cell for cell in self.baselines if cell not in self.stops]
+
+    def asked(self) -> dict[str, int]:
+        """Return for each cell how many seeds the race asks for up to the next look."""
+        seeds = {cell: self.stops[cell].n if cell in self.stops else self.next_look or 0 for cell in self.baselines}
+        for cell, baseline in self.baselines.items():
+            seeds[baseline] = max(seeds.get(baseline, 0), seeds[cell])
+        return seeds
+
+    @property
+    def runs(self) -> int:
+        """Runs of the whole race, up to the next look."""
+        return sum(self.asked().values())
+
+    @property
+    def fixed_runs(self) -> int:
+        """Runs of the design without looks: the last look's seeds of every cell."""
+        return len(self.asked()) * self.looks[-1]
+
+
+def race(results: Results) -> Race | None:
+    """Make every look that the records allow; None where the plan declares one look alone."""
+    if not results.looks:
+        return None
+    pairs = {str(cell): results.baselines.get(cell, cell) for cell in results.cells.index}
+    baselines = {cell: baseline for cell, baseline in pairs.items() if cell != baseline}
+    seeds = sorted(results.plan["seeds"])
+    stops: dict[str, Stop] = {}
+    for n in results.looks:
+        running = [cell for cell in baselines if cell not in stops]
+        if not running:
+            break
+        asked = [*dict.fromkeys(baselines[cell] for cell in running), *running]
+        statuses = results.statuses.reindex(columns=seeds[:n]).loc[asked]
+        if len(seeds) < n or not statuses.isin(ENDED).all(axis=None):
+            return Race(results.looks, baselines, stops, n)
+        stops |= _look(
+            results, running, {**dict.fromkeys(asked, n), **{cell: stop.n for cell, stop in stops.items()}}, n
+        )
+    return Race(results.looks, baselines, stops, None)
+
+
+def _look(results: Results, running: Sequence[str], counted: Mapping[str, int], n: int) -> dict[str, Stop]:
+    """Compare over the first seeds of each cell alone, so many as `counted` says; return the contenders that stop."""
+    place = {seed: place for place, seed in enumerate(sorted(results.plan["seeds"]))}
+    runs = results.runs
+    first = runs[schema.SEED].map(place) < runs[schema.CELL].map(counted).fillna(0)
+    seen = dataclasses.replace(results, runs=runs[first])
+    control = negative_control(seen)
+    models = one_model(seen.finished(seen.metric), control)
+    table = compare(seen, [str(cell) for cell in seen.cells.index], control, models).set_index("cell")
+    low, high = t_interval(table["difference"], table["sd_difference"], table["n"])
+    wanted = margin(seen)
+    futile = pd.Series((low > -wanted) & (high < wanted) if wanted else False, index=table.index)
+    stops = {}
+    for cell in running:
+        verdict = str(table.loc[cell, "verdict"])
+        if outcomes.outcome(verdict) != outcomes.OPEN:
+            stops[cell] = Stop(n, verdict)
+        elif futile[cell]:
+            stops[cell] = Stop(n, FUTILE.format(wanted))
+        elif n == results.looks[-1]:
+            stops[cell] = Stop(n, "the last look: not resolved")
+    return stops
+
+
+def race_table(results: Results, found: Race | None) -> pd.DataFrame:
+    """Return RACE_COLUMNS, one row a contender; empty where there is no race."""
+    if found is None:
+        return pd.DataFrame(columns=list(RACE_COLUMNS))
+    looks = (0, *found.looks)
+    before = looks[looks.index(found.next_look) - 1] if found.next_look else 0
+    rows = []
+    for cell in found.baselines:
+        stop = found.stops.get(cell, Stop(before, "open"))
+        place = looks.index(stop.n)
+        rows.append((results.scales[cell], cell, stop.n, f"{place} of {len(found.looks)}", stop.why))
+    return pd.DataFrame(rows, columns=list(RACE_COLUMNS))
+
+
+def race_notes(found: Race | None) -> list[str]:
+    """Say what looking several times means for the numbers, and what it saved."""
+    if found is None:
+        return []
+    notes = [
+        f"looks at {text.listing([str(n) for n in found.looks])} seeds: the intervals of differences and p hold at all "
+        "of them at once, so wherever a comparison stopped; the mean difference is on average too large where it "
+        "stopped early, and d_z, g and probabilities of improvement are not adjusted for that",
+        "a look takes the seeds up to it alone: later ones are in no difference until the next look; means and ranks "
+        "are over as many seeds as each cell has",
+    ]
+    if found.next_look is None:
+        saved = found.fixed_runs - found.runs
+        notes.append(
+            f"the race took {found.runs} runs; {found.looks[-1]} seeds of every cell would have been "
+            f"{found.fixed_runs}: {saved} runs ({100 * saved / found.fixed_runs:.0f} %) were saved"
+        )
+    else:
+        notes.append(f"not over: the look at {found.next_look} seeds is to come for {', '.join(found.running)}")
+    return notes
