@@ -75,8 +75,8 @@ def analyse(results: Results) -> Analysis:
     Raises:
         AnalysisError: never here: `Results` refuses what cannot be analysed when it is made.
     """
-    found = race(results)
-    ranking = rank_cells(results, found)
+    raced = race(results)
+    ranking = rank_cells(results, raced)
     order = list(ranking["cell"])
     control = pairs.negative_control(results)
     models = one_model(results.finished(results.metric), control)
@@ -90,7 +90,7 @@ def analyse(results: Results) -> Analysis:
     notes = (
         *_run_notes(ranking),
         *_tie_notes(ranking),
-        *race_notes(found),
+        *race_notes(raced),
         *([] if results.looks else pairs.left_out(results, comparisons)),
         *_unpaired_notes(comparisons),
         *_power_notes(comparisons, results.looks),
@@ -104,7 +104,7 @@ def analyse(results: Results) -> Analysis:
         ranking=marks.mark_rows(results, ranking),
         comparisons=marks.mark_rows(results, comparisons),
         evaluation_noise=marks.mark_rows(results, errors),
-        race=marks.mark_rows(results, race_table(results, found)),
+        race=marks.mark_rows(results, race_table(results, raced)),
         negative_control=marks.mark_rows(results, control),
         contributions=marks.mark_rows(results, pairs.contributions(results, comparisons)),
         main_effects=marks.mark_rows(results, effects),
