@@ -67,6 +67,9 @@ PREFIX = "ablatune."
 PARENT_TAG = "mlflow.parentRunId"
 AUDIT_TAG = f"{PREFIX}audit."
 """Followed by an audit's name: what it found, `severity: evidence`."""
+KIND_TAG = f"{PREFIX}kind"
+TUNING = "tuning"
+"""The kind of a nested run that is a trial of a search and none of the study's own."""
 RUN_NAME_TAG = "mlflow.runName"
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # opens the "Model training" view instead of the GenAI one
@@ -142,7 +145,8 @@ def _database(uri: str) -> Path:
     return Path(uri.partition("://")[2].removeprefix("/").partition("?")[0])
 
 
-def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the items in order, at most so many at a time."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
@@ -251,6 +255,12 @@ class MlflowTracker:
         return {f"{PREFIX}protocol": self.plan["protocol"], **({f"{PREFIX}flaws": named} if named else {})}
 
     def _find_children(self) -> None:
+        for run in self.children():
+            if run.data.tags.get(KIND_TAG) != TUNING:
+                self._remember(run)
+
+    def children(self) -> Iterator[Run]:
+        """Yield all nested runs of the study."""
         token: str | None = ""
         while token is not None:
             page = self.client.search_runs(
@@ -259,8 +269,7 @@ class MlflowTracker:
                 max_results=1000,
                 page_token=token or None,
             )
-            for run in page:
-                self._remember(run)
+            yield from page
             token = page.token or None
 
     def _remember(self, run: Run) -> None:
@@ -271,7 +280,7 @@ class MlflowTracker:
             self._open.add(address)
 
     @contextmanager
-    def _tolerant(self) -> Iterator[None]:
+    def tolerant(self) -> Iterator[None]:
         """Say once that MLflow fails, and leave it alone for a while; the records lack nothing."""
         from mlflow.exceptions import MlflowException
 
@@ -295,7 +304,7 @@ class MlflowTracker:
 
         Records, and the failures of runs that have no record.
         """
-        with self._tolerant():
+        with self.tolerant():
             records = {record.config_hash: record for record in (*_failures(folder), *read_records(folder))}
             for address, record in records.items():
                 complete = address in self._ids and address not in self._open and address not in self._behind
@@ -314,7 +323,7 @@ class MlflowTracker:
         """
         if self._resting:
             return
-        with self._tolerant():
+        with self.tolerant():
             if address in self._ids and address not in self._open and self._finished(address):
                 # It is trained again because its record is gone: the copy must not outlive it.
                 self.client.delete_run(self._ids.pop(address))
@@ -328,7 +337,7 @@ class MlflowTracker:
         self._behind.add(address)
         if self._resting:
             return
-        with self._tolerant():
+        with self.tolerant():
             self._log(address, rows)
             self._behind.discard(address)
 
@@ -336,13 +345,13 @@ class MlflowTracker:
         """Close a run that has ended, whatever of its rows was missing included."""
         if self._resting:
             return  # `close` copies it
-        with self._tolerant():
+        with self.tolerant():
             self._copy(record)
 
     def close(self, folder: Path, *, complete: bool) -> None:
         """Copy what could not be written on the way, attach the report, and end all runs."""
         self.copy_records(folder)
-        with self._tolerant():
+        with self.tolerant():
             for address in list(self._open):
                 self.client.set_terminated(self._ids[address], status="KILLED")
                 self._open.discard(address)
@@ -414,7 +423,7 @@ class MlflowTracker:
         self._ids[address], self._last_step[address] = run_id, 0
         self._open.add(address)
         params = [Param(key, value) for key, value in flatten({**config, "seed": labels["seed"]}).items()]
-        for batch in _batches(params, PARAMS_A_CALL):
+        for batch in batches(params, PARAMS_A_CALL):
             self.client.log_batch(run_id, params=list(batch))
 
     def _reopen(self, address: str) -> None:
@@ -431,7 +440,7 @@ class MlflowTracker:
 
         now = int(time.time() * 1000)
         new = [row for row in rows if row[STEP] > self._last_step[address]]
-        for batch in _batches(new, ROWS_A_CALL):
+        for batch in batches(new, ROWS_A_CALL):
             metrics = [
                 Metric(name, float(row[name]), now, row[STEP])
                 for row in batch
@@ -490,6 +499,9 @@ def sync_mlflow(folder: Path, uri: str) -> list[str]:
     Raises:
         AnalysisError: the folder is no study's, or the store cannot be written.
     """
+    from analysis.tuning_records import read_tuning_records
+    from analysis.tuning_tracking import TuningTracker
+
     plan = _plan(folder / PLAN_FILE)
     try:
         records = [*read_records(folder), *_failures(folder)]
@@ -500,6 +512,7 @@ def sync_mlflow(folder: Path, uri: str) -> list[str]:
     require_tracking(uri)
     warnings: list[str] = []
     tracker = MlflowTracker(plan, records[0].environment, uri, warnings.append)
+    TuningTracker(tracker).copy(read_tuning_records(folder))
     planned = {address for cell in plan["cells"] for address in cell["hashes"].values()}
     tracker.close(folder, complete=planned <= {record.config_hash for record in records})
     if warnings:

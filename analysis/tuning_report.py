@@ -136,6 +136,17 @@ def _best(tuning: Tuning) -> list[str]:
         values = [value + (" (edge)" if name in cell.edge else "") for name, value in zip(names, values, strict=True)]
         rows.append([cell.cell, *values, "no trial finished" if best is None else text.number(best.loss)])
     lines = [_table(("cell", *names, "validation loss, of the best trial"), 1, rows)]
+    missed = [
+        f"{cell.cell} ({text.number(lowest)})"
+        for cell in tuning.cells
+        if cell.best is not None and (lowest := _lowest(tuning, cell.cell)) < (cell.best.loss or 0)
+    ]
+    if missed:
+        lines.append(
+            f"**Not the lowest:** beside the search, trials of {text.listing(missed)} had a lower loss; the search was "
+            "too short to find it. What is confirmed is the search's best all the same: every cell's comes from an "
+            "equal search."
+        )
     edges = [f"{cell.cell} ({', '.join(cell.edge)})" for cell in tuning.cells if cell.edge]
     if edges:
         lines.append(
@@ -143,6 +154,11 @@ def _best(tuning: Tuning) -> list[str]:
             "range and may lie beyond it: widen the range before comparing these cells."
         )
     return lines
+
+
+def _lowest(tuning: Tuning, cell: str) -> float:
+    """Return the lowest loss of all trials of a cell that were trained to the end."""
+    return min(record.loss for record in tuning.records if record.cell == cell and record.loss is not None)
 
 
 def _sensitivity(tuning: Tuning) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from analysis.schema import FINISHED, RECORDS_FOLDER, STEP, TRAIN_LOSS, VAL_LOSS, TrialRecord
+from analysis.schema import FINISHED, RECORDS_FOLDER, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, TrialRecord
 from trainables.config import TrialConfig
 from trainables.ray_trainable import AblationTrainable
+from trainables.tuning_trainable import TuningTrainable
 
 
 class TrivialTrainable(tune.Trainable):
@@ -50,3 +52,38 @@ class FaultyTrainable(AblationTrainable):
         if fault and self.labels["cell"] == "mlp" and self.trainer.seed == 1:
             raise RuntimeError("planned\nfault")
         return super().step()
+
+
+class MadeUpTuningTrainable(TuningTrainable):
+    """Reports as TuningTrainable does, without training: a loss that falls with the updates, best at rates of 0.01.
+
+    Trial 2 of each search raises while `fault` lies in the study's folder.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.settings = config
+        self.curve: list[dict[str, Any]] = []
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        training, labels = self.settings["config"]["training"], self.settings["labels"]
+        fault = (Path(self.settings["study_directory"]) / "fault").exists()
+        if fault and (labels["arm"], labels["number"]) == ("search", 2):
+            raise RuntimeError("planned\nfault")
+        rates = [math.log10(training[f"{name}_learning_rate"]) for name in ("muon", "adamw")]
+        while len(self.curve) < training["updates"]:
+            update = len(self.curve) + 1
+            loss = 3 + sum(0.1 * (rate + 2) ** 2 for rate in rates) + 1 / update
+            self.curve.append({STEP: update, TOKENS: 1024 * update, VAL_LOSS: loss})
+            if update in self.settings["pauses"]:
+                break
+        done = len(self.curve) == training["updates"]
+        status = FINISHED if done else "running"
+        ended: dict[str, Any] = {"error": None, "findings": []}
+        return {"rows": [], "curve": list(self.curve), "status": status, **ended, tune.result.DONE: done}
+
+    def cleanup(self) -> None:
+        """Nothing is kept."""

@@ -40,6 +40,8 @@ class Trainer:
         train_seconds: time spent training, before an interruption included; start-up and evaluation apart.
         evaluation_seconds: time spent evaluating.
         witness: what the audits will want to know of the run.
+        evaluate_at: updates after which a row is made and evaluated beside those that are due anyway. Training does not
+            depend on them.
     """
 
     def __init__(self, config: TrialConfig, seed: int, corpus: TokenizedCorpus, device: torch.device) -> None:
@@ -59,6 +61,7 @@ class Trainer:
         self.witness = Witness()
         self.train_seconds = 0.0
         self.evaluation_seconds = 0.0
+        self.evaluate_at: frozenset[int] = frozenset()
         self._start_window()
 
     def _start_window(self) -> None:
@@ -82,7 +85,7 @@ class Trainer:
         while not self.finished:
             started = time.perf_counter()
             self._train_update()
-            due = self.finished or self.update % training.evaluate_every == 0
+            due = self.finished or self.update % training.evaluate_every == 0 or self.update in self.evaluate_at
             if due or self.update % training.row_every == 0:
                 self._synchronise()
                 self.train_seconds += time.perf_counter() - started

@@ -34,7 +34,8 @@ class AblationTrainable(tune.Trainable):
     """Trains a configuration for each of its seeds. Actors can be reused: `reset_config` starts afresh.
 
     Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory`, `labels` (study, cell, scale,
-    factors, flaws: for the record), `environment` (for the record) and `threads` (of torch, 1 by default).
+    factors, flaws: for the record), `environment` (for the record), `threads` (of torch, 1 by default) and `pauses`
+    (updates after which the run is evaluated and reported at once, for a scheduler to decide on).
 
     Each report holds the latest row, the latest validation figures, all `rows` since the last report (each with its
     `seed`), the `status` of the seed last trained and `seconds_busy`, time spent training or evaluating since then.
@@ -51,6 +52,7 @@ class AblationTrainable(tune.Trainable):
         self.study_directory = Path(config["study_directory"]) if config.get("study_directory") else None
         self.corpus: TokenizedCorpus = open_corpus(Path(config["corpus_directory"]))
         self.latest: dict[str, Any] = {}
+        self.pauses = frozenset(config.get("pauses", ()))
         self._start_seed(self.pending_seeds.pop(0))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -70,6 +72,7 @@ class AblationTrainable(tune.Trainable):
             except Exception as error:  # whatever a damaged file raises: training from the start gives the same result
                 print(f"{path} cannot be read and is ignored: {error}", file=sys.stderr)
                 self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
+        self.trainer.evaluate_at = self.pauses
         self.auditor = Auditor(self.trainer, self.corpus)
         self.progress = self.trainer.run()
         self.status = "running"
@@ -81,7 +84,7 @@ class AblationTrainable(tune.Trainable):
         return self.study_directory / "checkpoints" / f"{self.trial_config.hash(self.trainer.seed)}.pt"
 
     def step(self) -> dict[str, Any]:
-        """Train for about REPORT_SECONDS, or to the end of the trial."""
+        """Train for about REPORT_SECONDS, to a pause, or to the end of the trial."""
         started = time.monotonic()
         busy = -self._busy_seconds()
         rows: list[dict[str, Any]] = []
@@ -91,6 +94,8 @@ class AblationTrainable(tune.Trainable):
             rows += [{**row, schema.SEED: self.trainer.seed} for row in self.trainer.rows[known:]]
             if self.status != "running":
                 self._end_seed(self.status, error)
+            if self.trainer.update in self.pauses:
+                break
         status = self.status
         busy += self._busy_seconds()
         done = status != "running" and not self.pending_seeds

@@ -44,13 +44,13 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        elif not _for_users(error):
+        elif not for_users(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 
-def _for_users(error: Exception) -> bool:
+def for_users(error: Exception) -> bool:
     """Return whether an error's message is written for users; any other is a defect, and its traceback is shown."""
     from analysis.errors import AnalysisError
 
@@ -75,12 +75,12 @@ def _run(study: Study, options: Options) -> int:
         _dry_run(plan, resources, options, console)
         return 0
     require_memory(plan, resources)
-    with _study_lock(plan):
-        return _train(plan, resources, options, console)
+    with study_lock(plan):
+        return train(plan, resources, options, console)
 
 
 @contextmanager
-def _study_lock(plan: Plan) -> Iterator[None]:
+def study_lock(plan: Plan) -> Iterator[None]:
     """Keep two drivers from running one study. The operating system frees the lock when a driver dies."""
     from filelock import FileLock, Timeout
 
@@ -187,7 +187,8 @@ def _print_cells(plan: Plan, console: Console) -> None:
     console.print(table)
 
 
-def _train(plan: Plan, resources: Resources, options: Options, console: Console) -> int:
+def train(plan: Plan, resources: Resources, options: Options, console: Console) -> int:
+    """Run what a plan lacks, write its report, and return the process's exit code."""
     from analysis.schema import read_records
     from analysis.tracking import MlflowTracker, tracking_uri
     from sweeps.engine.environment import describe_environment

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from moe_models.errors import ConfigError, require, unknown_name
 from sweeps.engine.protocol import Protocol, find_protocol
@@ -64,7 +64,7 @@ class Options:
         """Refuse, before anything slow is imported, what can be seen to be wrong."""
         for name in ("seeds", "steps", "max_concurrent"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"{_flag(name)} must be 1 or more but got {value}")
+            require(value is None or value >= 1, f"{flag_of(name)} must be 1 or more but got {value}")
         share = self.gpus_per_trial
         require(
             share is None or share == 0 or 0.01 <= share <= 1 or (share > 1 and share % 1 == 0),
@@ -105,24 +105,37 @@ def parse(study: Study, argv: Sequence[str]) -> Options:
         ConfigError: an option is unknown or its value cannot be read; one line.
         SystemExit: after `--help` was printed.
     """
+    options = read(Options, argv, study.script, _description(study))
+    options.check(study)
+    return options
+
+
+Kind = TypeVar("Kind", bound=Options)
+
+
+def read(kind: type[Kind], argv: Sequence[str], script: str, description: str) -> Kind:
+    """Turn a command line into options of a kind, unchecked.
+
+    Raises:
+        ConfigError: an option is unknown or its value cannot be read; one line.
+        SystemExit: after `--help` was printed.
+    """
     import tyro
 
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            options = tyro.cli(
-                Options,
-                prog=f"python sweeps/{study.script}.py",
-                description=_description(study),
+            return tyro.cli(
+                kind,
+                prog=f"python sweeps/{script}.py",
+                description=description,
                 args=list(argv),
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ConfigError(_one_line(complaint.getvalue(), argv)) from None
-    options.check(study)
-    return options
+        raise ConfigError(_one_line(complaint.getvalue(), argv, kind)) from None
 
 
 def _description(study: Study) -> str:
@@ -134,11 +147,12 @@ def _description(study: Study) -> str:
     )
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Return how an option is called on the command line."""
     return "--" + name.replace("_", "-")
 
 
-def _one_line(box: str, argv: Sequence[str]) -> str:
+def _one_line(box: str, argv: Sequence[str], kind: type[Options]) -> str:
     """Turn tyro's box into one line: its message up to the first rule, and the nearest option to an unknown one."""
     lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()[1:]]
     message = []
@@ -150,7 +164,7 @@ def _one_line(box: str, argv: Sequence[str]) -> str:
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"must be a whole number but got \1", text)
     text = re.sub(r"could not convert string to float: (.*)", r"must be a number but got \1", text)
     if "nrecognized" in text:
-        flags = ["--help", *(_flag(field.name) for field in fields(Options))]
+        flags = ["--help", *(flag_of(field.name) for field in fields(kind))]
         unknown = [word.partition("=")[0] for word in argv if word.startswith("-")]
         for word in unknown:
             near = difflib.get_close_matches(word.replace("_", "-"), flags, n=1)

@@ -12,8 +12,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -110,6 +110,8 @@ class Plan:
     """The plan found in the folder; empty where there was none."""
     amendments: tuple[Mapping[str, Any], ...]
     """What is asked for now beyond what was planned before."""
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """By cell whose hyperparameters a search chose: the search's budget and space, its tokens, and what it chose."""
 
     @property
     def name(self) -> str:
@@ -163,6 +165,7 @@ class Plan:
             "notes": list(dict.fromkeys(notes)),
             "choices": dict(self.choices),
             **self.registration,
+            **({"tuning": tuning} if (tuning := {**self.existing.get("tuning", {}), **self.tuning}) else {}),
             "cells": self._all_cells(),
         }
 
@@ -236,6 +239,25 @@ def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
     Raises:
         ConfigError: something in it cannot work.
     """
+    plan = resolve(study, options, resources)
+    require_same_configurations(plan)
+    return plan
+
+
+def resolve(
+    study: Study, options: Options, resources: Resources, kept: Callable[[Path], Mapping[str, Any]] | None = None
+) -> Plan:
+    """Resolve and check everything but whether it agrees with a plan that is there already.
+
+    Args:
+        study: what is planned.
+        options: what was asked for.
+        resources: the machine.
+        kept: returns what was chosen for a study's folder before it had a plan; empty where nothing was.
+
+    Raises:
+        ConfigError: something in it cannot work.
+    """
     scales, why = choose_scales(study, options.scale, resources)
     require_writable(options.output)
     corpora = {
@@ -247,7 +269,11 @@ def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
     existing = read_plan(folder / PLAN_FILE)
     wanted = options.cells(study)
     cells = [cell for cell in protocol.cells if cell.name in wanted]
-    choices = existing.get("choices") or choose(protocol, cells[0], options, scales, corpora, resources)
+    choices = (
+        existing.get("choices")
+        or (kept and kept(folder))
+        or choose(protocol, cells[0], options, scales, corpora, resources)
+    )
     scale_names = tuple(scale.name for scale in scales)
     planned = tuple(
         _plan_cell(protocol, cell, scale, scale_names, options.steps, choices, corpora[scale.name])
@@ -261,7 +287,7 @@ def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
         f"--seeds must be {looks[-1] if looks else 0} or less at first, the study's last look, but got {options.seeds}",
     )
     seeds = tuple(range(options.seeds))
-    plan = Plan(
+    return Plan(
         study=study,
         protocol=protocol,
         scales=scale_names,
@@ -280,8 +306,6 @@ def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
             ended=len(list((folder / RECORDS_FOLDER).glob("*.json"))),
         ),
     )
-    _require_same_configurations(plan)
-    return plan
 
 
 def choose_scales(study: Study, option: str, resources: Resources) -> tuple[list[Scale], str]:
@@ -443,7 +467,7 @@ def _scaled(name: str, scale: str, scales: Sequence[str]) -> str:
     return f"{name}@{scale}" if len(scales) > 1 else name
 
 
-def _require_same_configurations(plan: Plan) -> None:
+def require_same_configurations(plan: Plan) -> None:
     """Refuse to extend a plan whose runs were something else: their records would not be comparable."""
     old = {cell["name"]: cell["hashes"] for cell in plan.existing.get("cells", ())}
     known = plan.known_cells()

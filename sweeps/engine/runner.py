@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ import ray.cloudpickle
 from ray import tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord
@@ -56,8 +57,24 @@ class Outcome:
     """Runs that an error ended."""
 
 
-class _Queue(Searcher):
-    """Hands Tune the runs one by one, in order. Tune's own variant generator would start them in any."""
+class Suggestions(Searcher):
+    """What Tune is to run next, decided by this project: Tune's own variant generator would start trials in any order.
+
+    A subclass has `suggest`: the configuration of a trial, None to wait for others, or Searcher.FINISHED.
+    """
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to learn from results."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the records say what is left."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _Queue(Suggestions):
+    """Hands Tune the runs one by one, in order."""
 
     def __init__(self, configs: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
@@ -69,15 +86,6 @@ class _Queue(Searcher):
             return Searcher.FINISHED
         self._next += 1
         return dict(self._configs[self._next - 1])
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to learn from results."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the records say what is left."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
 
 
 class _Stop(tune.Stopper):
@@ -145,7 +153,7 @@ class _Observer(tune.Callback):
                 self._fail(run, "the trial ended without writing its record")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = _error_of(trial)
+        error = error_of(trial)
         for run in self._runs_of(trial):
             if run.config_hash not in self._ended and not self._end_if_recorded(run):
                 self._fail(run, error)
@@ -226,15 +234,48 @@ def run_plan(
     for run in runs:  # they are tried again
         (plan.folder / FAILURES_FOLDER / f"{run.config_hash}.json").unlink(missing_ok=True)
     observer = _Observer(plan, runs, environment, tracker, progress)
-    stop = _Stop()
     queue = _Queue([trial_config(plan, run, environment) for run in runs])
-    with _signals(stop, progress), _quiet(), _scratch(plan.folder) as scratch:
+    interrupted = run_trials(
+        trainable, resources, plan.folder, queue, most=len(runs), observer=observer, say=progress.say
+    )
+    return Outcome(interrupted=interrupted, failures=tuple(observer.failures))
+
+
+def run_trials(
+    trainable: type[tune.Trainable],
+    resources: Resources,
+    folder: Path,
+    suggestions: Suggestions,
+    *,
+    most: int,
+    observer: tune.Callback,
+    say: Callable[[str], None],
+    scheduler: TrialScheduler | None = None,
+) -> bool:
+    """Run what is suggested, as many trials at a time as there are slots, in the Ray of a `ray_session`.
+
+    Args:
+        trainable: what a trial runs.
+        resources: what there is, and a trial's share of it.
+        folder: the study's, for Tune's scratch.
+        suggestions: which trials.
+        most: upper limit of their number.
+        observer: hears of everything that happens.
+        say: where to say that a signal came: the first stops in order, the second at once.
+        scheduler: may stop trials early.
+
+    Returns:
+        Whether a signal stopped it.
+    """
+    stop = _Stop()
+    with _signals(stop, say), _quiet(), _scratch(folder) as scratch:
         if not stop.asked:
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus_per_trial}),
                 tune_config=tune.TuneConfig(
-                    search_alg=queue,
-                    num_samples=len(runs),
+                    search_alg=suggestions,
+                    scheduler=scheduler,
+                    num_samples=most,
                     # Beyond the slots some trials wait, staged: only for such does Tune keep an actor to be reused.
                     max_concurrent_trials=2 * resources.slots,
                     reuse_actors=True,
@@ -249,7 +290,7 @@ def run_plan(
                     failure_config=tune.FailureConfig(max_failures=0),
                 ),
             ).fit()
-    return Outcome(interrupted=stop.asked, failures=tuple(observer.failures))
+    return stop.asked
 
 
 @contextmanager
@@ -305,14 +346,14 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _signals(stop: _Stop, progress: Progress) -> Iterator[None]:
+def _signals(stop: _Stop, say: Callable[[str], None]) -> Iterator[None]:
     """Make the first SIGINT or SIGTERM stop the study in order, the second at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.asked:
             raise KeyboardInterrupt
         stop.asked = True
-        progress.say("stopping; once more to stop at once")
+        say("stopping; once more to stop at once")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, handle) for number in numbers]
@@ -323,7 +364,7 @@ def _signals(stop: _Stop, progress: Progress) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _error_of(trial: Trial) -> str:
+def error_of(trial: Trial) -> str:
     """Return in one line why a trial failed, without the layers that Ray wraps it in."""
     if trial.pickled_error_file is None:
         return "the trial failed without an error that Ray could keep"

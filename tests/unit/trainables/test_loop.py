@@ -115,6 +115,16 @@ def test_evaluation_changes_nothing(corpus: TokenizedCorpus) -> None:
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
 
 
+def test_further_evaluations_make_rows_and_change_nothing_else(corpus: TokenizedCorpus) -> None:
+    settings = config(corpus, evaluate_every=6)
+    plain, further = (Trainer(settings, 0, corpus, CPU) for _ in range(2))
+    further.evaluate_at = frozenset({1, 5})
+    losses = [{row["step"]: row[schema.VAL_LOSS] for row in rows(trainer)} for trainer in (plain, further)]
+    evaluated = [{step: loss for step, loss in found.items() if loss is not None} for found in losses]
+    assert evaluated[1].keys() - evaluated[0].keys() == {1, 5}
+    assert {step: evaluated[1][step] for step in evaluated[0]} == evaluated[0]
+
+
 def test_evaluation_batches_do_not_matter(corpus: TokenizedCorpus) -> None:
     one, other = (Trainer(config(corpus, evaluation_batch_size=size), 0, corpus, CPU).evaluate() for size in (1, 32))
     assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-6)

@@ -1,0 +1,85 @@
+"""MLflow's copy of a search: one nested run a trial, `ablatune.kind = tuning`, beside the runs of the confirmation.
+
+A trial is written as a whole when it has ended, so that none is ever left open or written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+
+from analysis.schema import CURVE_COLUMNS, FAILED, STEP
+from analysis.tracking import (
+    BATCH,
+    KIND_TAG,
+    PARAMS_A_CALL,
+    PARENT_TAG,
+    PREFIX,
+    TUNING,
+    MlflowTracker,
+    batches,
+    flatten,
+)
+from analysis.tuning_records import RUNNING, TuningRecord
+
+
+class TuningTracker:
+    """Writes the trials of a study's searches into its MLflow experiment, under its parent run."""
+
+    def __init__(self, tracker: MlflowTracker) -> None:
+        self.tracker = tracker
+        self._ids: dict[str, str] = {}
+        """MLflow run of each ended trial, by arm and hash."""
+        with tracker.tolerant():
+            for run in tracker.children():
+                if run.data.tags.get(KIND_TAG) != TUNING:
+                    continue
+                key = run.data.tags[f"{PREFIX}arm"] + run.data.tags[f"{PREFIX}config_hash"]
+                if run.info.status in ("FINISHED", "FAILED"):
+                    self._ids[key] = run.info.run_id
+                else:  # an interruption came while it was written
+                    tracker.client.delete_run(run.info.run_id)
+
+    def copy(self, records: Iterable[TuningRecord], *, again: bool = False) -> None:
+        """Write trials that have ended and are not there yet; `again` writes those anew that are."""
+        with self.tracker.tolerant():
+            for record in records:
+                key = record.arm + record.config_hash
+                if record.status == RUNNING or (key in self._ids and not again):
+                    continue
+                if key in self._ids:
+                    self.tracker.client.delete_run(self._ids.pop(key))
+                self._ids[key] = self._write(record)
+
+    def _write(self, record: TuningRecord) -> str:
+        from mlflow.entities import Metric, Param
+
+        client = self.tracker.client
+        tags = {
+            PARENT_TAG: self.tracker.parent_id,
+            KIND_TAG: TUNING,
+            # `variant`, not `cell`: a study's own runs are found by that tag, and these are none of them
+            **{f"{PREFIX}{name}": str(getattr(record, name)) for name in ("study", "arm", "number", "seed", "status")},
+            f"{PREFIX}variant": record.cell,
+            f"{PREFIX}config_hash": record.config_hash,
+            f"{PREFIX}hyperparameters": json.dumps(record.hyperparameters),
+            **({f"{PREFIX}error": record.error} if record.error else {}),
+            **{PREFIX + name: value for name, value in record.environment.items()},
+        }
+        name = f"{record.cell}, {record.arm} {record.number}"
+        run_id: str = client.create_run(self.tracker.experiment_id, tags=tags, run_name=name).info.run_id
+        params = [Param(key, value) for key, value in flatten({**record.config, "seed": record.seed}).items()]
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(column, float(row[column]), now, row[STEP])
+            for row in record.rows
+            for column in CURVE_COLUMNS
+            if row.get(column) is not None
+        ]
+        for some in batches(params, PARAMS_A_CALL):
+            client.log_batch(run_id, params=list(some))
+        for some in batches(metrics, BATCH):
+            client.log_batch(run_id, metrics=list(some))
+        client.set_terminated(run_id, status="FAILED" if record.status == FAILED else "FINISHED")
+        return run_id

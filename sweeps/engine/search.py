@@ -1,0 +1,320 @@
+"""A search for one cell's hyperparameters, without Ray: what is tried next, who goes on at a rung, what is recorded.
+
+The records are the search's whole state. What is suggested is a function of them, the trial's number and the seed, so
+a search that was interrupted goes on as if it had not been: with one trial at a time it is the same search to the last
+bit; with several, what is suggested depends on which of them have ended by then, as in any asynchronous search.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.schema import DIVERGED, FAILED, FINISHED, STEP, VAL_LOSS, Audit
+from analysis.tuning_records import RANDOM, RUNNING, SEARCH, STOPPED, TuningRecord, tokens_spent
+from moe_models.errors import require
+from moe_models.streams import derive_seed
+from sweeps.engine.plan import PlannedCell
+from sweeps.engine.space import Space
+from trainables.config import TrialConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What every cell's search may spend."""
+
+    trials: int
+    updates: int
+    """Of a trial that is not stopped."""
+    rungs: int
+    """How many there are."""
+    reduction: int
+    """At a rung one trial of so many goes on, and it lies at one in so many of the updates of the next."""
+    tokens_per_update: int
+    tokens: int | None
+    """Most training tokens of a cell's search; None: as many as its trials take."""
+
+    def __post_init__(self) -> None:
+        require(self.trials >= 1, f"--trials must be 1 or more but got {self.trials}")
+        require(self.rungs >= 0, f"--rungs must be 0 or more but got {self.rungs}")
+        require(self.reduction >= 2, f"--reduction must be 2 or more but got {self.reduction}")
+        least = self.reduction**self.rungs
+        require(
+            self.updates >= least,
+            f"{self.rungs} rungs at a reduction of {self.reduction} need {least} updates or more, but a trial has "
+            f"{self.updates}: raise --steps or lower --rungs",
+        )
+        require(
+            self.tokens is None or self.tokens >= self.trial_tokens,
+            f"--max-tokens {self.tokens} is too small to finish one trial, which takes {self.trial_tokens:,} tokens",
+        )
+
+    @property
+    def trial_tokens(self) -> int:
+        """Training tokens of a trial that is not stopped."""
+        return self.updates * self.tokens_per_update
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """The updates at which the rungs lie, each a multiple of the first."""
+        first = self.updates // self.reduction**self.rungs
+        return tuple(first * self.reduction**place for place in range(self.rungs))
+
+
+def goes_on(losses: Mapping[int, float], number: int, reduction: int) -> bool:
+    """Return whether a trial goes on at a rung: ASHA's rule (arXiv:1810.05934), decided when it arrives there.
+
+    It does when it is among the best 1/`reduction` of those that have arrived so far, itself included, and always when
+    it is the best of them. Of equals the earlier one is better.
+
+    Args:
+        losses: by trial, of all that have arrived.
+        number: the trial.
+        reduction: of how many one goes on.
+    """
+    place = sorted(losses, key=lambda other: (losses[other], other)).index(number)
+    return place < max(1, len(losses) // reduction)
+
+
+def suggest(space: Space, records: Iterable[TuningRecord], seed: int, number: int) -> dict[str, float]:
+    """Return the next hyperparameters by the tree-structured Parzen estimator (arXiv:2304.11127).
+
+    Its first ten draws are random, and equal in all cells. Stopped and diverged trials count as worse than finished
+    ones, the earlier they ended the worse.
+    """
+    import optuna
+
+    study = _study(space, records)
+    study.sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, SEARCH, number) % 2**32)
+    return dict(study.ask(distributions(space)).params)
+
+
+def draw(space: Space, seed: int, number: int) -> dict[str, float]:
+    """Return independent hyperparameters, uniform on each axis' scale; equal in all cells."""
+    shares = np.random.default_rng(derive_seed(seed, RANDOM, number)).random(len(space))
+    return {axis.name: axis.at(share) for axis, share in zip(space, shares.tolist(), strict=True)}
+
+
+def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Return the space as Optuna has it."""
+    from optuna.distributions import FloatDistribution
+
+    return {axis.name: FloatDistribution(axis.low, axis.high, log=axis.log) for axis in space}
+
+
+def _study(space: Space, records: Iterable[TuningRecord]) -> optuna.Study:
+    """Return a study in memory that holds the records."""
+    import optuna
+
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="minimize")
+    study.add_trials([frozen_trial(record, space) for record in sorted(records, key=lambda record: record.number)])
+    return study
+
+
+def frozen_trial(record: TuningRecord, space: Space) -> optuna.trial.FrozenTrial:
+    """Return a record as Optuna has it; `user_attrs` hold its address and its number."""
+    import optuna
+
+    states = {
+        RUNNING: optuna.trial.TrialState.RUNNING,
+        FINISHED: optuna.trial.TrialState.COMPLETE,
+        STOPPED: optuna.trial.TrialState.PRUNED,
+        DIVERGED: optuna.trial.TrialState.PRUNED,
+        FAILED: optuna.trial.TrialState.FAIL,
+    }
+    evaluated = {row[STEP]: row[VAL_LOSS] for row in record.rows if row.get(VAL_LOSS) is not None}
+    return optuna.trial.create_trial(
+        state=states[record.status],
+        value=record.loss,
+        params=record.hyperparameters,
+        distributions=distributions(space),
+        intermediate_values={**{int(step): loss for step, loss in record.rungs.items()}, **evaluated},
+        user_attrs={"number": record.number, "config_hash": record.config_hash, "status": record.status},
+    )
+
+
+class Arm:
+    """One cell's trials of one kind.
+
+    Args:
+        cell: as the study plans it; a trial differs from it in its hyperparameters.
+        arm: one of analysis.tuning_records.ARMS.
+        space: what is searched.
+        budget: what it may spend; rungs and `tokens` hold for the search alone.
+        seed: of every draw and every trial.
+        folder: the study's.
+        environment: for the records.
+        planned: the hyperparameters of each trial with the one that varies, where they are chosen beforehand.
+        earlier: records that were there before.
+    """
+
+    def __init__(
+        self,
+        cell: PlannedCell,
+        arm: str,
+        space: Space,
+        budget: Budget,
+        seed: int,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        trials: int,
+        planned: Sequence[tuple[str, Mapping[str, float]]] = (),
+        earlier: Iterable[TuningRecord] = (),
+    ) -> None:
+        self.cell = cell
+        self.arm = arm
+        self.space = space
+        self.budget = budget
+        self.seed = seed
+        self.folder = folder
+        self.environment = dict(environment)
+        self.trials = trials
+        self.planned = planned
+        self.records = {record.number: record for record in earlier}
+        self._again = sorted(n for n, record in self.records.items() if record.status in (RUNNING, FAILED))
+        """Interrupted or failed trials, which are trained before any new one."""
+        self._now: set[int] = set()
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """Updates at which trials may be stopped."""
+        return self.budget.milestones if self.arm == SEARCH else ()
+
+    @property
+    def left(self) -> int:
+        """How many trials have not ended, as far as tokens allow them."""
+        return len(self._again) + len(self._now) + self._unasked
+
+    @property
+    def _unasked(self) -> int:
+        left = self.trials - len(self.records)
+        if self.arm != SEARCH or self.budget.tokens is None:
+            return left
+        waiting = {*self._now, *self._again}
+        spent = tokens_spent(record for number, record in self.records.items() if number not in waiting)
+        free = self.budget.tokens - spent - len(waiting) * self.budget.trial_tokens
+        return min(left, max(0, free // self.budget.trial_tokens))
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to ask for or to wait for."""
+        return self.left == 0
+
+    def ask(self) -> TuningRecord | None:
+        """Return the next trial, recorded; None where none can begin now (or, when complete, ever)."""
+        if self._again:
+            number = self._again.pop(0)
+            record = dataclasses.replace(self.records[number], status=RUNNING, error=None, rows=[])
+        elif self._unasked > 0:
+            number = len(self.records)
+            record = self._new(number)
+        else:
+            return None
+        self._now.add(number)
+        self._keep(record)
+        return record
+
+    def _new(self, number: int) -> TuningRecord:
+        varied: str | None = None
+        if self.planned:
+            varied, values = self.planned[number][0], dict(self.planned[number][1])
+        elif self.arm == RANDOM:
+            values = draw(self.space, self.seed, number)
+        else:
+            values = suggest(self.space, self.records.values(), self.seed, number)
+        config = self.config(values)
+        return TuningRecord(
+            study=self.folder.name,
+            cell=self.cell.name,
+            arm=self.arm,
+            number=number,
+            hyperparameters=values,
+            varied=varied,
+            seed=self.seed,
+            config_hash=config.hash(self.seed),
+            config=config.to_dict(),
+            environment=self.environment,
+        )
+
+    def config(self, values: Mapping[str, float]) -> TrialConfig:
+        """Return a trial's full configuration: the cell's, evaluated at rungs and its end alone."""
+        return tuned(self.cell.config, {**values, "evaluate_every": self.budget.updates})
+
+    def reached(self, number: int, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Record the rungs that a trial has reached and return whether it goes on; if not, it has ended.
+
+        Args:
+            number: of the trial.
+            rows: its curve so far.
+        """
+        record = self.records[number]
+        by_step = {row[STEP]: row[VAL_LOSS] for row in rows if row.get(VAL_LOSS) is not None}
+        for milestone in self.milestones:
+            rung = str(milestone)
+            if milestone not in by_step or rung in record.rungs:
+                continue
+            others = {n: other.rungs[rung] for n, other in self.records.items() if rung in other.rungs}
+            going = goes_on({**others, number: by_step[milestone]}, number, self.budget.reduction)
+            record = dataclasses.replace(record, rungs={**record.rungs, rung: by_step[milestone]})
+            if not going:
+                part = [dict(row) for row in rows if row[STEP] <= milestone]
+                self._end(dataclasses.replace(record, status=STOPPED, rows=part))
+                return False
+            self._keep(record)
+        return True
+
+    def end(
+        self,
+        number: int,
+        status: str,
+        rows: Sequence[Mapping[str, Any]],
+        error: str | None = None,
+        audits: Iterable[Audit] = (),
+    ) -> None:
+        """Record how a trial ended."""
+        kept = [dict(row) for row in rows]
+        self._end(dataclasses.replace(self.records[number], status=status, rows=kept, error=error, audits=list(audits)))
+
+    def _end(self, record: TuningRecord) -> None:
+        self._now.discard(record.number)
+        self._keep(record)
+        if record.status != FAILED:
+            (self.folder / CHECKPOINTS / f"{record.config_hash}.pt").unlink(missing_ok=True)
+
+    def _keep(self, record: TuningRecord) -> None:
+        record.write(self.folder)
+        self.records[record.number] = record
+
+
+def tuned(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
+    """Return a configuration with other values of training fields."""
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **values))
+
+
+def sweep_of(best: Mapping[str, float], space: Space, points: int) -> list[tuple[str, dict[str, float]]]:
+    """Return the trials of a sweep: each learning rate over its range in equal steps, all else at the best.
+
+    Args:
+        best: hyperparameters of the search's best trial.
+        space: what was searched.
+        points: learning rates from the lower to the upper end of the range, both included.
+    """
+    return [
+        (axis.name, {**best, axis.name: axis.at(place / (points - 1))})
+        for axis in space
+        if axis.name.endswith("learning_rate")
+        for place in range(points)
+    ]

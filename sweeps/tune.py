@@ -1,0 +1,458 @@
+"""Every component at its own best hyperparameters: an equal search for each cell of a study, then fresh seeds.
+
+    python sweeps/tune.py --variants baseline,attention
+
+Each cell of the study (`--study`, the grid of exp6 by default) gets the same search: the same space, number of trials,
+rungs and tokens at most. Trials are chosen by the tree-structured Parzen estimator (Optuna) and stopped early by
+successive halving (ASHA), one bracket a cell. They see the validation split alone, and one seed. Then each cell's best
+is trained on fresh seeds, and that is an ordinary study of this engine, whose comparisons are of tuned components.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.schema import FAILED
+from analysis.tuning_records import RANDOM, SEARCH, SWEEP, TUNING_FILE
+from moe_models.errors import ConfigError, require, unknown_name
+from sweeps.engine import cli
+from sweeps.engine.options import Options, flag_of, read
+from sweeps.engine.space import DEFAULT_SPACE, Space, parse_space, space_to_json
+from sweeps.engine.study import Study
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from analysis.tuning_records import TuningRecord
+    from sweeps.engine.optuna_copy import OptunaCopy
+    from sweeps.engine.plan import Plan, PlannedCell
+    from sweeps.engine.resources import Resources
+    from sweeps.engine.search import Arm, Budget
+
+
+class FailedTrialsError(ConfigError):
+    """An error ended some trials: an unequal search compares nothing."""
+
+
+DECLARED = ("space", "trials", "random", "sweep", "rungs", "reduction", "updates", "max_tokens", "seed")
+"""What may not change while a search goes on: all cells have the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(Options):
+    """What the user asked for; `--seeds` are those of the confirmation."""
+
+    study: str = "exp6_grid"
+    """The study whose cells are tuned: a script's name under sweeps/."""
+    trials: int = 16
+    """Trials of each cell's search."""
+    space: str = DEFAULT_SPACE
+    """What is searched: name=lowest:highest, separated by commas. Learning rates and weight_decay are drawn on a log
+    scale, warmup_fraction on a linear one."""
+    rungs: int = 2
+    """Points at which poor trials are stopped; 0 trains all to the end."""
+    reduction: int = 3
+    """At a rung one trial of so many goes on, so many times as far as before."""
+    max_tokens: int | None = None
+    """Most training tokens of a cell's search; by default as many as its trials take."""
+    random: int = 0
+    """Independent draws besides, all trained to the end: from these the best loss is estimated against the budget, and
+    the importance of the hyperparameters."""
+    sweep: int = 5
+    """Learning rates, from end to end of each one's range and all else at the cell's best, from which the sensitivity
+    to it is measured; 0 for none."""
+    search_seed: int = 1000
+    """Seed of all draws and of all trials of the search; the confirmation's seeds are others."""
+    optuna_storage: str | None = None
+    """Where the searches are copied for optuna-dashboard: a database URL; by default a SQLite file in the study's
+    folder. A URL with a password belongs into the environment variable ABLATUNE_OPTUNA_STORAGE."""
+
+    def check(self, study: Study) -> None:
+        """Refuse, before anything slow is imported, what can be seen to be wrong."""
+        super().check(study)
+        require(self.protocol == "sound", "a published protocol has its own learning rates: leave --protocol out")
+        for name in ("random", "search_seed"):
+            require(getattr(self, name) >= 0, f"{flag_of(name)} must be 0 or more but got {getattr(self, name)}")
+        require(self.sweep == 0 or self.sweep >= 3, f"--sweep must be 0, or 3 or more, but got {self.sweep}")
+        require(
+            self.search_seed >= self.seeds,
+            f"--search-seed {self.search_seed} is one of the confirmation's seeds (0 to {self.seeds - 1}), which must "
+            "be fresh",
+        )
+        parse_space(self.space)
+
+
+def main(argv: Sequence[str] | None = None, trainable: Any = None) -> int:
+    """Run the command line; return the process's exit code. `trainable` stands in for TuningTrainable in tests."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = read(TuneOptions, arguments, "tune", __doc__ or "")
+        study = find_study(options.study)
+        options.check(study)
+        return _run(study, options, trainable)
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues the search", file=sys.stderr)
+        return cli.EXIT_INTERRUPTED
+    except (ValueError, OSError) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        elif not cli.for_users(error):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return cli.EXIT_FAILURES if isinstance(error, FailedTrialsError) else cli.EXIT_BAD_INPUT
+
+
+def find_study(name: str) -> Study:
+    """Return the study that a script under sweeps/ declares; an unknown name raises ConfigError."""
+    scripts = Path(__file__).parent.glob("*.py")
+    known = [script.stem for script in scripts if "\nSTUDY = Study(" in script.read_text()]
+    if name not in known:
+        raise unknown_name("study", name, known)
+    study = importlib.import_module(f"sweeps.{name}").STUDY
+    assert isinstance(study, Study)
+    return study
+
+
+def tuned_study(study: Study) -> Study:
+    """Return the study that confirms what a search found: the same cells, each at its own hyperparameters."""
+    return dataclasses.replace(
+        study,
+        script=f"tune_{study.script}",
+        title=f"{study.title}; each cell at its own tuned hyperparameters",
+        # tuned apart, the control's two levels are trained differently
+        negative_control=None,
+        published=None,
+        tuned=True,
+        notes=(
+            *study.notes,
+            "Each cell was trained at the best hyperparameters of its own search, on seeds that the search did not "
+            "use: tuning.md says what was searched and spent.",
+        ),
+    )
+
+
+def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
+    from rich.console import Console
+
+    from analysis.tracking import require_tracking, tracking_uri
+    from sweeps.engine.memory import require_memory
+    from sweeps.engine.optuna_copy import storage_url
+    from sweeps.engine.plan import require_same_configurations, resolve
+    from sweeps.engine.resources import find_resources
+    from sweeps.engine.runner import ray_session
+
+    console = Console(stderr=options.json, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=options.json, highlight=False, width=cli.PIPE_WIDTH)
+    resources = find_resources(options.max_concurrent, options.gpus_per_trial)
+    require_tracking(tracking_uri())
+    plan = resolve(tuned_study(study), options, resources, kept=_kept_choices)
+    space, budget = parse_space(options.space), make_budget(plan, options)
+    declared = declare(plan, space, budget, options)
+    storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown
+    _print_search(plan, declared, budget, console)
+    if options.dry_run:
+        console.print("dry run: nothing was trained")
+        return 0
+    require_memory(plan, resources)
+    with cli.study_lock(plan):
+        search = Search(plan, declared, space, budget, options, resources, console, trainable)
+        with ray_session(resources):
+            if not search.run():
+                print("interrupted: the same command continues the search", file=sys.stderr)
+                return cli.EXIT_INTERRUPTED
+            confirmation = search.confirmation()
+            require_same_configurations(confirmation)
+            return cli.train(confirmation, resources, options, console)
+
+
+def make_budget(plan: Plan, options: TuneOptions) -> Budget:
+    """Return what every cell's search may spend; ConfigError where no trial could finish."""
+    from sweeps.engine.search import Budget
+
+    require(
+        len(plan.scales) == 1, f"--scale {options.scale}: a search has one scale, since the best differ between scales"
+    )
+    training = plan.cells[0].config.training
+    return Budget(
+        trials=options.trials,
+        updates=training.updates,
+        rungs=options.rungs,
+        reduction=options.reduction,
+        tokens_per_update=training.tokens_per_update,
+        tokens=options.max_tokens,
+    )
+
+
+def declare(plan: Plan, space: Space, budget: Budget, options: TuneOptions) -> dict[str, Any]:
+    """Return the search's declaration, which `tuning.json` holds.
+
+    Raises:
+        ConfigError: the folder has a search that was declared otherwise.
+    """
+    declared: dict[str, Any] = {
+        "study": plan.name,
+        "cells": [cell.name for cell in plan.cells],
+        "space": space_to_json(space),
+        "trials": budget.trials,
+        "random": options.random,
+        "sweep": options.sweep,
+        "rungs": list(budget.milestones),
+        "reduction": budget.reduction,
+        "updates": budget.updates,
+        "trial_tokens": budget.trial_tokens,
+        "max_tokens": budget.tokens,
+        "seed": options.search_seed,
+        "guess_loss": math.log(plan.cells[0].config.model.vocab_size),
+        "choices": dict(plan.choices),
+    }
+    existing = _read_declared(plan.folder)
+    for name in DECLARED if existing else ():
+        require(
+            existing[name] == declared[name],
+            f"the search in {plan.folder} was declared with {name} {json.dumps(existing[name])}, now it is "
+            f"{json.dumps(declared[name])}: repeat the earlier command, or begin a new search with another --output",
+        )
+    known = [cell for cell in plan.known_cells() if cell in (*existing.get("cells", ()), *declared["cells"])]
+    return {**declared, "cells": known, **{key: existing[key] for key in ("importance",) if key in existing}}
+
+
+def _read_declared(folder: Path) -> Mapping[str, Any]:
+    """Return the declaration in a study's folder; empty where there is none."""
+    from analysis.tuning_records import parse_tuning
+
+    if not (folder / TUNING_FILE).exists():
+        return {}
+    try:
+        return parse_tuning(folder)
+    except ValueError as error:
+        raise ConfigError(f"{error}: move its folder away, or use another --output") from error
+
+
+def _kept_choices(folder: Path) -> Mapping[str, Any]:
+    """Return what an interrupted search had chosen by measurement: its trials must not differ in it."""
+    chosen: Mapping[str, Any] = _read_declared(folder).get("choices", {})
+    return chosen
+
+
+def _print_search(plan: Plan, declared: Mapping[str, Any], budget: Budget, console: Console) -> None:
+    ranges = [
+        f"{name} {axis['low']:g} to {axis['high']:g} ({'log' if axis['log'] else 'linear'})"
+        for name, axis in declared["space"].items()
+    ]
+    rates = sum(name.endswith("learning_rate") for name in declared["space"])
+    full = declared["random"] + declared["sweep"] * rates
+    most = min(budget.tokens or math.inf, budget.trials * budget.trial_tokens)
+    for line in (
+        f"search {plan.name}",
+        f"  {plan.why_scale}",
+        f"  {len(plan.cells)} cells, for each: {budget.trials} trials of up to {budget.updates} updates, seed "
+        f"{declared['seed']}; over {', '.join(ranges)}",
+        f"  rungs at updates {', '.join(map(str, budget.milestones))}: 1 trial of {budget.reduction} goes on"
+        if budget.milestones
+        else "  no rungs: all trials are trained to the end",
+        f"  at most {most:,} tokens for a cell's search, and {full * budget.trial_tokens:,} for {declared['random']} "
+        f"independent draws and {declared['sweep']} points a learning rate",
+        f"  then {len(plan.seeds)} fresh seeds of each cell's best",
+    ):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+class Search:
+    """The searches of a study's cells, from the first trial to the plan that confirms their best."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        declared: dict[str, Any],
+        space: Space,
+        budget: Budget,
+        options: TuneOptions,
+        resources: Resources,
+        console: Console,
+        trainable: Any,
+    ) -> None:
+        from analysis.tuning_records import read_tuning_records
+        from sweeps.engine.environment import describe_environment
+        from sweeps.engine.optuna_copy import OptunaCopy, storage_url
+        from trainables.tuning_trainable import TuningTrainable
+
+        self.plan = plan
+        self.declared = declared
+        self.space = space
+        self.budget = budget
+        self.options = options
+        self.resources = resources
+        self.console = console
+        self.trainable = trainable or TuningTrainable
+        self.environment = describe_environment()
+        try:
+            self.earlier = read_tuning_records(plan.folder)
+        except ValueError as error:
+            raise ConfigError(f"{error}; delete it to train that trial again") from error
+        url = storage_url(options.optuna_storage, plan.folder)
+        self.optuna: OptunaCopy = OptunaCopy(url, space, self._say)
+        self.ended = 0
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def run(self) -> bool:
+        """Train all trials and write the report of the search; return False where a signal came first."""
+        from analysis.tracking import MlflowTracker, tracking_uri
+        from analysis.tuning_report import write_tuning_report
+        from analysis.tuning_tracking import TuningTracker
+
+        tracker = MlflowTracker(self.plan.to_json(), self.environment, tracking_uri(), warn=self._say)
+        self.tracker = TuningTracker(tracker)
+        complete = False
+        self._write_declared()
+        self.tracker.copy(self.earlier)
+        self.optuna.copy(self.earlier)
+        try:
+            self.arms = [self._arm(cell, arm) for arm in (SEARCH, RANDOM) for cell in self.plan.cells]
+            complete = self._train(self.arms)
+            if complete:
+                sweeps = [self._sweep(cell) for cell in self.plan.cells] if self.options.sweep else []
+                complete = self._train(sweeps)
+                self.arms += sweeps
+            if complete:
+                self._measure_importance()
+                self._say(f"tuning: {write_tuning_report(self.plan.folder)}")
+        finally:
+            tracker.close(self.plan.folder, complete=complete)
+        return complete
+
+    def _write_declared(self) -> None:
+        from analysis.schema import write_json
+
+        write_json(self.plan.folder / TUNING_FILE, self.declared)
+
+    def _arm(self, cell: PlannedCell, arm: str, planned: Sequence[tuple[str, Mapping[str, float]]] = ()) -> Arm:
+        from analysis.tuning_records import of_arm
+        from sweeps.engine.search import Arm
+
+        trials = {SEARCH: self.options.trials, RANDOM: self.options.random, SWEEP: len(planned)}
+        return Arm(
+            cell,
+            arm,
+            self.space,
+            self.budget,
+            self.options.search_seed,
+            self.plan.folder,
+            self.environment,
+            trials=trials[arm],
+            planned=planned,
+            earlier=of_arm(self.earlier, cell.name, arm),
+        )
+
+    def _sweep(self, cell: PlannedCell) -> Arm:
+        from sweeps.engine.search import sweep_of
+
+        return self._arm(cell, SWEEP, sweep_of(self.best(cell.name).hyperparameters, self.space, self.options.sweep))
+
+    def _train(self, arms: Sequence[Arm]) -> bool:
+        """Train what arms have left; return False where a signal came first."""
+        from sweeps.engine.tuning import line_of, run_arms
+
+        total = sum(arm.left for arm in arms)
+        self.ended = 0
+
+        def ended(arm: Arm, record: TuningRecord) -> None:
+            self.ended += 1
+            self._say(f"[{self.ended}/{total}] {line_of(record)}")
+            self.tracker.copy([record], again=True)
+            self.optuna.copy([record])
+
+        interrupted = run_arms(
+            self.plan,
+            arms,
+            self.resources,
+            environment=self.environment,
+            trainable=self.trainable,
+            ended=ended,
+            say=self._say,
+        )
+        failed = [record for arm in arms for record in arm.records.values() if record.status == FAILED]
+        if failed and not interrupted:
+            raise FailedTrialsError(
+                f"{len(failed)} trials failed ({failed[0].cell}, {failed[0].arm} {failed[0].number}: "
+                f"{failed[0].error}); an unequal search compares nothing: the same command tries them again"
+            )
+        return not interrupted
+
+    def best(self, cell: str) -> TuningRecord:
+        """Return the best trial of a cell's search; ConfigError where none has finished."""
+        from analysis.tuning_records import best_of
+
+        (arm,) = (arm for arm in self.arms if (arm.cell.name, arm.arm) == (cell, SEARCH))
+        best = best_of(arm.records.values())
+        if best is None:
+            counts = [record.status for record in arm.records.values()]
+            said = ", ".join(f"{counts.count(status)} {status}" for status in sorted(set(counts)))
+            raise ConfigError(f"no trial of '{cell}' finished ({said}): search lower learning rates or more trials")
+        return best
+
+    def _measure_importance(self) -> None:
+        from sweeps.engine.importance import importance
+
+        found = {
+            arm.cell.name: importance(self.space, list(arm.records.values()), self.declared["guess_loss"])
+            for arm in self.arms
+            if arm.arm == RANDOM
+        }
+        self.declared["importance"] = {**self.declared.get("importance", {}), **found}
+        self._write_declared()
+
+    def confirmation(self) -> Plan:
+        """Return the plan of the study that confirms each cell's best, and print what was chosen and spent."""
+        from sweeps.engine.search import tuned
+
+        cells, tuning = [], {}
+        for cell in self.plan.cells:
+            best = self.best(cell.name)
+            cells.append(dataclasses.replace(cell, config=tuned(cell.config, best.hyperparameters)))
+            tuning[cell.name] = self._summary(cell.name, best)
+        edges = {name: entry["edge"] for name, entry in tuning.items() if entry["edge"]}
+        for name, edge in edges.items():
+            self._say(
+                f"warning: the best {' and '.join(edge)} of '{name}' lies at the edge of its range: widen --space"
+            )
+        self._say(f"trials: {self.optuna.dashboard_command()}")
+        return dataclasses.replace(self.plan, cells=tuple(cells), tuning=tuning)
+
+    def _summary(self, cell: str, best: TuningRecord) -> dict[str, Any]:
+        from analysis.tuning import at_edge
+        from analysis.tuning_records import tokens_spent
+
+        spent = {
+            arm.arm: tokens_spent(arm.records.values()) for arm in self.arms if arm.cell.name == cell and arm.records
+        }
+        values = ", ".join(f"{name} {value:.3g}" for name, value in best.hyperparameters.items())
+        said = ", ".join(f"{tokens:,} ({arm})" for arm, tokens in spent.items())
+        self._say(f"{cell}: best {values}; tokens spent: {said}")
+        return {
+            "trials": self.options.trials,
+            "space": self.declared["space"],
+            "tokens": spent[SEARCH],
+            "max_tokens": self.budget.tokens,
+            "trial_tokens": self.budget.trial_tokens,
+            "rungs": list(self.budget.milestones),
+            "reduction": self.budget.reduction,
+            "seed": self.options.search_seed,
+            "best": best.hyperparameters,
+            "edge": list(at_edge(best.hyperparameters, self.declared["space"])),
+        }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

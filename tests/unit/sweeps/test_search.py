@@ -1,0 +1,296 @@
+"""A search without Ray: rungs, what is suggested, records, and going on exactly where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from analysis.schema import DIVERGED, FAILED, FINISHED
+from analysis.tuning_records import (
+    RANDOM,
+    RUNNING,
+    SEARCH,
+    STOPPED,
+    SWEEP,
+    TuningRecord,
+    best_of,
+    of_arm,
+    read_tuning_records,
+)
+from moe_models.errors import ConfigError
+from sweeps.engine.importance import importance
+from sweeps.engine.optuna_copy import OptunaCopy, storage_url
+from sweeps.engine.plan import Plan
+from sweeps.engine.search import Arm, Budget, draw, goes_on, suggest, sweep_of
+from sweeps.engine.space import DEFAULT_SPACE, parse_space
+
+SPACE = parse_space(DEFAULT_SPACE)
+BUDGET = Budget(trials=14, updates=9, rungs=2, reduction=3, tokens_per_update=100, tokens=None)
+SEED = 1000
+
+
+def loss_at(values: dict[str, float], updates: int) -> float:
+    """A made-up loss that falls with the updates and has its best inside the space."""
+    muon, adamw = (math.log10(values[f"{name}_learning_rate"]) for name in ("muon", "adamw"))
+    return 3 + 0.3 * (muon + 2) ** 2 + 0.1 * (adamw + 3) ** 2 + 2 / updates
+
+
+def curve(values: dict[str, float], updates: int) -> list[dict[str, Any]]:
+    return [{"step": step, "tokens": 100 * step, "val_loss": loss_at(values, step)} for step in range(1, updates + 1)]
+
+
+def train(arm: Arm, most: int | None = None) -> None:
+    """Train trials one at a time, rung by rung as Tune would; stop after so many have ended."""
+    ended = 0
+    while most is None or ended < most:
+        record = arm.ask()
+        if record is None:
+            return
+        if all(arm.reached(record.number, curve(record.hyperparameters, updates)) for updates in (*arm.milestones, 9)):
+            arm.end(record.number, FINISHED, curve(record.hyperparameters, 9))
+        ended += 1
+
+
+@pytest.fixture
+def arm_in(plan_for: Callable[..., Plan]) -> Callable[..., Arm]:
+    cell = plan_for(variants="baseline", steps=9).cells[0]
+
+    def make(folder: Path, arm: str = SEARCH, budget: Budget = BUDGET, **more: Any) -> Arm:
+        earlier = of_arm(read_tuning_records(folder), cell.name, arm)
+        trials = {"trials": budget.trials, **more}
+        return Arm(cell, arm, SPACE, budget, SEED, folder, {}, earlier=earlier, **trials)
+
+    return make
+
+
+def told(folder: Path) -> list[tuple[Any, ...]]:
+    return [
+        (record.number, record.hyperparameters, record.status, record.rungs, record.updates)
+        for record in read_tuning_records(folder)
+    ]
+
+
+def test_rungs_of_a_budget_divide_each_other() -> None:
+    budget = Budget(trials=1, updates=150, rungs=2, reduction=3, tokens_per_update=1, tokens=None)
+    assert budget.milestones == (16, 48)
+    assert Budget(trials=1, updates=9, rungs=0, reduction=3, tokens_per_update=1, tokens=None).milestones == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"updates": 8}, "need 9 updates or more, but a trial has 8"),
+        ({"tokens": 899}, "--max-tokens 899 is too small to finish one trial, which takes 900 tokens"),
+        ({"trials": 0}, "--trials must be 1 or more"),
+        ({"reduction": 1}, "--reduction must be 2 or more"),
+        ({"rungs": -1}, "--rungs must be 0 or more"),
+    ],
+)
+def test_a_budget_that_finishes_no_trial_is_refused(change: dict[str, int], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        dataclasses.replace(BUDGET, **change)
+
+
+def test_at_a_rung_the_best_third_goes_on_decided_at_arrival() -> None:
+    arrived: dict[int, float] = {}
+    decisions = []
+    for number, loss in enumerate([5.0, 6.0, 4.0, 4.5, 4.4, 4.2, 4.2, 3.0, 4.1]):
+        arrived[number] = loss
+        decisions.append(goes_on(arrived, number, 3))
+    #   first  worse  best  2 of 4 2 of 5 2 of 6 3 of 7 best  3 of 9
+    assert decisions == [True, False, True, False, False, True, False, True, True]
+
+
+def test_a_stopped_trial_is_a_part_that_counts_its_tokens_and_has_no_loss(
+    tmp_path: Path, arm_in: Callable[..., Arm]
+) -> None:
+    train(arm_in(tmp_path))
+    records = read_tuning_records(tmp_path)
+    statuses = [record.status for record in records]
+    assert len(records) == BUDGET.trials
+    assert {FINISHED, STOPPED} == set(statuses)
+    for record in records:
+        whole = record.status == FINISHED
+        assert record.tokens == (900 if whole else 100 * record.updates)
+        assert (record.loss is None) == (not whole)
+        assert whole or record.updates in BUDGET.milestones
+        assert record.config["training"]["evaluate_every"] == 9
+    best = best_of(records)
+    assert best is not None
+    assert best.loss == min(record.loss for record in records if record.loss is not None)
+
+
+@pytest.mark.parametrize("stops", [(3,), (1, 2, 5), (12,)])
+def test_an_interrupted_search_goes_on_exactly(
+    tmp_path: Path, arm_in: Callable[..., Arm], stops: tuple[int, ...]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(arm_in(whole))
+    for stop in stops:
+        arm = arm_in(parts)
+        train(arm, most=stop)
+        left = arm.ask()  # it had begun when the driver died
+        assert left is not None
+    train(arm_in(parts))
+    assert told(parts) == told(whole)
+    assert arm_in(parts).ask() is None
+
+
+def test_a_driver_that_dies_at_a_rung_decides_once(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    arm = arm_in(tmp_path, budget=dataclasses.replace(BUDGET, trials=3))
+    first, second = arm.ask(), arm.ask()
+    assert first is not None
+    assert second is not None
+    poor = [{"step": 1, "tokens": 100, "val_loss": 6.0}]
+    assert arm.reached(first.number, poor)
+    resumed = arm_in(tmp_path, budget=dataclasses.replace(BUDGET, trials=3))
+    assert [resumed.ask().number, resumed.ask().number] == [0, 1]  # type: ignore[union-attr]
+    assert resumed.reached(1, [{"step": 1, "tokens": 100, "val_loss": 5.0}])
+    assert resumed.reached(0, poor), "it was let through before, and reports the rung again"
+    assert resumed.records[0].rungs == {"1": 6.0}
+
+
+def test_rungs_passed_between_two_reports_are_decided_in_order(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    arm = arm_in(tmp_path)
+    first, second = arm.ask(), arm.ask()
+    assert first is not None
+    assert second is not None
+    assert arm.reached(first.number, curve(first.hyperparameters, 9))
+    worse = [{**row, "val_loss": row["val_loss"] + 9} for row in curve(first.hyperparameters, 9)]
+    assert not arm.reached(second.number, worse)
+    record = arm.records[second.number]
+    assert (record.status, record.updates, list(record.rungs)) == (STOPPED, 1, ["1"])
+
+
+def test_failed_trials_are_tried_again_with_their_own_hyperparameters(
+    tmp_path: Path, arm_in: Callable[..., Arm]
+) -> None:
+    arm = arm_in(tmp_path)
+    failed = arm.ask()
+    assert failed is not None
+    arm.end(failed.number, FAILED, [], "RuntimeError: planned")
+    again = arm_in(tmp_path).ask()
+    assert again == failed
+
+
+def test_tokens_bound_a_search_and_are_freed_by_stopped_trials(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    arm = arm_in(tmp_path, budget=dataclasses.replace(BUDGET, tokens=2_000))
+    assert arm.ask() is not None
+    assert arm.ask() is not None
+    assert arm.ask() is None, "two whole trials may take 1,800"
+    assert not arm.complete
+    assert arm.reached(0, curve({"muon_learning_rate": 0.01, "adamw_learning_rate": 0.001}, 1))
+    assert not arm.reached(1, curve({"muon_learning_rate": 0.3, "adamw_learning_rate": 0.3}, 1))
+    assert arm.ask() is not None
+    train(arm)
+    for number in (0, 2):
+        arm.end(number, FINISHED, curve(arm.records[number].hyperparameters, 9))
+    assert arm.ask() is None
+    assert arm.complete
+    assert sum(record.tokens for record in arm.records.values()) == 1_900
+
+
+def test_suggestions_are_functions_of_the_records(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    train(arm_in(tmp_path))
+    records = read_tuning_records(tmp_path)
+    np.random.seed(1)
+    first = suggest(SPACE, records, SEED, 14)
+    np.random.seed(2)
+    assert suggest(SPACE, reversed(records), SEED, 14) == first
+    assert suggest(SPACE, records, SEED + 1, 14) != first
+    assert suggest(SPACE, records[:-1], SEED, 14) != first, "beyond ten trials they learn from what was seen"
+    for axis in SPACE:
+        assert axis.low <= first[axis.name] <= axis.high
+
+
+def test_draws_are_independent_uniform_on_the_log_and_equal_in_all_cells() -> None:
+    found = np.array([list(draw(SPACE, SEED, number).values()) for number in range(2_000)])
+    shares = [
+        (np.log(found[:, place]) - math.log(axis.low)) / (math.log(axis.high) - math.log(axis.low))
+        for place, axis in enumerate(SPACE)
+    ]
+    for share in shares:
+        assert np.histogram(share, bins=4, range=(0, 1))[0] == pytest.approx([500] * 4, abs=90)
+    assert abs(np.corrcoef(*shares)[0, 1]) < 0.07
+
+
+def test_the_random_arm_has_no_rungs(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    train(arm_in(tmp_path, RANDOM))
+    records = read_tuning_records(tmp_path)
+    assert {record.status for record in records} == {FINISHED}
+    found = importance(SPACE, records, guess=7.0)
+    assert found["n"] == 14
+    assert found["shares"]["muon_learning_rate"] > found["shares"]["adamw_learning_rate"] >= 0
+    assert importance(SPACE, records[:5], guess=7.0)["reason"] == "5 independent draws are too few (10 are needed)"
+    assert importance(SPACE, [], guess=7.0)["reason"] == "there are no independent draws (`--random N`)"
+
+
+def test_a_sweep_varies_one_learning_rate_from_end_to_end(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    best = {"muon_learning_rate": 0.02, "adamw_learning_rate": 0.004}
+    planned = sweep_of(best, SPACE, 5)
+    train(arm_in(tmp_path, SWEEP, trials=len(planned), planned=planned))
+    records = read_tuning_records(tmp_path)
+    assert [record.varied for record in records] == ["muon_learning_rate"] * 5 + ["adamw_learning_rate"] * 5
+    rates = [record.hyperparameters["muon_learning_rate"] for record in records[:5]]
+    assert (rates[0], rates[-1]) == (3e-4, 0.3)
+    assert np.diff(np.log(rates)) == pytest.approx(math.log(1000) / 4)
+    assert {record.hyperparameters["adamw_learning_rate"] for record in records[:5]} == {0.004}
+
+
+def test_the_optuna_copy_holds_each_trial_once(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    train(arm_in(tmp_path, budget=dataclasses.replace(BUDGET, trials=6)))
+    records = read_tuning_records(tmp_path)
+    warnings: list[str] = []
+    url = storage_url(None, tmp_path)
+    for part in (records[:2], records, records):
+        OptunaCopy(url, SPACE, warnings.append).copy(part)
+    study = optuna.load_study(study_name=f"{tmp_path.name}/baseline", storage=url)
+    states = {FINISHED: optuna.trial.TrialState.COMPLETE, STOPPED: optuna.trial.TrialState.PRUNED}
+    assert [trial.state for trial in study.trials] == [states[record.status] for record in records]
+    best = best_of(records)
+    assert best is not None
+    assert study.best_trial.user_attrs["config_hash"] == best.config_hash
+    assert study.best_trial.params == best.hyperparameters
+    assert not warnings
+
+
+def test_diverged_and_failed_trials_have_no_value() -> None:
+    from sweeps.engine.search import frozen_trial
+
+    fixed: dict[str, Any] = {
+        "study": "s", "cell": "baseline", "arm": SEARCH, "number": 0, "seed": SEED, "config_hash": "0",
+        "hyperparameters": draw(SPACE, SEED, 0),
+    }  # fmt: skip
+    rows = [{"step": 1, "tokens": 1, "val_loss": 6.0}, {"step": 2, "tokens": 2, "val_loss": None}]
+    diverged = frozen_trial(TuningRecord(**fixed, status=DIVERGED, rows=rows), SPACE)
+    assert (diverged.state, diverged.intermediate_values) == (optuna.trial.TrialState.PRUNED, {1: 6.0})
+    assert frozen_trial(TuningRecord(**fixed, status=RUNNING), SPACE).state == optuna.trial.TrialState.RUNNING
+
+
+def test_passwords_of_a_storage_stay_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="ABLATUNE_OPTUNA_STORAGE") as error:
+        storage_url("postgresql://me:secret@host/db", tmp_path)
+    assert "secret" not in str(error.value)
+    monkeypatch.setenv("ABLATUNE_OPTUNA_STORAGE", "nosuch://me:secret@127.0.0.1:1/db")
+    with pytest.raises(ConfigError, match="nosuch://127") as error:
+        OptunaCopy(storage_url(None, tmp_path), SPACE, print)
+    assert "secret" not in str(error.value)
+
+
+def test_a_storage_that_fails_is_said_once(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    train(arm_in(tmp_path, budget=dataclasses.replace(BUDGET, trials=2)))
+    records = read_tuning_records(tmp_path)
+    warnings: list[str] = []
+    copy = OptunaCopy(storage_url(None, tmp_path), SPACE, warnings.append)
+    (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
+    copy.copy(records)
+    copy.copy(records)
+    assert len(warnings) == 1
+    assert "the search goes on" in warnings[0]

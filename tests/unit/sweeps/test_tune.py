@@ -1,0 +1,97 @@
+"""The command of a search: what it declares, and what it refuses in one line before anything trains."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from analysis.tuning_records import TUNING_FILE
+from sweeps import tune
+from sweeps.engine import runner
+from sweeps.exp6_grid import STUDY
+
+
+@pytest.fixture
+def fixed(corpus_file: Path) -> list[str]:
+    return ["--variants", "baseline,mlp", "--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--study", "exp6_gird"], "unknown study 'exp6_gird': did you mean 'exp6_grid'?"),
+        (["--variants", "baseline,atention"], "unknown cell 'atention': did you mean 'attention'?"),
+        (["--protocol", "published"], "a published protocol has its own learning rates"),
+        (["--search-seed", "3"], "--search-seed 3 is one of the confirmation's seeds (0 to 4), which must be fresh"),
+        (["--seeds", "2000"], "which must be fresh"),
+        (["--sweep", "2"], "--sweep must be 0, or 3 or more"),
+        (["--random", "-1"], "--random must be 0 or more"),
+        (["--space", "muon_learning_rate=1:0.1"], "has no range"),
+        (["--space", "muon_learning_rate"], "has no range"),
+        (["--space", "dropout=0.1:0.2"], "unknown hyperparameter 'dropout'"),
+        (["--steps", "8"], "2 rungs at a reduction of 3 need 9 updates or more, but a trial has 8"),
+        (["--steps", "9", "--max-tokens", "9000"], "too small to finish one trial, which takes 9,216 tokens"),
+        (["--trials", "0"], "--trials must be 1 or more"),
+        (["--scale", "cpu,paper_256d"], "a search has one scale"),
+        (["--gpus-per-trial", "0.5"], "asks for more than this machine has"),
+        (["--optuna-storage", "postgresql://me:secret@host/db"], "put the URL into the environment variable"),
+        (["--trails", "3"], "--trials"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_trains(
+    arguments: list[str], complaint: str, fixed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [flag for flag in arguments if flag.startswith("--")]
+    kept = [
+        word for flag, value in zip(fixed[::2], fixed[1::2], strict=True) if flag not in given for word in (flag, value)
+    ]
+    if "--scale" in given:
+        kept += ["--steps", "9"]
+    assert tune.main([*kept, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert "secret" not in error
+    assert error.count("\n") == 1
+    assert not list(Path().glob("results/*/tuning"))
+
+
+def test_a_dry_run_writes_nothing(fixed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune.main([*fixed, "--steps", "9", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "rungs at updates 1, 3: 1 trial of 3 goes on" in said
+    assert "at most 147,456 tokens for a cell's search" in said
+    assert "and 92,160 for 0 independent draws and 5 points a learning rate" in said
+    assert not Path("results").exists()
+
+
+def test_a_search_that_was_declared_otherwise_is_not_continued(
+    fixed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declarations: list[str] = []
+
+    class Declared(tune.Search):
+        def run(self) -> bool:
+            self._write_declared()
+            declarations.append((self.plan.folder / TUNING_FILE).read_text())
+            return False
+
+    monkeypatch.setattr(tune, "Search", Declared)
+    monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    assert tune.main([*fixed, "--steps", "9"]) == 130
+    assert tune.main([*fixed, "--steps", "9", "--variants", "baseline,moe"]) == 130, "more cells get the same search"
+    assert json.loads(declarations[-1])["cells"] == ["baseline", "mlp", "moe"]
+    capsys.readouterr()
+    for change, name in ((["--trials", "20"], "trials 16, now it is 20"), (["--search-seed", "77"], "seed 1000")):
+        assert tune.main([*fixed, "--steps", "9", *change]) == 2
+        assert f"was declared with {name}" in capsys.readouterr().err
+
+
+def test_the_confirming_study_has_the_same_cells_and_is_tuned() -> None:
+    study = tune.tuned_study(STUDY)
+    assert study.designs == STUDY.designs
+    assert study.tuned
+    assert study.script == "tune_exp6_grid"
+    assert study.negative_control is None
