@@ -162,6 +162,8 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     _print_search(plan, declared, budget, console)
     if options.dry_run:
         console.print("dry run: nothing was trained")
+        if options.json:
+            print(json.dumps({**declared, "folder": str(plan.folder)}))
         return 0
     require_memory(plan, resources)
     with cli.study_lock(plan):
