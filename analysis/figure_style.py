@@ -6,8 +6,13 @@ import textwrap
 from typing import Any, cast
 
 import matplotlib
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from analysis import outcomes
+from analysis.results import NATS, Results
+from analysis.schema import FLAWS
 
 INK, MUTED, FAINT = "#1f2933", "#5b6672", "#c3cad2"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -71,3 +76,17 @@ def new_figure(width: float, height: float, title: str, subtitle: str, warning: 
         figure.text(0.18 / width, 1 - 0.38 / height, words, va="top", fontsize=9, fontweight="bold", color=FLAWED)
     figure.text(0.18 / width, 1 - (0.38 + high) / height, subtitle, va="top", fontsize=9, color=MUTED)
     return figure
+
+
+def metric_label(results: Results) -> str:
+    """Return the metric with its unit, for an axis."""
+    return f"{results.metric.replace('val_', 'validation ')}{' (nats per token)' if results.metric in NATS else ''}"
+
+
+def verdict_colours(table: pd.DataFrame) -> list[str]:
+    """Return the colour of each row of a table with verdicts and marks."""
+    told_apart = {outcomes.BETTER: BETTER, outcomes.WORSE: WORSE}
+    return [
+        FLAWED if flaws else told_apart.get(outcomes.outcome(verdict), OPEN)
+        for verdict, flaws in zip(table["verdict"], table[FLAWS], strict=True)
+    ]

@@ -10,10 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import figure_style, marks, outcomes, text
-from analysis.figure_style import INK, MUTED, new_figure
+from analysis import figure_style, marks, text
+from analysis.figure_style import INK, MUTED, metric_label, new_figure, verdict_colours
 from analysis.plot_curves import loss_figure
-from analysis.results import NATS, Results
+from analysis.plot_estimation import estimation_figure
+from analysis.plot_pareto import pareto_figure
+from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import CELL, FLAWS, INVALID, SEED, TOKENS, TRAIN_SECONDS
 from analysis.summary import Analysis
@@ -37,24 +39,21 @@ def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
     makers: dict[str, Callable[[], Figure | None]] = {
         "ranking": lambda: ranking_figure(results, analysis),
         "differences": lambda: differences_figure(results, analysis),
+        "estimation": lambda: estimation_figure(results, analysis),
         "contributions": lambda: contributions_figure(results, analysis),
         "loss_tokens": lambda: loss_figure(results, TOKENS),
         "loss_seconds": lambda: loss_figure(results, TRAIN_SECONDS),
         "difference_tokens": lambda: loss_figure(results, TOKENS, relative=True),
+        "pareto": lambda: pareto_figure(results, analysis),
     }
     drawn = {name: make() for name, make in makers.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def unit(results: Results) -> str:
-    """Return the metric with its unit, for an axis."""
-    return f"{results.metric.replace('val_', 'validation ')}{' (nats per token)' if results.metric in NATS else ''}"
-
-
 def ranking_figure(results: Results, analysis: Analysis) -> Figure:
     """Each cell's mean with its interval and every seed as a dot, best on top, one panel a scale."""
     table = analysis.ranking
-    colours = dict(zip(analysis.comparisons["cell"], _colours(analysis.comparisons), strict=True))
+    colours = dict(zip(analysis.comparisons["cell"], verdict_colours(analysis.comparisons), strict=True))
     figure, panels = _rows_figure(
         results,
         table,
@@ -74,7 +73,7 @@ def ranking_figure(results: Results, analysis: Analysis) -> Figure:
             _beside(axes, place, ", ".join([text.estimate(row["mean"], row["ci_low"], row["ci_high"]), *lost]))
         ranks = [text.whole(row["rank"]).rjust(2, FIGURE_SPACE) for row in records(rows)]
         _label_rows(axes, rows, "cell", rows["is_baseline"].tolist(), after=ranks)
-        axes.set_xlabel(unit(results))
+        axes.set_xlabel(metric_label(results))
     _key(figure, results, KEY)
     return figure
 
@@ -94,7 +93,7 @@ def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
     for axes, rows in panels:
         _forest(axes, rows)
         _label_rows(axes, rows, "cell")
-        axes.set_xlabel(f"difference in {unit(results)}, cell {text.MINUS} baseline")
+        axes.set_xlabel(f"difference in {metric_label(results)}, cell {text.MINUS} baseline")
     _key(figure, results, DIFFERENCES)
     return figure
 
@@ -126,7 +125,7 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
         _forest(axes, table)
         _label_rows(axes, table, name, after=[f"@{scale}" if scale else "" for scale in table["scale"]])
         axes.set_title(title)
-    grid[-1, 0].set_xlabel(f"difference in {unit(results)}, with {text.MINUS} without")
+    grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}, with {text.MINUS} without")
     _key(figure, results, DIFFERENCES)
     return figure
 
@@ -150,19 +149,10 @@ def _estimate(axes: Axes, place: int, mean: float, low: float, high: float, colo
     axes.plot([mean], [place], "D", color=colour, markersize=5.5, markeredgecolor="white", markeredgewidth=0.8)
 
 
-def _colours(table: pd.DataFrame) -> list[str]:
-    """Return the colour of each row of a table with verdicts and marks."""
-    told_apart = {outcomes.BETTER: figure_style.BETTER, outcomes.WORSE: figure_style.WORSE}
-    return [
-        figure_style.FLAWED if flaws else told_apart.get(outcomes.outcome(verdict), figure_style.OPEN)
-        for verdict, flaws in zip(table["verdict"], table[FLAWS], strict=True)
-    ]
-
-
 def _forest(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw the rows' differences with their intervals about a line at zero, and their figures beside."""
     axes.axvline(0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    for place, (row, colour) in enumerate(zip(records(rows), _colours(rows), strict=True)):
+    for place, (row, colour) in enumerate(zip(records(rows), verdict_colours(rows), strict=True)):
         figures = (row["difference"], row["difference_low"], row["difference_high"])
         _estimate(axes, place, *figures, colour)
         _beside(axes, place, text.estimate(*figures, sign=True))

@@ -52,6 +52,11 @@ SECTIONS = {
         "Efficiency",
         "Means over seeds. Loss is the validation loss in nats per token; minutes are of training alone.",
     ),
+    "pareto": (
+        "What it costs",
+        "A cell is on the front of a cost where none has a result as good and a cost as low, one of them better. P: "
+        "probability that this holds of the true values; where it is not near 0 or 1, the seeds do not tell.",
+    ),
     "audits": ("Audits", ""),
     "left_out": (
         "Runs left out",
@@ -65,10 +70,12 @@ The lead of the audits says how much was audited."""
 FIGURES = {
     "ranking": ("ranking", "Ranking of the cells with intervals and every seed"),
     "differences": ("comparisons", "Difference of each cell from the baseline with intervals"),
+    "estimation": ("comparisons", "Every seed of each cell and of the baseline, with the mean paired difference"),
     "contributions": ("contributions", "Contribution of each component with intervals"),
     "loss_tokens": ("curves", "Validation loss against training tokens"),
     "loss_seconds": ("curves", "Validation loss against training time"),
     "difference_tokens": ("curves", "Difference from the baseline against training tokens"),
+    "pareto": ("pareto", "The metric against each cost, with the cells that no other beats in both"),
 }
 """Section of each figure, and what it shows for those who cannot see it."""
 RANKING_TEX = ("scale", "rank", "cell", "n")

@@ -23,6 +23,7 @@ from analysis.runs import records
 from analysis.schema import (
     CELL,
     CONFIG_HASH,
+    FLOPS_PER_TOKEN,
     PARAMS_ACTIVE,
     PARAMS_TOTAL,
     PEAK_MEMORY_BYTES,
@@ -40,7 +41,7 @@ from analysis.schema import (
 )
 from analysis.summary import COLUMNS, Analysis, analyse
 
-WHOLE = (SEED, STEPS, TOKENS, PEAK_MEMORY_BYTES, PARAMS_TOTAL, PARAMS_ACTIVE)
+WHOLE = (SEED, STEPS, TOKENS, PEAK_MEMORY_BYTES, PARAMS_TOTAL, PARAMS_ACTIVE, FLOPS_PER_TOKEN)
 """Columns that results.csv holds as whole numbers."""
 
 

@@ -15,6 +15,7 @@ from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.joint import one_model
 from analysis.looks import detectable
+from analysis.pareto import PARETO_COLUMNS, pareto
 from analysis.racing import RACE_COLUMNS, race, race_notes, race_table
 from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
 from analysis.ranking import RANKING_COLUMNS, rank_cells
@@ -46,6 +47,8 @@ class Analysis:
     """Factor-level contrasts over the complete grid, where the design allows them."""
     efficiency: pd.DataFrame
     """Rows in the ranking's order."""
+    pareto: pd.DataFrame
+    """Which cells are on the fronts of the metric and a cost; rows in the ranking's order."""
     audits: pd.DataFrame
     """What the audits found, the severest first."""
     study_audits: tuple[StudyAudit, ...]
@@ -64,6 +67,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "contributions": pairs.CONTRIBUTION_COLUMNS | MARK_COLUMN,
     "main_effects": MAIN_EFFECT_COLUMNS | MARK_COLUMN,
     "efficiency": EFFICIENCY_COLUMNS | MARK_COLUMN,
+    "pareto": PARETO_COLUMNS | MARK_COLUMN,
     "audits": AUDIT_COLUMNS,
 }
 """Table -> column -> what it holds, in the tables' order; fit for a table's header."""
@@ -109,6 +113,7 @@ def analyse(results: Results) -> Analysis:
         contributions=marks.mark_rows(results, pairs.contributions(results, comparisons)),
         main_effects=marks.mark_rows(results, effects),
         efficiency=marks.mark_rows(results, efficiency(results, order)),
+        pareto=marks.mark_rows(results, pareto(results, ranking, models)),
         audits=audit_findings(results, study),
         study_audits=study,
         notes=notes,

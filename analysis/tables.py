@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import marks, text
+from analysis.pareto import COSTS, Cost
 from analysis.results import AUDIT_MARK, Results
 from analysis.runs import records
 from analysis.schema import CELL, ERROR, FINISHED, FLAWS, INVALID, SEED, STATUS, STEPS
@@ -187,6 +188,39 @@ EFFICIENCY = [
     _score("loss_per_minute", "per time", COLUMNS["efficiency"]["loss_per_minute"]),
     _score("loss_per_gb", "per memory", COLUMNS["efficiency"]["loss_per_gb"]),
 ]
+
+
+def _value(cost: Cost) -> _Column:
+    def show(row: dict[str, Any]) -> str:
+        figures = (row[cost.name + end] / cost.scale for end in ("", "_low", "_high"))
+        value, low, high = (text.significant(figure) for figure in figures)
+        return value if low == text.NOTHING else f"{value} [{low}, {high}]"
+
+    return _Column(f"{cost.name.replace('_', ' ').removesuffix(' bytes')}, {cost.unit} [95 %]", cost.name, show)
+
+
+def _front(cost: Cost) -> _Column:
+    """Return the column that says whether a cell is on the front: `yes, P 0.98` or `P 0.02, behind mlp`."""
+
+    def show(row: dict[str, Any]) -> str:
+        on, p = row[f"{cost.name}_front"], text.number(row[f"{cost.name}_p_front"], 2)
+        sure = [] if p == text.NOTHING else [f"P {p}"]
+        if pd.isna(on):
+            return text.NOTHING
+        return ", ".join(["yes", *sure] if on else [*sure, f"behind {row[f'{cost.name}_dominated_by']}"])
+
+    return _Column(f"front of {cost.name.replace('_', ' ').removesuffix(' bytes')}", f"{cost.name}_front", show, True)
+
+
+def _pareto(results: Results) -> list[_Column]:
+    return [
+        _name("cell"),
+        _count("n"),
+        _estimate("mean", f"{results.metric} [95 %]", 4, "ci_low", "ci_high", sign=False),
+        *(column(cost) for cost in COSTS for column in (_value, _front)),
+    ]
+
+
 AUDITS = [
     _word("audit"),
     _word("severity"),
@@ -207,6 +241,7 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         "contributions": CONTRIBUTIONS,
         "main_effects": MAIN_EFFECTS,
         "efficiency": EFFICIENCY,
+        "pareto": _pareto(results),
         "audits": AUDITS,
     }
     made = {

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -16,11 +17,16 @@ from analysis import figure_style, plots
 from analysis.load import load_results
 from analysis.outcomes import outcome
 from analysis.plot_curves import mean_curves, panels
+from analysis.plot_estimation import estimation_figure
+from analysis.plot_pareto import pareto_figure
 from analysis.results import Results
 from analysis.summary import Analysis, analyse
 from tests.fakes import GRID, make_study
 
-ALL = ("ranking", "differences", "contributions", "loss_tokens", "loss_seconds", "difference_tokens")
+ALL = (
+    "ranking", "differences", "estimation", "contributions", "loss_tokens", "loss_seconds", "difference_tokens",
+    "pareto",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +148,81 @@ def test_a_verdict_says_its_outcome(verdict: str, expected: str) -> None:
     assert outcome(verdict) == expected
 
 
+# --- every seed ---
+
+
+def test_the_estimation_plot_shows_every_seed_its_pair_and_the_difference(grid: tuple[Results, Analysis]) -> None:
+    results, analysis = grid
+    with figure_style.style():
+        figure = estimation_figure(results, analysis)
+    assert figure is not None
+    shown = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
+    assert list(shown) == list(analysis.comparisons["cell"])
+    table = analysis.comparisons.set_index("cell")
+    losses = results.finished("val_loss")
+    for cell, axes in shown.items():
+        dots = sorted(y for line in axes.lines if line.get_marker() == "o" for y in data(line)[1])
+        assert dots == sorted([*losses.loc["baseline"], *losses.loc[cell].dropna()])
+        pairs = axes.collections[0]
+        assert isinstance(pairs, LineCollection)
+        assert [tuple(segment[:, 1]) for segment in pairs.get_segments()] == [
+            pair for pair in zip(losses.loc["baseline"], losses.loc[cell], strict=True) if not np.isnan(pair[1])
+        ]
+        zero = losses.loc["baseline"][losses.loc[cell].notna()].mean()
+        (diamond,) = (data(line)[1][0] for line in axes.lines if line.get_marker() == "D")
+        assert diamond - zero == pytest.approx(table.loc[cell, "difference"])
+        bars = [data(line)[1] for line in axes.lines if line.get_linestyle() == "-" and line.get_marker() == "None"]
+        interval = table.loc[cell, ["difference_low", "difference_high"]].dropna().to_list()
+        assert (np.array(bars) - zero).ravel() == pytest.approx(interval)
+
+
+def test_the_estimation_plot_says_what_it_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "many.csv"
+    rows = [
+        f"{'baseline' if cell == 0 else f'v{cell}'},{seed},{cell + seed % 2}" for cell in range(20) for seed in range(3)
+    ]
+    path.write_text("cell,seed,val_loss\n" + "\n".join(rows))
+    results = load_results(path)
+    figure = estimation_figure(results, analyse(results))
+    assert figure is not None
+    assert "The first 15 of 19 comparisons" in words(figure)
+    assert sum(axes.get_visible() for axes in figure.axes) == 15
+
+
+def test_seeds_without_a_pair_have_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "apart.csv"
+    path.write_text(
+        "cell,seed,val_loss\n" + "".join(f"baseline,{s},{4 + s / 9}\nnew,{s + 3},{3 + s / 7}\n" for s in range(3))
+    )
+    results = load_results(path)
+    figure = estimation_figure(results, analyse(results))
+    assert figure is not None
+    lines = figure.axes[0].collections[0]
+    assert isinstance(lines, LineCollection)
+    assert lines.get_segments() == []
+    hollow = [data(line)[1] for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert sorted(y for ys in hollow for y in ys) == sorted(results.runs["val_loss"])
+
+
+# --- fronts ---
+
+
+def test_the_front_is_drawn_and_named(grid: tuple[Results, Analysis]) -> None:
+    results, analysis = grid
+    with figure_style.style():
+        figure = pareto_figure(results, analysis)
+    assert figure is not None
+    axes = next(axes for axes in figure.axes if axes.get_xlabel() == "parameters (millions)")
+    table = analysis.pareto[analysis.pareto["parameters_front"].notna()]
+    front = table[table["parameters_front"].astype(bool)]
+    drawn = sorted((x[0], y[0]) for line in axes.lines if line.get_marker() == "D" for x, y in [data(line)])
+    assert drawn == sorted(zip(front["parameters"] / 1e6, front["mean"], strict=True))
+    assert sum(line.get_marker() in ("D", "o") for line in axes.lines) == len(table) == 15  # one cell diverged
+    named = axes.texts[-1].get_text()
+    assert all(f"  {cell}" in named for cell in front["cell"])
+    assert "peak memory" not in " ".join(axes.get_xlabel() for axes in figure.axes)  # unknown here
+
+
 # --- curves ---
 
 
@@ -224,4 +305,4 @@ def test_results_without_curves_have_no_curve_figures(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("cell,seed,val_loss\nbaseline,0,1\nbaseline,1,2\nbaseline,2,3\nnew,0,1\nnew,1,1\nnew,2,1\n")
     results = load_results(path)
-    assert tuple(plots.figures(results, analyse(results))) == ("ranking", "differences")
+    assert tuple(plots.figures(results, analyse(results))) == ("ranking", "differences", "estimation")

@@ -1,0 +1,97 @@
+"""Loss against what it costs: every cell with its intervals, the front drawn, what is dominated faint."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import marks, text
+from analysis.figure_style import BETTER, FAINT, INK, MUTED, metric_label, new_figure
+from analysis.pareto import COSTS, Cost
+from analysis.results import Results
+from analysis.runs import records
+from analysis.summary import Analysis
+
+LOGARITHMIC = 20
+"""Ratio of the largest to the smallest cost from which the axis is logarithmic."""
+LETTERS = "abcdefghijklmno"
+"""Name the points of a front."""
+
+
+def pareto_figure(results: Results, analysis: Analysis) -> Figure | None:
+    """Draw the metric against each cost that differs between cells, one row of panels a scale; None without any."""
+    table = analysis.pareto
+    costs = [cost for cost in COSTS if _fronts(table, cost)]
+    if not costs:
+        return None
+    scales = list(dict.fromkeys(table["scale"]))
+    columns = min(2, len(costs))
+    rows = -(-len(costs) // columns)
+    figure = new_figure(
+        5.6 * columns + 0.4,
+        0.9 + (3.4 if columns > 1 else 4.2) * rows * len(scales),
+        f"{metric_label(results).partition(' (')[0].capitalize()} against cost",
+        "Diamonds and steps: the front, no other cell is both "
+        f"{'lower' if results.direction == 'min' else 'higher'} and cheaper; P: how sure that is. Black: the baseline. "
+        "Bars: 95 % intervals over seeds.",
+        marks.warning(results),
+    )
+    grid = figure.subplots(rows * len(scales), columns, squeeze=False)
+    for place, scale in enumerate(scales):
+        panels = grid[place * rows : (place + 1) * rows].flat
+        for axes, cost in zip(panels, costs, strict=False):
+            _panel(axes, table[(table["scale"] == scale) & table[f"{cost.name}_front"].notna()], cost, results)
+            axes.set_xlabel(cost.axis)
+            axes.set_title(str(scale))
+        for axes in list(panels)[len(costs) :]:
+            axes.set_visible(False)
+    figure.supylabel(metric_label(results), fontsize=9.5, color=MUTED)
+    return figure
+
+
+def _fronts(table: pd.DataFrame, cost: Cost) -> bool:
+    """Return whether the cost differs between cells of a scale."""
+    judged = table[table[f"{cost.name}_front"].notna()]
+    return bool((judged.groupby("scale")[cost.name].nunique() > 1).any())
+
+
+def _panel(axes: Axes, rows: pd.DataFrame, cost: Cost, results: Results) -> None:
+    """Draw the cells, the front as steps, and beside the panel the names of the front's cells, the cheapest first."""
+    baselines = set(results.baselines.values())
+    for row in records(rows):
+        on = bool(row[f"{cost.name}_front"])
+        colour = INK if row["cell"] in baselines else BETTER if on else FAINT
+        value, low, high = (row[cost.name + end] / cost.scale for end in ("", "_low", "_high"))
+        order = 2 + on + (row["cell"] in baselines)
+        axes.plot([low, high], [row["mean"]] * 2, color=colour, linewidth=1.2, alpha=0.8, zorder=order)
+        axes.plot([value] * 2, [row["ci_low"], row["ci_high"]], color=colour, linewidth=1.2, alpha=0.8, zorder=order)
+        axes.plot(
+            [value], [row["mean"]], "D" if on else "o", color=colour, markersize=6 if on else 4.5, zorder=2 + order,
+            markeredgecolor="white", markeredgewidth=0.8,
+        )  # fmt: skip
+    x = rows[cost.name]
+    if len(x) and x.max() > LOGARITHMIC * x.min():
+        axes.set_xscale("log")
+    axes.margins(0.06, 0.1)
+    front = rows[rows[f"{cost.name}_front"].astype(bool)].sort_values([cost.name, "mean"], kind="stable")
+    axes.step(front[cost.name] / cost.scale, front["mean"], where="post", color=BETTER, linewidth=1.4, zorder=3)
+    key = []
+    letters = iter(LETTERS)
+    places = front.groupby([cost.name, "mean"], sort=False)
+    for _, cells in list(places)[: len(LETTERS)]:
+        letter, first = next(letters), cells.iloc[0]
+        axes.annotate(
+            letter, (first[cost.name] / cost.scale, first["mean"]), xytext=(5, 5), textcoords="offset points",
+            fontsize=9, fontweight="bold", zorder=7,
+        )  # fmt: skip
+        key += [f"{letter}  {row['cell']}{_sure(row[f'{cost.name}_p_front'])}" for row in records(cells)]
+    more = len(places) - len(LETTERS)
+    axes.annotate(
+        "\n".join([*key, *([f"and {more} more"] if more > 0 else [])]), (1.02, 1.0), xycoords="axes fraction", va="top",
+        fontsize=8.5, linespacing=1.5, annotation_clip=False,
+    )  # fmt: skip
+
+
+def _sure(p: float) -> str:
+    return "" if pd.isna(p) else f"  P {text.number(p, 2)}"

@@ -1,0 +1,140 @@
+"""Fronts agree with their definition, and how sure they are with the t distribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis.joint import pooled_residual
+from analysis.pareto import on_front
+from analysis.results import Results
+from analysis.summary import analyse
+from analysis.tables import tables
+from tests.fakes_results import make_results
+
+SHIFTS = np.random.default_rng(3).normal(0, 0.3, 5)
+
+
+def study(cells: dict[str, tuple[float, float]], noise: float = 0.02, **options: Any) -> Results:
+    """Return a study of cells with these true losses and parameter counts, five seeds."""
+    rng = np.random.default_rng(1)
+    losses = {cell: list(loss + SHIFTS + rng.normal(0, noise, 5)) for cell, (loss, _) in cells.items()}
+    results = make_results(losses, **options)
+    results.runs["params_total"] = results.runs["cell"].map({cell: cost for cell, (_, cost) in cells.items()})
+    return results
+
+
+def fronts(results: Results) -> pd.DataFrame:
+    return analyse(results).pareto.set_index("cell")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_a_front_is_what_nothing_dominates(points: list[tuple[int, int]]) -> None:
+    loss, cost = np.array(points, dtype=float).T
+    expected = [
+        not any(a <= x and b <= y and (a, b) != (x, y) for a, b in zip(loss, cost, strict=True))
+        for x, y in zip(loss, cost, strict=True)
+    ]
+    assert on_front(np.stack([loss, loss]), np.stack([cost, cost])).tolist() == [expected, expected]
+
+
+def test_in_the_analysis() -> None:
+    table = fronts(study({"baseline": (4.0, 5e6), "small": (4.5, 1e6), "bad": (4.6, 6e6), "wide": (3.5, 9e6)}))
+    assert table["parameters_front"].to_dict() == {"wide": True, "baseline": True, "small": True, "bad": False}
+    assert table["parameters_dominated_by"].to_dict() == {
+        "wide": None,
+        "baseline": None,
+        "small": None,
+        "bad": "baseline",
+    }
+    assert table["parameters_p_front"].to_dict() == {"wide": 1.0, "baseline": 1.0, "small": 1.0, "bad": 0.0}
+    assert table["parameters"].to_dict() == {"wide": 9e6, "baseline": 5e6, "small": 1e6, "bad": 6e6}
+    assert table["parameters_low"].isna().all()  # all seeds cost the same
+    assert table["peak_memory_bytes_front"].isna().all()  # unknown
+
+
+def test_how_sure_a_front_is() -> None:
+    """The dearer of two is on it where its true mean is lower: a t probability."""
+    results = study({"baseline": (4.0, 1e6), "dear": (3.99, 2e6)})
+    losses = results.finished("val_loss")
+    variance, df = pooled_residual(losses.to_numpy())
+    gap = losses.mean(axis=1)["baseline"] - losses.mean(axis=1)["dear"]
+    expected = stats.t.cdf(gap / np.sqrt(2 * variance / 5), df)
+    table = fronts(results)
+    assert table.loc["dear", "parameters_p_front"] == pytest.approx(expected, abs=0.02)
+    assert 0.02 < expected < 0.98
+    assert table.loc["baseline", "parameters_p_front"] == 1
+
+
+def test_a_measured_cost_is_as_sure_as_its_seeds() -> None:
+    results = study({"baseline": (4.0, 1e6), "slow": (4.5, 1e6)})
+    rng = np.random.default_rng(5)
+    results.runs["train_seconds"] = np.exp(np.repeat([3.0, 3.02], 5) + rng.normal(0, 0.05, 10))
+    seconds = np.log(results.finished("train_seconds").to_numpy())
+    variance, df = pooled_residual(seconds)
+    gap = seconds[0].mean() - seconds[1].mean()
+    expected = stats.t.cdf(gap / np.sqrt(2 * variance / 5), df)  # its loss is surely higher: it must be quicker
+    table = fronts(results)
+    assert table.loc["slow", "train_seconds_p_front"] == pytest.approx(expected, abs=0.02)
+    assert table.loc["slow", "train_seconds_low"] < table.loc["slow", "train_seconds"]
+
+
+def test_one_model_under_two_names_shares_its_place() -> None:
+    results = study({"baseline": (4.0, 1e6), "wide": (3.9, 2e6)})
+    twin = results.runs[results.runs["cell"] == "wide"].assign(cell="twin", variant=2)
+    results = Results(
+        "study",
+        pd.concat([results.runs, twin]),
+        results.curves,
+        results.factors,
+        results.baselines | {"twin": "baseline"},
+    )
+    table = fronts(results)
+    assert table.loc["twin", "parameters_p_front"] == table.loc["wide", "parameters_p_front"] > 0.5
+    assert table.loc[["twin", "wide"], "parameters_front"].all()
+
+
+@pytest.mark.parametrize("lost", ["diverged", "flawed", "unknown"])
+def test_what_is_no_result_is_on_no_front(lost: str) -> None:
+    results = study({"baseline": (4.0, 5e6), "small": (4.5, 1e6), "wide": (3.5, 9e6)})
+    chosen = results.runs["cell"] == "wide"
+    if lost == "diverged":
+        results.runs.loc[chosen & (results.runs["seed"] == 2), ["status", "val_loss"]] = ["diverged", np.nan]
+    elif lost == "flawed":
+        results.runs.loc[chosen, "flaws"] = "labels_not_shifted"
+    else:
+        results.runs.loc[chosen, "params_total"] = np.nan
+    table = fronts(results)
+    assert pd.isna(table.loc["wide", "parameters_front"])
+    assert np.isnan(table.loc["wide", "parameters_p_front"])
+    assert table.loc[["baseline", "small"], "parameters_front"].tolist() == [True, True]
+
+
+def test_higher_may_be_better() -> None:
+    plan = {"metric": "val_perplexity", "direction": "max"}
+    table = fronts(study({"baseline": (4.0, 5e6), "small": (3.5, 1e6), "bad": (3.6, 6e6)}, plan=plan))
+    assert table["parameters_front"].to_dict() == {"baseline": True, "small": True, "bad": False}
+
+
+def test_two_seeds_make_a_front_without_a_probability() -> None:
+    results = make_results({"baseline": [4.0, 4.1], "new": [3.9, 4.0]})
+    table = fronts(results)
+    assert table["parameters_front"].tolist() == [True, False]
+    assert table["parameters_p_front"].isna().all()
+
+
+def test_the_report_says_it() -> None:
+    results = study({"baseline": (4.0, 5e6), "small": (4.5, 1e6), "bad": (4.6, 6e6)})
+    table = tables(results, analyse(results))["pareto"]
+    shown = {row[0]: dict(zip(table.headers, row, strict=True)) for row in table.rows}
+    assert shown["small"]["front of parameters"] == "yes, P 1.00"
+    assert shown["bad"]["front of parameters"] == "P 0.00, behind baseline"
+    assert shown["bad"]["parameters, M [95 %]"] == "6.000"
+    assert not any("memory" in header for header in table.headers)
