@@ -145,8 +145,14 @@ class TrainingBatches:
     def drawn(self, updates: int) -> Windows:
         """Return the windows that the first so many updates train on, each once."""
         places = [self.window_indices(u, m) for u in range(updates) for m in range(self._accumulation)]
-        drawn = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *places]))
-        return Windows(self._tokens, self.starts[drawn], self._seq_len + 1)
+        return self._read(np.unique(np.concatenate([np.empty(0, dtype=np.int64), *places])))
+
+    def windows_of(self, update: int, micro_step: int) -> Windows:
+        """Return the windows that make up one micro-batch."""
+        return self._read(self.window_indices(update, micro_step))
+
+    def _read(self, indices: np.ndarray) -> Windows:
+        return Windows(self._tokens, self.starts[indices], self._seq_len + 1)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:

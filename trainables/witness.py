@@ -3,7 +3,7 @@
 A witness looks at what passes through the loop and changes none of it. What it sees over the whole run is part of the
 run's checkpoint; what it keeps of single batches is this process's alone.
 
-Shapes: B sequences, T tokens, N scored targets of an evaluation, R rows of a parameter.
+Shapes: B sequences, T tokens, N scored targets of an evaluation, R rows of a parameter, E experts, S sampled elements.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from moe_models.routers import Router
+
+SAMPLE = 64
+"""Elements of a parameter, evenly spread, by which it is seen to move."""
 
 Batch = tuple[Tensor, Tensor]
 """inputs_BT and targets_BT as the model got them."""
@@ -29,6 +34,9 @@ class Witness:
         looks: updates whose gradients were looked at.
         largest: for each parameter that had a gradient, the largest magnitude in each row (last dimension) at these
             updates, (R,); of a vector in each element.
+        initial: elements of each parameter when gradients were first looked at, (S,).
+        loads: for each router the most tokens that each expert got at one of these updates, (E,).
+        rates: learning rates of all parameter groups at each update.
     """
 
     def __init__(self) -> None:
@@ -39,6 +47,9 @@ class Witness:
         self.scores: list[tuple[Tensor, Tensor]] = []
         self.looks = 0
         self.largest: dict[str, Tensor] = {}
+        self.initial: dict[str, Tensor] = {}
+        self.loads: dict[str, Tensor] = {}
+        self.rates: list[list[float]] = []
 
     def batch(self, inputs_BT: Tensor, targets_BT: Tensor) -> None:
         """A micro-batch is trained on."""
@@ -50,7 +61,12 @@ class Witness:
     @torch.no_grad()
     def gradients(self, model: nn.Module) -> None:
         """Look at the gradients of an update: of all its micro-batches, before the optimizer uses them."""
+        if self.looks == 0:
+            self.initial = {name: sample(parameter).clone() for name, parameter in model.named_parameters()}
         self.looks += 1
+        for name, module in model.named_modules():
+            if isinstance(module, Router):
+                self.loads[name] = torch.maximum(self.loads.get(name, module.load_E), module.load_E)
         for name, parameter in model.named_parameters():
             if parameter.grad is None:
                 continue
@@ -59,9 +75,10 @@ class Witness:
             before_R = self.largest.get(name)
             self.largest[name] = largest_R if before_R is None else torch.maximum(before_R, largest_R)
 
-    def update_made(self) -> None:
-        """The optimizers have made an update."""
+    def update_made(self, rates: list[float]) -> None:
+        """The optimizers have made an update, at these learning rates."""
         self.updates += 1
+        self.rates.append(rates)
 
     def evaluation_begins(self) -> None:
         """Forget the evaluation before."""
@@ -74,9 +91,24 @@ class Witness:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was seen over the whole run, as tensors and plain data."""
-        return {"updates": self.updates, "tokens": self.tokens, "looks": self.looks, "largest": self.largest}
+        return {
+            "updates": self.updates,
+            "tokens": self.tokens,
+            "looks": self.looks,
+            "largest": self.largest,
+            "initial": self.initial,
+            "loads": self.loads,
+            "rates": self.rates,
+        }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`'s output."""
         self.updates, self.tokens, self.looks = state["updates"], state["tokens"], state["looks"]
-        self.largest = {name: largest_R.to(device) for name, largest_R in state["largest"].items()}
+        for seen in ("largest", "initial", "loads"):
+            setattr(self, seen, {name: tensor.to(device) for name, tensor in state[seen].items()})
+        self.rates = list(state["rates"])
+
+
+def sample(parameter: Tensor) -> Tensor:
+    """Return SAMPLE elements of a parameter, or all that it has (S,)."""
+    return parameter.detach().flatten()[:: max(1, parameter.numel() // SAMPLE)]

@@ -7,6 +7,7 @@ model, batches, gradients and optimizers, never what a configuration says of its
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from analysis.schema import SEVERITIES, VAL_LOSS, Audit, DocumentScores
 from moe_models.streams import Noise
@@ -19,6 +20,7 @@ from trainables.audits import (
     targets,
     treatment_applied,
 )
+from trainables.batches import Windows
 from trainables.data import TokenizedCorpus
 from trainables.loop import Trainer
 
@@ -56,14 +58,16 @@ class Auditor:
             self._note(causality.NAME, self._causality())
             self._note(targets.NAME, targets.audit(trainer.model, witness))
             trained, held = trainer.batches.drawn(trainer.update), trainer.validation.scored()
-            batches = next(iter(witness.trained.values()))[0], witness.evaluated[0][0]
-            self._note(split_overlap.NAME, split_overlap.audit(self.corpus, trained, held, *batches))
+            self._note(split_overlap.NAME, split_overlap.audit(self.corpus, trained, held, self._read(held)))
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             parameters = [parameter for group in groups for parameter in group["params"]]
             self._note(dead_parameters.NAME, dead_parameters.audit(trainer.model, witness, parameters))
             self.scores = evaluation.by_document(trainer.validation, witness)
             self._note(evaluation.NAME, evaluation.audit(self.corpus.validation, self.scores, witness))
-            found = budget.audit(config.training, witness, trainer.optimizers, trainer.base_learning_rates)
+            found = evaluation.reported(trainer.model, witness, trainer.rows[-1], trainer.autocast())
+            self._note(evaluation.NAME, found)
+            drawn = len(trained.starts), trainer.batches.windows
+            found = budget.audit(config.training, witness, trainer.base_learning_rates, *drawn)
             self._note(budget.NAME, found)
         declared = config.declared_model or config.model
         self._note(treatment_applied.NAME, treatment_applied.audit(trainer.model, declared, trainer.rows[-1]))
@@ -83,10 +87,21 @@ class Auditor:
         if SEVERITIES.index(found.severity) < SEVERITIES.index(before.severity):
             self._worst[name] = found
 
+    def _read(self, held: Windows) -> dict[str, tuple[Windows, Tensor]]:
+        """Return what `split_overlap` compares: the inputs of batches, and the windows that they have to be."""
+        trainer, witness = self.trainer, self.trainer.witness
+        last = trainer.config.training.accumulation - 1
+        trained = {
+            f"trained on at update {update + 1}": (trainer.batches.windows_of(update, last), inputs_BT)
+            for update, (inputs_BT, _) in witness.trained.items()
+        }
+        return {**trained, "evaluated": (held, witness.evaluated[0][0])}
+
     def _causality(self) -> Audit | None:
-        """Audit causality on the next batch of the data order: the first sequence, and another one beside it."""
+        """Audit causality on the next batch of the data order: its first sequences, two or more."""
         trainer = self.trainer
-        inputs_BT = trainer.batches.batch(trainer.update, 0)[0].to(trainer.device)
-        tokens_BT = torch.stack((inputs_BT[0], inputs_BT[1] if len(inputs_BT) > 1 else inputs_BT[0].flip(0)))
+        tokens_BT = trainer.batches.batch(trainer.update, 0)[0][: causality.SEQUENCES].to(trainer.device)
+        if len(tokens_BT) == 1:
+            tokens_BT = torch.cat((tokens_BT, tokens_BT.flip(1)))
         noise = Noise(trainer.config.stream_seed(trainer.seed), trainer.update, 0)
         return causality.audit(trainer.model, tokens_BT, noise, trainer.autocast())

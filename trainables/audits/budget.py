@@ -1,10 +1,9 @@
-"""`budget`: the updates and tokens were those scheduled, and the learning rate ended where its schedule ends."""
+"""`budget`: the updates, tokens and windows were those scheduled, and the learning rates followed their schedule."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-from torch.optim import Optimizer
 
 from analysis.schema import WARNING, Audit
 from trainables.config import TrainingConfig
@@ -16,15 +15,16 @@ TOLERANCE = 1e-6
 
 
 def audit(
-    training: TrainingConfig, witness: Witness, optimizers: Sequence[Optimizer], base_rates: Sequence[float]
+    training: TrainingConfig, witness: Witness, base_rates: Sequence[float], drawn: int, windows: int
 ) -> Audit | None:
     """Compare what was made with what was scheduled.
 
     Args:
         training: the schedule.
         witness: of the whole run.
-        optimizers: as the last update left them.
-        base_rates: learning rate of each of their groups before the schedule's factor.
+        base_rates: learning rate of each parameter group before the schedule's factor.
+        drawn: different windows that were trained on.
+        windows: all there are: an epoch takes each once.
     """
     evidence = []
     if witness.updates != training.updates:
@@ -32,10 +32,44 @@ def audit(
     scheduled = training.updates * training.tokens_per_update
     if witness.tokens != scheduled:
         evidence.append(f"{witness.tokens:,} tokens were trained on where {scheduled:,} were scheduled")
-    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
-    shares = [group["lr"] / base for group, base in zip(groups, base_rates, strict=True)]
-    final = training.final_learning_rate_fraction
-    worst = max(shares, key=lambda share: abs(share - final))
-    if abs(worst - final) > TOLERANCE:
-        evidence.append(f"the learning rate ended at {worst:.3g} of its base, not at its schedule's end, {final:.3g}")
+    due = min(windows, witness.updates * training.accumulation * training.batch_size)
+    if drawn != due:
+        evidence.append(f"{drawn:,} different windows were trained on where {due:,} were due")
+    rates = _rates(training, witness, base_rates)
+    if rates is not None:
+        evidence.append(rates)
     return Audit(name=NAME, severity=WARNING, evidence="; ".join(evidence)) if evidence else None
+
+
+def _rates(training: TrainingConfig, witness: Witness, base_rates: Sequence[float]) -> str | None:
+    """Say where a learning rate left its schedule: the last update of a run is named before any other."""
+    final = training.final_learning_rate_fraction
+    last = _worst(witness.rates[-1], base_rates, final)
+    if last is not None:
+        return f"the learning rate ended at {last:.3g} of its base, not at its schedule's end, {final:.3g}"
+    for update, rates in enumerate(witness.rates):
+        scheduled = _scheduled(update, training)
+        share = _worst(rates, base_rates, scheduled)
+        if share is not None:
+            return f"the learning rate was {share:.3g} of its base at update {update + 1}, not {scheduled:.3g}"
+    return None
+
+
+def _worst(rates: Sequence[float], base_rates: Sequence[float], scheduled: float) -> float | None:
+    """Return the share of its base that is furthest from the scheduled one; None where all are that."""
+    shares = [rate / base if base else 0.0 for rate, base in zip(rates, base_rates, strict=True)]
+    worst = max(shares, key=lambda share: abs(share - scheduled))
+    return worst if abs(worst - scheduled) > TOLERANCE else None
+
+
+def _scheduled(update: int, training: TrainingConfig) -> float:
+    """Return the share of the base rate at an update: linear to 1, then a cosine that ends with the last update.
+
+    Written down a second time, so that a schedule that is computed wrongly is one that was not followed.
+    """
+    warmup = round(training.warmup_fraction * training.updates)
+    if update < warmup:
+        return (update + 1) / warmup
+    progress = (update + 1 - warmup) / max(1, training.updates - warmup)
+    final = training.final_learning_rate_fraction
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2

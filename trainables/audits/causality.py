@@ -20,6 +20,8 @@ from moe_models.model import MoETransformer
 from moe_models.streams import Noise
 
 NAME = "causality"
+SEQUENCES = 8
+"""Most sequences looked at: gradients are followed from a place of each."""
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-6}
 """Largest movement of an output that can be rounding, as a share of the largest output.
 
@@ -36,20 +38,25 @@ def audit(model: MoETransformer, tokens_BT: Tensor, noise: Noise, autocast: torc
     Args:
         model: the one that trains.
         tokens_BT: real tokens, two sequences or more.
-        noise: of the passes in training mode; equal noise in all of them.
+        noise: of the passes in training mode; equal noise in all of them. It also draws the places looked at, so that
+            another run, and the end of this one, looks at others.
         autocast: what the run trains under. Gradients are followed under it; outputs are compared in fp32, and in fp64
             where that does not decide.
     """
+    few_BT, (sequences, length) = tokens_BT[:2], tokens_BT.shape
+    stream = noise.generator("audit", NAME, torch.device("cpu"))
+    places = torch.randperm(length, generator=stream).tolist()
     with _undisturbed(model):
         for given in (None, noise):
             model.train(given is not None)
-            evidence = _moved(model, tokens_BT, given)
+            evidence = _moved(model, few_BT, given)
             if evidence is not None:
                 with suppress(RuntimeError):  # a component that cannot compute in fp64: what fp32 says stands
-                    evidence = _moved(copy.deepcopy(model).double(), tokens_BT, given)
+                    evidence = _moved(copy.deepcopy(model).double(), few_BT, given)
             if evidence is None:
                 with autocast:
-                    evidence = _gradients(model, tokens_BT, given)
+                    evidence = _gradients(model, tokens_BT, places, given)
+                places = places[sequences - 1 :] + places[: sequences - 1]
             if evidence is not None:
                 mode = "evaluation" if given is None else "training"
                 return Audit(name=NAME, severity=INVALID, evidence=f"{evidence}, in {mode} mode")
@@ -96,12 +103,12 @@ def _share_moved(before_BTD: Tensor, after_BTD: Tensor) -> str | None:
     return f"{moved:.2g}" if moved > TOLERANCES[before_BTD.dtype] else None
 
 
-def _gradients(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) -> str | None:
-    """Say which inputs of the first block the logits of one position have a gradient to, but must not.
+def _gradients(model: MoETransformer, tokens_BT: Tensor, places: list[int], noise: Noise | None) -> str | None:
+    """Say which inputs of the first block the logits of some places have a gradient to, but must not.
 
-    A masked score has a gradient of exactly zero, so there is no tolerance.
+    A masked score has a gradient of exactly zero, so there is no tolerance. One backward pass follows each sequence but
+    the first from a place of its own; the first has to stay without any gradient.
     """
-    place = tokens_BT.shape[1] // 2
     embedded_BTD: list[Tensor] = []
 
     def catch(block: torch.nn.Module, inputs: tuple[Tensor, Noise | None]) -> tuple[Tensor, Noise | None]:
@@ -109,17 +116,24 @@ def _gradients(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) ->
         return embedded_BTD[0], inputs[1]
 
     hook = model.layers[0].register_forward_pre_hook(catch)
+    followed = range(1, 1 + min(len(places), len(tokens_BT) - 1))
     try:
         with torch.enable_grad():
-            logits_V = model.logits(model(tokens_BT, noise).hidden_BTD[:1, place])[0].float()
+            hidden_BTD = model(tokens_BT, noise).hidden_BTD
+            logits_BV = model.logits(torch.stack([hidden_BTD[index, places[index - 1]] for index in followed])).float()
             # Any weights will do, but none that a norm makes the sum blind to.
-            weights_V = torch.arange(len(logits_V), device=logits_V.device).cos()
-            (gradient_BTD,) = torch.autograd.grad((logits_V * weights_V).sum(), embedded_BTD)
+            weights_V = torch.arange(logits_BV.shape[1], device=logits_BV.device).cos()
+            (gradient_BTD,) = torch.autograd.grad((logits_BV * weights_V).sum(), embedded_BTD)
     finally:
         hook.remove()
     largest = gradient_BTD.abs().max().item()
-    for what, part in (("later tokens", gradient_BTD[:1, place + 1 :]), ("other sequences", gradient_BTD[1:])):
+    parts = [
+        (f"at token {places[index - 1]}", "later tokens", gradient_BTD[index, places[index - 1] + 1 :])
+        for index in followed
+    ]
+    for where, what, part in (("of other sequences", "a sequence", gradient_BTD[0]), *parts):
         if part.numel() and part.abs().max() > 0:
-            share = part.abs().max().item() / largest
-            return f"the logits at token {place} have a gradient to {what}, {share:.2g} of the largest"
+            return (
+                f"the logits {where} have a gradient to {what}, {part.abs().max().item() / largest:.2g} of the largest"
+            )
     return None

@@ -14,7 +14,7 @@ from torch import Tensor
 from analysis.schema import NOTE, WARNING, Audit
 from moe_models.feed_forward.moe import Experts
 from moe_models.model import MoETransformer
-from trainables.witness import Witness
+from trainables.witness import Witness, sample
 
 NAME = "dead_parameters"
 NOTHING = 1e-5
@@ -54,8 +54,8 @@ def audit(model: MoETransformer, witness: Witness, trained: Collection[Tensor]) 
     """Count the parameters without a gradient over the run, or out of reach of every optimizer.
 
     A row is dead where its largest gradient at the updates looked at is absent, or nothing against the median of its
-    module's rows. Experts that were never chosen are a note, as is a small share of dead rows; a whole dead tensor is a
-    warning.
+    module's rows, and where its parameter is what it was at the first update. Experts that were never chosen are a
+    note, as is a small share of dead rows; a whole dead tensor is a warning.
 
     Args:
         model: as trained.
@@ -63,7 +63,7 @@ def audit(model: MoETransformer, witness: Witness, trained: Collection[Tensor]) 
         trained: the parameters that some optimizer holds.
     """
     rows = _rows(model, witness, {id(parameter) for parameter in trained})
-    unchosen = _take_unchosen_experts(model, rows)
+    unchosen = _take_unchosen_experts(model, rows, witness.loads)
     guilty = {name: r for name, r in rows.items() if r.count and not _is_innocent(name, witness)}
     if not guilty and not unchosen:
         return None
@@ -91,7 +91,8 @@ def _rows(model: MoETransformer, witness: Witness, trained: Collection[int]) -> 
     by_module: dict[str, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         row_count = parameter.numel() // _width(parameter)
-        seen_R = witness.largest.get(name) if id(parameter) in trained else None
+        is_trained = id(parameter) in trained and not torch.equal(sample(parameter), witness.initial[name])
+        seen_R = witness.largest.get(name) if is_trained else None
         largest[name] = torch.zeros(row_count) if seen_R is None else seen_R.cpu()
         by_module.setdefault(_module(name), []).append(largest[name])
     limit = {module: NOTHING * torch.cat(parts).median().item() for module, parts in by_module.items()}
@@ -115,15 +116,18 @@ def _module(name: str) -> str:
     return ".".join(name.split(".")[: 3 if name.startswith("layers.") else 1])
 
 
-def _take_unchosen_experts(model: MoETransformer, rows: dict[str, _Rows]) -> dict[str, list[int]]:
-    """Return the experts all of whose rows are dead while another's are not, and count their rows as living."""
+def _take_unchosen_experts(
+    model: MoETransformer, rows: dict[str, _Rows], loads: Mapping[str, Tensor]
+) -> dict[str, list[int]]:
+    """Return the experts that got no token, so that all their rows are dead, and count these rows as living."""
     unchosen: dict[str, list[int]] = {}
     for prefix, module in model.named_modules():
         if not isinstance(module, Experts):
             continue
         names = [f"{prefix}.{name}" for name, _ in module.named_parameters()]
         dead_ER = torch.cat([rows[name].dead_R.view(module.n_experts, -1) for name in names], dim=1)
-        experts = dead_ER.all(dim=1)
+        load_E = loads[f"{prefix.rpartition('.')[0]}.router"].cpu()
+        experts = dead_ER.all(dim=1) & (load_E == 0)
         if not experts.any() or experts.all():
             continue
         unchosen[prefix] = experts.nonzero().flatten().tolist()

@@ -6,18 +6,23 @@ Shapes: N scored targets, C documents, D all documents of the split.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.schema import WARNING, Audit, DocumentScores
+from analysis.schema import INVALID, VAL_LOSS, WARNING, Audit, DocumentScores
 from moe_models.loss import IGNORED_TARGET
+from moe_models.model import MoETransformer
 from trainables.batches import EvaluationBatches
 from trainables.data import Split
 from trainables.witness import Witness
 
 NAME = "evaluation"
+TOLERANCE = 1e-3
+"""Largest difference of two passes over one batch that can be rounding, as a share of its mean loss."""
 
 
 def by_document(validation: EvaluationBatches, witness: Witness) -> DocumentScores | None:
@@ -55,6 +60,34 @@ def audit(split: Split, scores: DocumentScores | None, witness: Witness) -> Audi
     if scores is not None:
         evidence += f"; {_error(np.array(scores.losses), np.array(scores.tokens))}"
     return Audit(name=NAME, severity=WARNING, evidence=evidence)
+
+
+@torch.no_grad()
+def reported(model: MoETransformer, witness: Witness, row: Mapping[str, Any], autocast: torch.autocast) -> Audit | None:
+    """Compare the loss that is reported with the scores, and the scores of a batch with those of the trained model.
+
+    Args:
+        model: as trained; left as it was.
+        witness: of the run.
+        row: the last row of the curve.
+        autocast: what the run evaluates under.
+    """
+    mean = _losses(witness).mean().item()
+    if not math.isclose(row[VAL_LOSS], mean, rel_tol=1e-6):
+        evidence = f"the validation loss is reported as {row[VAL_LOSS]:.4f} where the scored tokens' mean is {mean:.4f}"
+        return Audit(name=NAME, severity=INVALID, evidence=evidence)
+    (inputs_BT, targets_BT), (_, scored_N) = witness.evaluated[-1], witness.scores[-1]
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    with autocast:
+        losses_N, _ = model.token_losses(model(inputs_BT), targets_BT)
+    for module, mode in modes.items():
+        module.training = mode
+    apart = (losses_N - scored_N).abs().sum().item() / losses_N.sum().item()
+    if apart > TOLERANCE:
+        evidence = f"the losses of a batch evaluated differ by {apart:.1%} from those that the trained model has on it"
+        return Audit(name=NAME, severity=INVALID, evidence=evidence)
+    return None
 
 
 def _losses(witness: Witness) -> Tensor:

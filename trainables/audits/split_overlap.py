@@ -5,6 +5,7 @@ Shapes: M tokens of joined windows, n tokens a gram, G grams.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ MASK = (1 << 64) - 1
 
 
 def audit(
-    corpus: TokenizedCorpus, trained: Windows, scored: Windows, trained_BT: Tensor, scored_BT: Tensor
+    corpus: TokenizedCorpus, trained: Windows, scored: Windows, read: Mapping[str, tuple[Windows, Tensor]]
 ) -> Audit | None:
     """Look for validation tokens in runs that stand in the tokens trained on, and for documents in both splits.
 
@@ -36,13 +37,13 @@ def audit(
         corpus: where the documents are.
         trained: the windows that the run trained on.
         scored: the windows that its evaluation scored.
-        trained_BT: inputs of a batch really trained on; each must be one of the windows.
-        scored_BT: inputs of a batch really evaluated, likewise.
+        read: batches by what was done with them: windows, and the inputs (B, T) that were really read, each of which
+            must be one of them.
     """
-    for what, windows, inputs_BT in (("trained on", trained, trained_BT), ("evaluated", scored, scored_BT)):
+    for what, (windows, inputs_BT) in read.items():
         strays = _strays(windows, inputs_BT.cpu().numpy())
         if strays:
-            evidence = f"{strays} of {len(inputs_BT)} sequences really {what} are not among the windows of the split"
+            evidence = f"{strays} of {len(inputs_BT)} sequences really {what} are none of the windows drawn for it"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
     copies = _copies(corpus.train, corpus.validation)
     if copies:
@@ -54,6 +55,10 @@ def audit(
     train, validation = _join(trained), _join(scored)
     run = min(LONG_RUN, scored.length)  # of a shorter window, the whole
     copied = _copied(validation, train, run)
+    for what, windows, split in (("trained on", trained, corpus.train), ("evaluated", scored, corpus.validation)):
+        if copied <= MOST_COPIED and not np.array_equal(windows.tokens, split.tokens):
+            evidence = f"the text {what} is not that of its split"
+            return Audit(name=NAME, severity=INVALID, evidence=evidence)
     if copied == 0:
         return None
     evidence = f"{copied:.2%} of the {len(validation.tokens):,} validation tokens lie in runs of {run} and more"

@@ -17,13 +17,14 @@ from trainables.witness import Batch, Witness
 NAME = "targets"
 SHIFTS = (0, 2, -1)
 """What a wrong label is looked for at, relative to its input."""
+TRAINED = "trained on at update"
 TOLERANCE = 1e-4
 """Largest relative difference of two ways to compute a loss that can be rounding."""
 
 
 def audit(model: MoETransformer, witness: Witness) -> Audit | None:
     """Judge the batches that the witness holds, and the model's losses on one of them."""
-    batches = {f"trained on at update {update + 1}": batch for update, batch in witness.trained.items()}
+    batches = {f"{TRAINED} {update + 1}": batch for update, batch in witness.trained.items()}
     batches |= {f"evaluated {when}": batch for when, batch in zip(("first", "last"), witness.evaluated, strict=False)}
     evidence = [labels for what, batch in batches.items() if (labels := _labels(what, batch)) is not None]
     if not evidence and witness.trained:
@@ -38,6 +39,8 @@ def _labels(what: str, batch: Batch) -> str | None:
     scored_BT = targets_BT != IGNORED_TARGET
     if not scored_BT.any():
         return f"no label of the batch {what} is scored"
+    if what.startswith(TRAINED) and not scored_BT.all():
+        return f"{(~scored_BT).double().mean():.0%} of the labels of the batch {what} are not scored"
     wrong = 1 - _share_equal(inputs_BT, targets_BT, 1)
     if wrong == 0:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -333,7 +332,8 @@ def with_training_document(corpus: TokenizedCorpus, added: np.ndarray) -> Tokeni
 def overlap(corpus: TokenizedCorpus, trained: Windows, scored: Windows) -> Audit | None:
     """Audit windows, with a sequence of each as what was really read."""
     batches = [w.tokens[w.starts[:1, None] + np.arange(w.length - 1)].astype(np.int64) for w in (trained, scored)]
-    return split_overlap.audit(corpus, trained, scored, *map(torch.from_numpy, batches))
+    read = {"trained on": (trained, torch.from_numpy(batches[0])), "evaluated": (scored, torch.from_numpy(batches[1]))}
+    return split_overlap.audit(corpus, trained, scored, read)
 
 
 def all_windows(split: Split, seq_len: int = 64) -> Windows:
@@ -390,7 +390,8 @@ def test_overlap_counts_what_was_trained_on_only(corpus: TokenizedCorpus) -> Non
     train = windows.tokens.copy()
     train[10 * 64 + 30 : 10 * 64 + 110] = corpus.validation.tokens[100:180]  # in windows 10 and 11
     for places, expected in (((0, 9), None), ((9, 10), None), ((10, 11), NOTE), ((11, 12), None)):
-        found = overlap(corpus, Windows(train, windows.starts[list(places)], windows.length), scored)
+        quoting = dataclasses.replace(corpus, train=dataclasses.replace(corpus.train, tokens=train))
+        found = overlap(quoting, Windows(train, windows.starts[list(places)], windows.length), scored)
         assert (found and found.severity) == expected, places
 
 
@@ -629,12 +630,8 @@ def test_another_model_than_declared_is_invalid(
     assert words in found.evidence
 
 
-def test_a_truncated_evaluation_is_a_warning_with_its_error(
-    corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batches = EvaluationBatches.__iter__
-    monkeypatch.setattr(EvaluationBatches, "__iter__", lambda self: itertools.islice(batches(self), 2))
-    trainer = Trainer(config(corpus, evaluation_batch_size=32), 0, corpus, CPU)
+def test_a_truncated_evaluation_is_a_warning_with_its_error(corpus: TokenizedCorpus) -> None:
+    trainer = Trainer(config(corpus, evaluation_batch_size=32, evaluation_batches=2), 0, corpus, CPU)
     auditor = Auditor(trainer, corpus)
     for _ in trainer.run():
         pass

@@ -1,0 +1,260 @@
+"""Do the audits find what is wrong? The published flaws rebuilt, and mutants of the code that trains.
+
+    python benchmarks/flaws_and_mutants.py            # both tables, as Markdown
+    python benchmarks/flaws_and_mutants.py mutants    # one of them: flaws, mutants
+
+Everything is trained for real, a few updates each, in this process; nobody tells the audits what to look for. Exits
+with 1 where something was not found, or not by the audit and with the severity expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from analysis.load import load_results
+from analysis.schema import DIVERGED, FINISHED, INVALID, RECORDS_FOLDER, WARNING, Audit, TrialRecord
+from analysis.table_audit import audit_table
+from benchmarks.mutants import MUTANTS, Mutant, mutated
+from sweeps import exp1_attention_768d, exp1_components_512d, exp3_rmsnorm, exp4_mlp, exp5_moe, exp6_grid
+from sweeps.engine.flaws import (
+    DEAD_PARAMETERS,
+    FIRST_BATCHES,
+    HORIZON,
+    NO_CAUSAL_MASK,
+    OVERLAPPING_WINDOWS,
+    TRAINED_INSTEAD,
+)
+from sweeps.engine.options import Options
+from sweeps.engine.plan import Plan, make_plan
+from sweeps.engine.resources import Resources
+from sweeps.engine.runner import labels_of
+from sweeps.engine.study import Study
+from trainables.audits import Auditor
+from trainables.config import DataConfig, TrialConfig
+from trainables.data import Split, TokenizedCorpus, prepare_corpus
+from trainables.loop import Divergence, Trainer
+from trainables.scales import SCALES
+
+CPU = torch.device("cpu")
+SLOTS = {"attention": "mha", "norm": "rmsnorm", "feed_forward": "moe_softmax_plain", "placement": "pre"}
+TRAINING = {"updates": 12, "batch_size": 8, "row_every": 3, "evaluate_every": 12}
+UPDATES_OF_A_FLAW = 8
+ONE_CORE = Resources(slots=1, gpus=0, gpus_per_trial=0.0, reason="one core")
+
+
+def audited(config: TrialConfig, corpus: TokenizedCorpus, seed: int = 0) -> tuple[Trainer, Auditor]:
+    """Train and audit a run as a trial does."""
+    trainer = Trainer(config, seed, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    auditor.start()
+    with suppress(Divergence):
+        for _ in trainer.run():
+            pass
+    auditor.end()
+    return trainer, auditor
+
+
+# --- The published flaws --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A published flaw as it is rebuilt: one flaw of a study alone, in one of its cells."""
+
+    number: int
+    """As the list of the published flaws counts."""
+    what: str
+    study: Study
+    cell: str
+    flaw: str
+    audit: str
+    severity: str
+    beside: tuple[str, ...] = ()
+    """Further cells of the study that the audit has to see."""
+
+
+FLAWS = (
+    Case(number=1, what="future tokens visible", study=exp6_grid.STUDY, cell="attention", flaw=NO_CAUSAL_MASK,
+         audit="causality", severity=INVALID),
+    Case(number=1, what="future tokens visible", study=exp1_components_512d.STUDY, cell="attention_mlp_512d",
+         flaw=NO_CAUSAL_MASK, audit="causality", severity=INVALID),
+    Case(number=1, what="future tokens visible", study=exp4_mlp.STUDY, cell="deepseek_mlp", flaw=NO_CAUSAL_MASK,
+         audit="causality", severity=INVALID),
+    Case(number=1, what="future tokens visible", study=exp5_moe.STUDY, cell="deepseek_moe", flaw=NO_CAUSAL_MASK,
+         audit="causality", severity=INVALID),
+    Case(number=2, what="another model trained", study=exp1_attention_768d.STUDY, cell="lora", flaw=TRAINED_INSTEAD,
+         audit="treatment_applied", severity=INVALID),
+    Case(number=2, what="another model trained", study=exp6_grid.STUDY, cell="moe", flaw=TRAINED_INSTEAD,
+         audit="treatment_applied", severity=INVALID),
+    Case(number=2, what="one model under two names", study=exp1_attention_768d.STUDY, cell="lora",
+         flaw=TRAINED_INSTEAD, audit="same_model", severity=INVALID, beside=("baseline",)),
+    Case(number=2, what="one model under two names", study=exp6_grid.STUDY, cell="mlp_moe", flaw=TRAINED_INSTEAD,
+         audit="same_model", severity=INVALID, beside=("baseline",)),
+    Case(number=3, what="training and validation overlap", study=exp3_rmsnorm.STUDY, cell="baseline",
+         flaw=OVERLAPPING_WINDOWS, audit="split_overlap", severity=INVALID),
+    Case(number=5, what="parameters without a use", study=exp1_components_512d.STUDY, cell="moe_8e_2k_512d",
+         flaw=DEAD_PARAMETERS, audit="dead_parameters", severity=WARNING),
+    Case(number=6, what="the schedule never finished", study=exp6_grid.STUDY, cell="baseline", flaw=HORIZON,
+         audit="budget", severity=WARNING),
+    Case(number=7, what="five batches evaluated", study=exp6_grid.STUDY, cell="baseline", flaw=FIRST_BATCHES,
+         audit="evaluation", severity=WARNING),
+    Case(number=7, what="three batches evaluated", study=exp1_components_512d.STUDY, cell="baseline",
+         flaw=FIRST_BATCHES, audit="evaluation", severity=WARNING),
+)  # fmt: skip
+
+TABLES = (
+    (8, "an effect size of zero, from one seed", "published:exp1_attention_768d", "effect_size", INVALID),
+    *((8, "one seed", f"published:{study}", "replication", WARNING) for study in ("exp3_rmsnorm", "exp6_grid")),
+    (9, "an efficiency that is not its formula", "published:exp6_grid", "derived_column", INVALID),
+    (2, "one model under two names", "published:exp6_grid", "same_model", INVALID),
+)
+"""Number, what, the printed table, audit, severity."""
+
+
+def trained(plan: Plan) -> dict[str, dict[str, Audit]]:
+    """Train a plan's runs in this process, write their records, and return what a report finds: by cell and audit."""
+    for run in plan.runs():
+        config = run.cell.config
+        trainer, auditor = audited(config, plan.corpora[run.cell.scale], run.seed)
+        record = TrialRecord(
+            **labels_of(plan, run),
+            seed=run.seed,
+            config_hash=run.config_hash,
+            status=FINISHED if trainer.finished else DIVERGED,
+            rows=trainer.rows,
+            config=config.to_dict(),
+            environment={"audits": ",".join(auditor.ran)},
+            audits=auditor.found,
+            scores=auditor.scores,
+        )
+        record.write(plan.folder / RECORDS_FOLDER)
+    plan.write()
+    found = load_results(plan.folder).audits
+    return {
+        cell: {row["audit"]: Audit(name=row["audit"], severity=row["severity"], evidence=row["evidence"])
+               for row in rows.to_dict("records")}
+        for cell, rows in found.groupby("cell")
+    }  # fmt: skip
+
+
+def rebuild(case: Case, *, alone: bool) -> Audit | None:
+    """Train a case and return what its audit found in its cell: the flaw alone, or with all others of its study."""
+    assert case.study.published is not None
+    others = ",".join(flaw for flaw in case.study.published.all_flaws if flaw != case.flaw)
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(
+            variants=",".join((case.cell, *case.beside)), seeds=1, scale="cpu", steps=UPDATES_OF_A_FLAW,
+            precision="fp32", protocol="published", undo=others if alone and others else None, output=Path(folder),
+        )  # fmt: skip
+        found = trained(make_plan(case.study, options, ONE_CORE))
+    return found.get(case.cell, {}).get(case.audit)
+
+
+def flaws_part() -> Iterator[list[str]]:
+    """Each flaw alone, then as published: with all others of its study."""
+    yield ["flaw", "what", "rebuilt from", "audit", "severity", "alone", "as published", "evidence, alone"]
+    for case in FLAWS:
+        found = [rebuild(case, alone=alone) for alone in (True, False)]
+        caught = [yes(audit is not None and audit.severity == case.severity) for audit in found]
+        where = f"{case.study.script}, {case.cell}"
+        yield [f"{case.number}", case.what, where, case.audit, case.severity, *caught, evidence(found[0])]
+    for number, what, table, rule, severity in TABLES:
+        hits = [finding for finding in audit_table(table).findings if finding.name == rule]
+        caught = yes(bool(hits) and hits[0].severity == severity)
+        yield [f"{number}", what, table, rule, severity, "–", caught, evidence(hits[0] if hits else None)]
+
+
+# --- Mutants --------------------------------------------------------------------------------------------------------
+
+
+def short_run(corpus: TokenizedCorpus, setting: dict[str, Any]) -> TrialConfig:
+    """Return a run of a small model with dropout; the setting names slots of the model or fields of its training."""
+    scale = dataclasses.replace(SCALES["cpu"], vocab_size=corpus.vocab_size, dropout=0.1)
+    size = dataclasses.replace(scale.size, d_model=32, d_ff=64, latent_rank=16)
+    model = dataclasses.replace(scale, size=size).model(**{name: setting.get(name, SLOTS[name]) for name in SLOTS})
+    training = {name: value for name, value in setting.items() if name not in SLOTS}
+    return TrialConfig(
+        model=model,
+        training=scale.with_training(**{**TRAINING, **training}),
+        data=DataConfig(corpus=corpus.name, content_hash=corpus.content_hash),
+    )
+
+
+def part_of(corpus: TokenizedCorpus, training: int, validation: int) -> TokenizedCorpus:
+    """Return the corpus with so many of its training and validation documents, evenly spread."""
+    return dataclasses.replace(
+        corpus, train=_documents(corpus.train, training), validation=_documents(corpus.validation, validation)
+    )
+
+
+def _documents(split: Split, count: int) -> Split:
+    places = np.linspace(0, len(split.documents) - 1, count).round().astype(int)
+    texts = np.split(split.tokens, split.document_starts[1:])
+    starts = np.cumsum([0, *(len(texts[place]) for place in places)])[:-1]
+    names, groups = (tuple(part[place] for place in places) for part in (split.documents, split.groups))
+    return Split(np.concatenate([texts[place] for place in places]), starts, names, groups, split.characters)
+
+
+def find(mutant: Mutant, corpus: TokenizedCorpus) -> Audit | None:
+    """Train a mutant; return what its audit found."""
+    with mutated(mutant.patch):
+        _, auditor = audited(short_run(corpus, dict(mutant.setting)), mutant.corpus(corpus))
+    return next((audit for audit in auditor.found if audit.name == mutant.audit), None)
+
+
+def mutants_part() -> Iterator[list[str]]:
+    """Each mutant in a small model on a part of the embedded corpus."""
+    corpus = part_of(prepare_corpus("web", vocab_size=1_024, seq_len=64), 100, 20)
+    yield ["mutant", "audit", "severity", "caught", "evidence"]
+    for mutant in MUTANTS:
+        found = find(mutant, corpus)
+        caught = found is not None and found.severity == mutant.severity
+        yield [mutant.name, mutant.audit, mutant.severity, yes(caught), evidence(found)]
+
+
+PARTS = {"flaws": flaws_part, "mutants": mutants_part}
+
+
+def yes(caught: bool) -> str:
+    """Return whether something was caught, in words."""
+    return "yes" if caught else "**NO**"
+
+
+def evidence(found: Audit | None) -> str:
+    """Return an audit's sentence for a table's cell."""
+    return "nothing found" if found is None else found.evidence.replace("|", "\\|")
+
+
+def main(parts: list[str]) -> int:
+    torch.set_num_threads(1)
+    missed = 0
+    for part in parts or PARTS:
+        rows = PARTS[part]()
+        header = next(rows)
+        print(f"### {part.capitalize()}\n\n| {' | '.join(header)} |\n|{' -- |' * len(header)}", flush=True)
+        count = 0
+        for row in rows:
+            print(f"| {' | '.join(row)} |", flush=True)
+            count += 1
+            missed += yes(False) in row
+        print(f"\n{count} {part}, {missed} not caught.\n")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    unknown = [part for part in sys.argv[1:] if part not in PARTS]
+    if unknown:
+        sys.exit(f"unknown part '{unknown[0]}': there are {', '.join(PARTS)}")
+    sys.exit(main(sys.argv[1:]))
