@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.flaws_and_mutants import audited, find, short_run
+from benchmarks.flaws_and_mutants import audited, find, part_of, short_run
 from benchmarks.mutants import MUTANTS, edited, mutated
 from moe_models.attention import base, mha
 from trainables.data import TokenizedCorpus, prepare_corpus
@@ -36,7 +36,8 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def corpus(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenizedCorpus:
-    return prepare_corpus(str(corpus_file), vocab_size=300, seq_len=64, cache_dir=tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    return part_of(prepare_corpus(str(corpus_file), vocab_size=300, seq_len=64, cache_dir=cache), 60, 6)
 
 
 @pytest.mark.parametrize("name", NAMES)
