@@ -29,7 +29,7 @@ NAMES = (
     "dropout left on while evaluating",
     "averaged weights evaluated",
     "the mean of the batches' means",
-    "the best evaluation reported, not the last",
+    "an earlier evaluation reported",
 )
 """Those that no other test has."""
 
