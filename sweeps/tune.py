@@ -144,6 +144,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     from rich.console import Console
 
     from analysis.tracking import require_tracking, tracking_uri
+    from sweeps.engine.lock import study_lock
     from sweeps.engine.memory import require_memory
     from sweeps.engine.optuna_copy import storage_url
     from sweeps.engine.plan import require_same_configurations, resolve
@@ -166,7 +167,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
             print(json.dumps({**declared, "folder": str(plan.folder)}))
         return 0
     require_memory(plan, resources)
-    with cli.study_lock(plan):
+    with study_lock(plan.folder):
         search = Search(plan, declared, space, budget, options, resources, console, trainable)
         with ray_session(resources):
             if not search.run():

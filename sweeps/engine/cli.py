@@ -7,9 +7,9 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from moe_models.errors import ConfigError
@@ -61,6 +61,7 @@ def _run(study: Study, options: Options) -> int:
     from rich.console import Console
 
     from analysis.tracking import require_tracking, tracking_uri
+    from sweeps.engine.lock import study_lock
     from sweeps.engine.memory import require_memory
     from sweeps.engine.plan import make_plan
     from sweeps.engine.resources import find_resources
@@ -75,21 +76,8 @@ def _run(study: Study, options: Options) -> int:
         _dry_run(plan, resources, options, console)
         return 0
     require_memory(plan, resources)
-    with study_lock(plan):
+    with study_lock(plan.folder):
         return train(plan, resources, options, console)
-
-
-@contextmanager
-def study_lock(plan: Plan) -> Iterator[None]:
-    """Keep two drivers from running one study. The operating system frees the lock when a driver dies."""
-    from filelock import FileLock, Timeout
-
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(plan.folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise ConfigError(f"another process is running this study ({plan.folder}): wait for it to end") from error
 
 
 def _dry_run(plan: Plan, resources: Resources, options: Options, console: Console) -> None:

@@ -1,0 +1,76 @@
+"""What there is beside running a study: `python -m sweeps status`, `cancel`, `export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from analysis.errors import AnalysisError
+from moe_models.errors import ConfigError
+from sweeps.engine.lock import cancel as stop_driver
+from sweeps.engine.studies import export_study, find_studies, show_status
+
+PIPE_WIDTH = 160
+"""Characters a line where there is no terminal to say."""
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="status")
+def status(
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[FOLDER]")] = Path("results"),
+) -> None:
+    """Show how far studies are, and which of them are running.
+
+    Args:
+        folder: A study's folder, or one that holds several.
+    """
+    console = Console(highlight=False)
+    show_status(find_studies(folder), console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH))
+
+
+@app.command(name="cancel")
+def cancel(folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]) -> None:
+    """Stop a running study in order: runs keep what they have reached, and the same command continues it.
+
+    Args:
+        folder: The study's folder.
+    """
+    (study,) = find_studies(folder, single=True)
+    stopped = stop_driver(folder)
+    left = find_studies(folder, single=True)[0].missing
+    print(f"{study.name}: {'stopped' if stopped else 'was not running'}, {left} runs left")
+
+
+@app.command(name="export")
+def export(
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")],
+    output: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FILE.zip]")] = None,
+) -> None:
+    """Pack plan, records and report of a study into one file, from which all of it can be analysed anew elsewhere.
+
+    Args:
+        folder: The study's folder.
+        output: The file; by default the study's name with .zip, in the current folder.
+    """
+    (study,) = find_studies(folder, single=True)
+    path = output or Path(f"{study.name}.zip")
+    print(f"{path}: {export_study(study, path)} files; unpacked, python -m analysis report reads it")
+
+
+def main() -> int:
+    """Run the command line; bad input is one line on standard error."""
+    try:
+        app.cli(prog="python -m sweeps", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    except (ConfigError, AnalysisError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

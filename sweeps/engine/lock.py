@@ -1,0 +1,85 @@
+"""One driver a study: a lock that the operating system frees when its driver dies, and who holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from analysis.schema import write_json
+from moe_models.errors import ConfigError, require
+
+LOCK_FILE = ".lock"
+DRIVER_FILE = ".driver.json"
+STOP_SECONDS = 120.0
+"""How long a cancelled driver may take to keep what its runs have reached, and to write what it has."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The process that runs a study."""
+
+    pid: int
+    host: str
+
+
+@contextmanager
+def study_lock(folder: Path) -> Iterator[None]:
+    """Hold a study's lock, and say in its folder who does.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            write_json(folder / DRIVER_FILE, asdict(Driver(os.getpid(), socket.gethostname())))
+            try:
+                yield
+            finally:
+                (folder / DRIVER_FILE).unlink(missing_ok=True)
+    except Timeout as error:
+        raise ConfigError(f"another process is running this study ({folder}): wait for it to end") from error
+
+
+def running_driver(folder: Path) -> Driver | None:
+    """Return who runs a study; None where nobody does, whatever a killed driver left behind."""
+    if not (folder / LOCK_FILE).exists():
+        return None
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            return None
+    except Timeout:
+        pass
+    try:
+        return Driver(**json.loads((folder / DRIVER_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return Driver(pid=0, host="")  # it begins or ends just now
+
+
+def cancel(folder: Path) -> bool:
+    """Stop a study in order, as Ctrl-C does in its terminal, and wait for it to end; False where nobody runs it.
+
+    Raises:
+        ConfigError: its driver runs on another machine, or does not end.
+    """
+    driver = running_driver(folder)
+    if driver is None:
+        return False
+    require(driver.pid > 0, f"the driver of {folder} begins or ends just now: try again")
+    host = socket.gethostname()
+    require(driver.host == host, f"the driver of {folder} runs on {driver.host}, not here ({host}): cancel it there")
+    os.kill(driver.pid, signal.SIGINT)
+    deadline = time.monotonic() + STOP_SECONDS
+    while running_driver(folder) is not None:
+        require(time.monotonic() < deadline, f"the driver of {folder} (process {driver.pid}) does not end")
+        time.sleep(0.2)
+    return True
