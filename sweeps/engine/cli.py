@@ -177,7 +177,7 @@ def _print_cells(plan: Plan, console: Console) -> None:
 
 def train(plan: Plan, resources: Resources, options: Options, console: Console) -> int:
     """Run what a plan lacks, write its report, and return the process's exit code."""
-    from analysis.schema import read_records
+    from analysis.schema import FAILURES_FOLDER, TrialRecord, read_records
     from analysis.tracking import MlflowTracker, tracking_uri
     from sweeps.engine.environment import describe_environment
     from sweeps.engine.progress import Progress
@@ -191,7 +191,10 @@ def train(plan: Plan, resources: Resources, options: Options, console: Console) 
         raise ConfigError(f"{error}; delete it to train that run again") from error
     _print_plan(plan, resources, console)
     environment = {**describe_environment(), **plan.evidence}
-    progress = Progress(plan.name, records, plan.open_runs(), resources.slots, console, plan.protocol.under)
+    failures = plan.folder / FAILURES_FOLDER
+    standing = [] if plan.rerun_failed else plan.failed_runs()
+    ended = [*records, *(TrialRecord.read(failures / f"{run.config_hash}.json") for run in standing)]
+    progress = Progress(plan.name, ended, plan.open_runs(), resources.slots, console, plan.protocol.under)
     complete = False
     with ThreadPoolExecutor(1) as background:
         # The database is made while Ray starts: both take seconds. Ray's workers never touch it.
@@ -232,7 +235,7 @@ def train(plan: Plan, resources: Resources, options: Options, console: Console) 
         "utilisation": progress.utilisation(),
     }
     _print_end(plan, summary, options, console, tracker.experiment_id)
-    return EXIT_FAILURES if outcome.failures else 0
+    return EXIT_FAILURES if plan.failed_runs() else 0
 
 
 def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
@@ -253,6 +256,7 @@ def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
 
 
 def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: Console, experiment_id: str) -> None:
+    from analysis.schema import FAILURES_FOLDER
     from analysis.tracking import public, tracking_uri, ui_command
     from sweeps.engine.progress import duration
 
@@ -270,6 +274,6 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
         f"runs:   {ui_command(uri, experiment_id)}",
     ]
     if summary["runs"]["failed"]:
-        lines.append(f"failed runs are in {summary['folder']}/failures; the same command tries them again")
+        lines.append(f"failed runs are in {summary['folder']}/{FAILURES_FOLDER}; --rerun failed tries them again")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)

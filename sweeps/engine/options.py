@@ -52,6 +52,8 @@ class Options:
     """Runs at a time; by default one for each CPU core, or as many as fit on the GPUs."""
     gpus_per_trial: float | None = None
     """Share of a GPU for each run: 0.25 packs four on one. By default 1 where there is a GPU, otherwise 0."""
+    rerun: Literal["failed"] | None = None
+    """`failed` tries the runs again that an error ended; without it their failure stands."""
     dry_run: bool = False
     """Print the cells with their parameter counts, the resources and an estimate of the time. Trains nothing and
     writes nothing (only the tokens of a corpus are kept in the cache, for the real run)."""

@@ -14,13 +14,24 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from analysis.registered import HASH, REGISTERED
-from analysis.schema import CONFIG_HASH, PLAN_FILE, RECORDS_FOLDER, SCALE, SCHEMA_VERSION, VAL_LOSS, write_json
+from analysis.schema import (
+    CONFIG_HASH,
+    FAILURES_FOLDER,
+    PLAN_FILE,
+    RECORDS_FOLDER,
+    SCALE,
+    SCHEMA_VERSION,
+    VAL_LOSS,
+    TrialRecord,
+    write_json,
+)
+from analysis.tracking import flatten
 from moe_models.accounting import Counts, count
 from moe_models.config import ModelConfig
 from moe_models.errors import ConfigError, require
@@ -112,6 +123,8 @@ class Plan:
     """What is asked for now beyond what was planned before."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """By cell whose hyperparameters a search chose: the search's budget and space, its tokens, and what it chose."""
+    rerun_failed: bool = False
+    """Whether runs that an error ended are tried again."""
 
     @property
     def name(self) -> str:
@@ -124,9 +137,16 @@ class Plan:
         return [PlannedRun(cell=cell, seed=seed) for seed in self.seeds for cell in cells]
 
     def open_runs(self) -> list[PlannedRun]:
-        """Return the runs that have no record yet."""
-        records = self.folder / RECORDS_FOLDER
-        return [run for run in self.runs() if not (records / f"{run.config_hash}.json").exists()]
+        """Return the runs that have no record yet; of those that failed only where they are to be tried again."""
+        ended = [RECORDS_FOLDER] if self.rerun_failed else [RECORDS_FOLDER, FAILURES_FOLDER]
+        return [run for run in self.runs() if not any(self._has(folder, run) for folder in ended)]
+
+    def failed_runs(self) -> list[PlannedRun]:
+        """Return the runs that an error ended."""
+        return [run for run in self.runs() if self._has(FAILURES_FOLDER, run) and not self._has(RECORDS_FOLDER, run)]
+
+    def _has(self, folder: str, run: PlannedRun) -> bool:
+        return (self.folder / folder / f"{run.config_hash}.json").exists()
 
     def to_json(self) -> dict[str, Any]:
         """Return what `plan.json` holds: this plan, and all cells and seeds that were planned before."""
@@ -302,9 +322,10 @@ def resolve(
             existing,
             [cell.name for cell in planned],
             seeds,
-            when=datetime.now(UTC).isoformat(timespec="seconds"),
+            when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             ended=len(list((folder / RECORDS_FOLDER).glob("*.json"))),
         ),
+        rerun_failed=options.rerun == "failed",
     )
 
 
@@ -477,8 +498,21 @@ def require_same_configurations(plan: Plan) -> None:
         )
     for run in plan.runs():
         before = old.get(run.cell.name, {}).get(str(run.seed), run.config_hash)
-        require(
-            before == run.config_hash,
-            f"cell '{run.cell.name}' is configured differently from the study in {plan.folder} "
-            f"({CONFIG_HASH} {run.config_hash}, there {before}): this code has changed; use another --output",
-        )
+        if before != run.config_hash:
+            raise ConfigError(
+                f"cell '{run.cell.name}' is configured differently from the study in {plan.folder}: "
+                f"{_what_changed(plan.folder, before, run)}; take --output elsewhere for a new study, or the code that "
+                "the study was begun with to extend it"
+            )
+
+
+def _what_changed(folder: Path, before: str, run: PlannedRun) -> str:
+    """Return the fields in which a run differs from the one that was planned, where that one has a record."""
+    try:
+        config = TrialRecord.read(folder / RECORDS_FOLDER / f"{before}.json").config
+    except (OSError, ValueError):
+        return f"{CONFIG_HASH} {run.config_hash}, there {before}"
+    then, now = flatten(config), flatten(run.cell.config.to_dict())
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    shown = [f"{name} is {now.get(name, 'absent')}, there {then.get(name, 'absent')}" for name in names[:3]]
+    return ", ".join(shown) + (f" and {len(names) - 3} more fields" if names[3:] else "")
