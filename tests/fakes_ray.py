@@ -47,11 +47,11 @@ class TrivialTrainable(tune.Trainable):
 class FaultyTrainable(AblationTrainable):
     """The real trainable, except that the cell `mlp` raises with seed 1 while `fault` lies in the study's folder."""
 
-    def step(self) -> dict[str, Any]:
+    def _step(self) -> dict[str, Any]:
         fault = self.study_directory is not None and (self.study_directory / "fault").exists()
         if fault and self.labels["cell"] == "mlp" and self.trainer.seed == 1:
             raise RuntimeError("planned\nfault")
-        return super().step()
+        return super()._step()
 
 
 class MadeUpTuningTrainable(TuningTrainable):

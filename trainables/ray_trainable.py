@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,15 @@ class AblationTrainable(tune.Trainable):
         self.trainer.evaluate_at = self.pauses
         self.auditor = Auditor(self.trainer, self.corpus)
         self.progress = self.trainer.run()
-        self.status = "running"
+        self.status = schema.FINISHED if self._is_recorded() else "running"
         self.started_at = self.trainer.update
+
+    def _is_recorded(self) -> bool:
+        """Return whether the seed has ended: a worker that dies just then is tried again."""
+        if self.study_directory is None:
+            return False
+        name = f"{self.trial_config.hash(self.trainer.seed)}.json"
+        return (self.study_directory / schema.RECORDS_FOLDER / name).exists()
 
     def _checkpoint_path(self) -> Path | None:
         if self.study_directory is None:
@@ -84,7 +92,27 @@ class AblationTrainable(tune.Trainable):
         return self.study_directory / "checkpoints" / f"{self.trial_config.hash(self.trainer.seed)}.pt"
 
     def step(self) -> dict[str, Any]:
-        """Train for about REPORT_SECONDS, to a pause, or to the end of the trial."""
+        """Train for about REPORT_SECONDS, to a pause, or to the end of the trial.
+
+        An error of a study's trial is its outcome: reported, with status `failed`, `error` and `traceback`, and not
+        raised, since Tune would try again what fails every time. Only a lost worker is worth another try.
+        """
+        try:
+            return self._step()
+        except Exception as error:
+            if self.study_directory is None:
+                raise
+            self.status = schema.FAILED  # an update may be half made: its state is not worth keeping
+            return {
+                "rows": [],
+                "status": self.status,
+                "error": f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": "),
+                "traceback": traceback.format_exc(),
+                "seconds_busy": 0.0,
+                tune.result.DONE: True,
+            }
+
+    def _step(self) -> dict[str, Any]:
         started = time.monotonic()
         busy = -self._busy_seconds()
         rows: list[dict[str, Any]] = []
@@ -116,9 +144,6 @@ class AblationTrainable(tune.Trainable):
             next(self.progress, None)
         except Divergence as error:
             return schema.DIVERGED, str(error)
-        except Exception:
-            self.status = schema.FAILED  # an update may be half made: its state is not worth keeping
-            raise
         if self.trainer.finished:
             return schema.FINISHED, None
         path = self._checkpoint_path()

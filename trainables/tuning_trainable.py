@@ -22,7 +22,7 @@ class TuningTrainable(AblationTrainable):
 
     def step(self) -> dict[str, Any]:
         """Train to the next pause or report."""
-        return {**super().step(), "curve": list(self.trainer.rows), **self.ended}
+        return {**self.ended, **super().step(), "curve": list(self.trainer.rows)}
 
     def _end_seed(self, status: str, error: str | None) -> None:
         """Keep for the report what the end showed."""

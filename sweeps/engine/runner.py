@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,12 @@ from sweeps.engine.progress import Progress
 from sweeps.engine.resources import Resources
 
 SCRATCH_FOLDER = ".tune"
+LOST_WORKERS = 2
+"""How often a run goes on from its checkpoint after its worker died, before it counts as failed."""
+LOST_CLUSTERS = 3
+"""How often Ray is started anew after it died."""
+LOOK_SECONDS = 2.0
+"""Time between two looks at whether Ray is alive."""
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody reads Tune's files
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours stops the study and says how to go on
@@ -89,16 +96,21 @@ class _Queue(Suggestions):
 
 
 class _Stop(tune.Stopper):
-    """Stops the whole experiment once a signal came."""
+    """Stops the whole experiment once a signal came, or once Ray has no node left: Tune would wait for one for ever."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.lost = False
+        self._looked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.asked
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self.lost = not any(node["Alive"] for node in ray.nodes())
+        return self.asked or self.lost
 
 
 class _Observer(tune.Callback):
@@ -119,7 +131,7 @@ class _Observer(tune.Callback):
         self.failures: list[TrialRecord] = []
         self._runs = {(run.cell.name, run.seed): run for run in runs}
         self._rows: dict[str, list[dict[str, Any]]] = {run.config_hash: [] for run in runs}
-        self._ended: set[str] = set()
+        self.ended: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks into snapshots, which nobody reads here."""
@@ -139,39 +151,47 @@ class _Observer(tune.Callback):
     ) -> None:
         busy = result.get("seconds_busy", 0.0)
         for run in self._runs_of(trial):
+            if run.config_hash in self.ended:
+                continue  # its worker died after the record was written, and Tune tried it again
             rows = [row for row in result.get("rows", ()) if row["seed"] == run.seed]
             if rows:
-                self._rows[run.config_hash] += rows
+                known = self._rows[run.config_hash]
+                known += [row for row in rows if not known or row["step"] > known[-1]["step"]]
                 self.tracker.log_rows(run.config_hash, rows)
             self.progress.reported(run, rows, busy)
             busy = 0.0
-            self._end_if_recorded(run)
+            if not self._end_if_recorded(run) and result.get("status") == FAILED:
+                self._fail(run, result["error"], result["traceback"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         for run in self._runs_of(trial):
-            if run.config_hash not in self._ended and not self._end_if_recorded(run):
+            if run.config_hash not in self.ended and not self._end_if_recorded(run):
                 self._fail(run, "the trial ended without writing its record")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         error = error_of(trial)
         for run in self._runs_of(trial):
-            if run.config_hash not in self._ended and not self._end_if_recorded(run):
+            if run.config_hash not in self.ended and not self._end_if_recorded(run):
                 self._fail(run, error)
 
     def _end_if_recorded(self, run: PlannedRun) -> bool:
         path = self.plan.folder / RECORDS_FOLDER / f"{run.config_hash}.json"
-        if run.config_hash in self._ended or not path.exists():
+        if run.config_hash in self.ended or not path.exists():
             return False
         self._end(run, TrialRecord.read(path))
         return True
 
     def _end(self, run: PlannedRun, record: TrialRecord) -> None:
-        self._ended.add(run.config_hash)
+        self.ended.add(run.config_hash)
         self._rows.pop(run.config_hash)
         self.tracker.end(record)
         self.progress.ended(run, record)
 
-    def _fail(self, run: PlannedRun, error: str) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        for run in self._runs_of(trial):
+            self.progress.say(f"{run.cell.name}, seed {run.seed}: its worker died; it goes on from its checkpoint")
+
+    def _fail(self, run: PlannedRun, error: str, traceback: str = "") -> None:
         record = TrialRecord(
             **labels_of(self.plan, run),
             seed=run.seed,
@@ -184,7 +204,9 @@ class _Observer(tune.Callback):
             config=run.cell.config.to_dict(),
             environment=dict(self.environment),
         )
-        record.write(self.plan.folder / FAILURES_FOLDER)
+        path = record.write(self.plan.folder / FAILURES_FOLDER)
+        if traceback:
+            path.with_suffix(".log").write_text(traceback)
         self.failures.append(record)
         self._end(run, record)
 
@@ -232,11 +254,15 @@ def run_plan(
     if not runs:
         return Outcome(interrupted=False, failures=())
     for run in runs:  # they are tried again
-        (plan.folder / FAILURES_FOLDER / f"{run.config_hash}.json").unlink(missing_ok=True)
+        for suffix in (".json", ".log"):
+            (plan.folder / FAILURES_FOLDER / run.config_hash).with_suffix(suffix).unlink(missing_ok=True)
     observer = _Observer(plan, runs, environment, tracker, progress)
-    queue = _Queue([trial_config(plan, run, environment) for run in runs])
+
+    def suggestions() -> Suggestions:
+        return _Queue([trial_config(plan, run, environment) for run in runs if run.config_hash not in observer.ended])
+
     interrupted = run_trials(
-        trainable, resources, plan.folder, queue, most=len(runs), observer=observer, say=progress.say
+        trainable, resources, plan.folder, suggestions, most=len(runs), observer=observer, say=progress.say
     )
     return Outcome(interrupted=interrupted, failures=tuple(observer.failures))
 
@@ -245,7 +271,7 @@ def run_trials(
     trainable: type[tune.Trainable],
     resources: Resources,
     folder: Path,
-    suggestions: Suggestions,
+    suggestions: Callable[[], Suggestions],
     *,
     most: int,
     observer: tune.Callback,
@@ -258,7 +284,7 @@ def run_trials(
         trainable: what a trial runs.
         resources: what there is, and a trial's share of it.
         folder: the study's, for Tune's scratch.
-        suggestions: which trials.
+        suggestions: makes what says which trials; made anew, from what has ended by then, where Ray had to be.
         most: upper limit of their number.
         observer: hears of everything that happens.
         say: where to say that a signal came: the first stops in order, the second at once.
@@ -268,29 +294,50 @@ def run_trials(
         Whether a signal stopped it.
     """
     stop = _Stop()
-    with _signals(stop, say), _quiet(), _scratch(folder) as scratch:
-        if not stop.asked:
-            tune.Tuner(
-                tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus_per_trial}),
-                tune_config=tune.TuneConfig(
-                    search_alg=suggestions,
-                    scheduler=scheduler,
-                    num_samples=most,
-                    # Beyond the slots some trials wait, staged: only for such does Tune keep an actor to be reused.
-                    max_concurrent_trials=2 * resources.slots,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name="run",
-                    storage_path=str(scratch),
-                    stop=stop,
-                    callbacks=[observer],
-                    verbose=0,
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                    failure_config=tune.FailureConfig(max_failures=0),
-                ),
-            ).fit()
-    return stop.asked
+    with _signals(stop, say), _quiet():
+        for _ in range(LOST_CLUSTERS + 1):
+            if stop.asked:
+                break
+            with _scratch(folder) as scratch:
+                _fit(trainable, resources, scratch, suggestions(), most, observer, scheduler, stop)
+            if not stop.lost:
+                return stop.asked
+            if stop.asked or not _restart_ray(resources, say):
+                break
+            stop.lost = False
+    return True
+
+
+def _fit(
+    trainable: type[tune.Trainable],
+    resources: Resources,
+    scratch: Path,
+    suggestions: Suggestions,
+    most: int,
+    observer: tune.Callback,
+    scheduler: TrialScheduler | None,
+    stop: _Stop,
+) -> None:
+    tune.Tuner(
+        tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus_per_trial}),
+        tune_config=tune.TuneConfig(
+            search_alg=suggestions,
+            scheduler=scheduler,
+            num_samples=most,
+            # Beyond the slots some trials wait, staged: only for such does Tune keep an actor to be reused.
+            max_concurrent_trials=2 * resources.slots,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="run",
+            storage_path=str(scratch),
+            stop=stop,
+            callbacks=[observer],
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
+        ),
+    ).fit()
 
 
 @contextmanager
@@ -299,19 +346,41 @@ def ray_session(resources: Resources) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    global _ours
     try:
         with _quiet():
-            ray.init(
-                address="local",  # never join a cluster that happens to run
-                num_cpus=resources.slots,
-                num_gpus=resources.gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            _start_ray(resources)
+        _ours = True
         yield
     finally:
+        _ours = False
         ray.shutdown()
+
+
+_ours = False
+"""Whether the Ray of this process was started by `ray_session`."""
+
+
+def _start_ray(resources: Resources) -> None:
+    ray.init(
+        address="local",  # never join a cluster that happens to run
+        num_cpus=resources.slots,
+        num_gpus=resources.gpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _restart_ray(resources: Resources, say: Callable[[str], None]) -> bool:
+    """Start the Ray of a `ray_session` anew; False where it is another's."""
+    if not _ours:
+        say("the Ray that this study joined has no node left")
+        return False
+    say("Ray died and is started anew; runs go on from their checkpoints")
+    ray.shutdown()
+    _start_ray(resources)
+    return True
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -20,11 +18,11 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from analysis.schema import NONDETERMINISTIC_COLUMNS, RECORDS_FOLDER, TrialRecord, read_records
+from analysis.schema import RECORDS_FOLDER, TrialRecord, read_records
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
+from tests.drivers import SCRIPT, comparable, driver, processes_of, wait_for
 
-SCRIPT = Path(__file__).parents[2] / "sweeps" / "exp6_grid.py"
 pytestmark = [pytest.mark.slow]
 
 
@@ -151,11 +149,6 @@ def test_a_published_study_runs_and_every_number_carries_its_flaws(
     assert all(record.flaws == result["flaws"] for record in other)
 
 
-def comparable(record: TrialRecord) -> list[dict[str, Any]]:
-    """Return the curve without what may differ from run to run."""
-    return [{k: v for k, v in row.items() if k not in NONDETERMINISTIC_COLUMNS} for row in record.rows]
-
-
 @pytest.mark.usefixtures("one_ray")
 def test_a_failed_run_costs_the_others_nothing_and_is_tried_again(
     command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -168,7 +161,9 @@ def test_a_failed_run_costs_the_others_nothing_and_is_tried_again(
     assert {(record.cell, record.seed) for record in read_records(folder)} == {
         ("baseline", 0), ("baseline", 1), ("mlp", 0),
     }  # fmt: skip
-    (failure,) = (TrialRecord.read(path) for path in (folder / "failures").iterdir())
+    (failure,) = (TrialRecord.read(path) for path in (folder / "failures").glob("*.json"))
+    (log,) = (folder / "failures").glob("*.log")
+    assert "Traceback" in log.read_text()
     assert (failure.cell, failure.seed, failure.status) == ("mlp", 1, "failed")
     assert failure.error == "RuntimeError: planned fault"
     assert "mlp, seed 1: failed: RuntimeError: planned fault" in capsys.readouterr().out
@@ -177,40 +172,12 @@ def test_a_failed_run_costs_the_others_nothing_and_is_tried_again(
     assert (folder / "report.html").exists()
 
     (folder / "fault").unlink()
-    assert STUDY.main(command(seeds=2)) == 0
+    assert STUDY.main(command(seeds=2)) == 1, "a failure stands until it is to be tried again"
+    assert len(read_records(folder)) == 3
+    assert STUDY.main(command("baseline,mlp", 2, 3, "--rerun", "failed")) == 0
     assert list((folder / "failures").iterdir()) == []
     assert len(read_records(folder)) == 4
     require_mlflow_to_equal_the_records(folder)
-
-
-def driver(arguments: list[str]) -> subprocess.Popen[str]:
-    """Start the command as a user does, in a session and process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def left_of(session: int) -> list[str]:
-    """Return the command lines of a session's processes (Ray's workers have groups of their own), the dead apart."""
-    lines = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, _, _, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state != "Z":
-                lines.append((entry / "cmdline").read_text().replace("\0", " "))
-    return lines
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -228,10 +195,12 @@ def test_an_interrupted_study_goes_on(command: Callable[..., list[str]], how: si
         assert len(errors.strip().splitlines()) == 1
         assert "the same command continues the study" in errors
         assert not {run.info.status for run in nested_runs()} & {"RUNNING"}
-        assert left_of(process.pid) == []
+        assert processes_of(process.pid) == {}
     else:  # Ray's own agents notice a killed driver after a minute; nothing else may outlive it
         deadline = time.monotonic() + 20
-        while (left := [line for line in left_of(process.pid) if "Agent" not in line]) and time.monotonic() < deadline:
+        while (
+            left := [line for line in processes_of(process.pid).values() if "Agent" not in line]
+        ) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert left == []
     folder = study_folder()

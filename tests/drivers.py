@@ -1,0 +1,78 @@
+"""Whole studies run as a user runs them, in a process of their own, and what is done to them while they run."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.schema import NONDETERMINISTIC_COLUMNS, RECORDS_FOLDER, RESULTS_CSV, TrialRecord
+
+SCRIPT = Path(__file__).parents[1] / "sweeps" / "exp6_grid.py"
+PATIENCE_SECONDS = 300.0
+
+
+def driver(arguments: list[str], folder: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Start the command as a user does, in a session and process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until the condition holds, while the process runs."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def processes_of(session: int) -> dict[int, str]:
+    """Return the command lines of a session's processes (Ray's workers have groups of their own), the dead apart."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
+                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
+def kill_one(process: subprocess.Popen[str], what: str) -> bool:
+    """Kill one process of a driver's session whose command line holds a text; False where there is none."""
+    for pid, line in sorted(processes_of(process.pid).items(), reverse=True):
+        if what in line:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                return True
+    return False
+
+
+def comparable(record: TrialRecord) -> list[dict[str, Any]]:
+    """Return the curve without what may differ from run to run."""
+    return [{k: v for k, v in row.items() if k not in NONDETERMINISTIC_COLUMNS} for row in record.rows]
+
+
+def results_table(folder: Path) -> list[Mapping[str, str]]:
+    """Return the rows of a study's results.csv as text, without what may differ from run to run."""
+    with (folder / RESULTS_CSV).open() as file:
+        return [{k: v for k, v in row.items() if k not in NONDETERMINISTIC_COLUMNS} for row in csv.DictReader(file)]
+
+
+def records_of(results: Path) -> list[Path]:
+    """Return the files of all records under a results folder."""
+    return sorted(results.glob(f"*/{RECORDS_FOLDER}/*.json"))

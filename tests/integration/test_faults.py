@@ -1,0 +1,199 @@
+"""What can go wrong while a study runs, done for real: the results are an undisturbed study's, each once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from analysis.tracking import sync_mlflow
+from tests.drivers import driver, kill_one, records_of, results_table, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CELLS, SEEDS, STEPS = "baseline,mlp,moe", 2, 80
+RUNS = 6
+
+
+@pytest.fixture(scope="module")
+def arguments(corpus_file: Path) -> list[str]:
+    fixed = ["--scale", "cpu", "--precision", "fp32", "--max-concurrent", "2", "--corpus", str(corpus_file)]
+    return ["--variants", CELLS, "--seeds", str(SEEDS), "--steps", str(STEPS), *fixed]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """The results of the same command when nothing goes wrong."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    cache = str(tmp_path_factory.getbasetemp() / "token-cache")
+    process = driver(arguments, place, ABLATUNE_CACHE=cache)
+    _, errors = process.communicate(timeout=500)
+    assert (process.returncode, errors) == (0, "")
+    return results_of(place)
+
+
+def results_of(place: Path) -> list[dict[str, str]]:
+    (folder,) = (place / "results").iterdir()
+    return [dict(row) for row in results_table(folder)]
+
+
+def require_each_run_once(uri: str) -> None:
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("exp6_grid")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len({run.data.tags["ablatune.config_hash"] for run in nested}) == len(nested) == RUNS
+    assert {run.data.tags["ablatune.status"] for run in nested} == {"finished"}
+    for run in nested:
+        points = client.get_metric_history(run.info.run_id, "train_loss")
+        assert [point.step for point in points] == [25, 50, 75, STEPS]
+
+
+def finish(arguments: list[str], undisturbed: list[dict[str, str]]) -> None:
+    """Give the same command again and require an undisturbed study's results."""
+    process = driver(arguments)
+    _, errors = process.communicate(timeout=500)
+    assert (process.returncode, errors) == (0, "")
+    assert results_of(Path.cwd()) == undisturbed
+    require_each_run_once(f"sqlite:///{Path('mlflow.db').absolute()}")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("ray::AblationTrainable", "its worker died"), ("raylet/raylet", "Ray died and is started anew")],
+    ids=["worker", "raylet"],
+)
+def test_a_killed_worker_or_raylet_costs_nothing(
+    what: str, said: str, arguments: list[str], undisturbed: list[dict[str, str]]
+) -> None:
+    process = driver(arguments)
+    wait_for(lambda: bool(records_of(Path("results"))), process)
+    if not kill_one(process, what):  # Tune may have given its actors another name
+        assert kill_one(process, "ray::ResourceTrainable")
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0
+    assert said in output
+    assert results_of(Path.cwd()) == undisturbed
+    require_each_run_once(f"sqlite:///{Path('mlflow.db').absolute()}")
+
+
+def test_a_damaged_checkpoint_is_left_aside(
+    arguments: list[str], undisturbed: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = driver(arguments)
+    wait_for(lambda: bool(records_of(Path("results"))), process)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    checkpoints = sorted(Path("results").glob("*/checkpoints/*.pt"))
+    assert checkpoints
+    for place, path in enumerate(checkpoints):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2] if place % 2 else b"no checkpoint")
+    finish(arguments, undisturbed)
+    assert list(Path("results").glob("*/checkpoints/*")) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)], check=False)
+    if made.returncode:
+        pytest.skip("file systems can only be mounted by root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_loses_nothing(arguments: list[str], undisturbed: list[dict[str, str]], small_disk: Path) -> None:
+    Path("results").symlink_to(small_disk)
+    process = driver(arguments)
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode not in (0, None)
+    assert "No space left on device" in errors
+    assert "Traceback" not in errors
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    process = driver([*arguments, "--rerun", "failed"])
+    _, errors = process.communicate(timeout=500)
+    assert (process.returncode, errors) == (0, "")
+    assert results_of(Path.cwd()) == undisturbed
+    require_each_run_once(f"sqlite:///{Path('mlflow.db').absolute()}")
+
+
+def test_a_locked_database_costs_no_result(arguments: list[str], undisturbed: list[dict[str, str]]) -> None:
+    process = driver(arguments)
+    wait_for(lambda: bool(records_of(Path("results"))), process)
+    database = Path("mlflow.db").absolute()
+    other = sqlite3.connect(database, timeout=60)
+    other.execute("BEGIN EXCLUSIVE")
+    output, _ = process.communicate(timeout=500)
+    other.rollback()
+    other.close()
+    assert process.returncode == 0
+    assert output.count("MLflow cannot be written") == 1
+    assert results_of(Path.cwd()) == undisturbed
+    (folder,) = Path("results").iterdir()
+    sync_mlflow(folder, f"sqlite:///{database}")
+    require_each_run_once(f"sqlite:///{database}")
+
+
+def answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def server(port: int, database: Path) -> subprocess.Popen[bytes]:
+    """Start an MLflow server and wait until it answers."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}",
+         "--artifacts-destination", str(database.parent / "artifacts"), "--port", str(port), "--workers", "1"],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if answers(port):
+            return process
+        time.sleep(0.3)
+    raise AssertionError("the MLflow server does not answer")
+
+
+def test_a_server_that_goes_down_costs_no_result(
+    arguments: list[str], undisturbed: list[dict[str, str]], tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    uri = f"http://127.0.0.1:{port}"
+    running = server(port, tmp_path / "server.db")
+    try:
+        process = driver(arguments, MLFLOW_TRACKING_URI=uri)
+        wait_for(lambda: bool(records_of(Path("results"))), process)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0
+        assert output.count("MLflow cannot be written") == 1
+        assert results_of(Path.cwd()) == undisturbed
+        running = server(port, tmp_path / "server.db")
+        (folder,) = Path("results").iterdir()
+        sync_mlflow(folder, uri)
+        require_each_run_once(uri)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
