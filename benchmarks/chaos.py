@@ -1,0 +1,143 @@
+"""Kills parts of running studies at random moments: `python benchmarks/chaos.py [--kills 30] [--seed 0]`.
+
+A small study is run once undisturbed. Then again and again, while its driver, a worker, the raylet or Ray's control
+store is killed at random moments; the same command continues whatever died. Prints how many results were lost, doubled
+or differ from the undisturbed ones, in records, tables and MLflow. Exits with 1 where a count is not 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+from mlflow import MlflowClient
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from analysis.schema import read_records
+from analysis.tracking import sync_mlflow
+from tests.drivers import comparable, driver, kill_one, processes_of, results_table
+from tests.fakes_text import write_corpus
+
+TARGETS = {"driver": "exp6_grid.py", "worker": "Trainable", "raylet": "raylet/raylet", "control store": "gcs_server"}
+WEIGHTS = (3, 4, 2, 1)
+LONGEST_WAIT_SECONDS = 20.0
+"""Upper end of the time between a start and its kill."""
+RUNS = 8
+
+
+def run(arguments: list[str], place: Path) -> None:
+    """Run the command undisturbed."""
+    process = driver(arguments, place)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+
+
+def disturb(
+    arguments: list[str], place: Path, calm: Path, kills: int, chance: random.Random
+) -> tuple[Counter[str], Counter[str]]:
+    """Run studies one after the other, killing something at random moments, and compare each one that is complete.
+
+    Returns:
+        What was killed how often, and the counts of `compare` over all studies, with the number of studies.
+    """
+    done: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    while done.total() < kills:
+        process = driver(arguments, place)
+        while done.total() < kills and wait_while_alive(process, chance.uniform(0, LONGEST_WAIT_SECONDS)):
+            (name,) = chance.choices(list(TARGETS), WEIGHTS)
+            done[name] += kill_one(process, TARGETS[name])
+        if done.total() < kills:
+            sweep_away(process)
+        else:
+            process.communicate()
+            sweep_away(process)
+            run(arguments, place)
+        if len(list(place.glob("results/*/records/*.json"))) == RUNS:
+            run(arguments, place)  # nothing to train: the report and MLflow's copy are brought up to date
+            counts.update({"studies": 1, **compare(place, calm)})
+            shutil.rmtree(place / "results")
+            for path in place.glob("mlflow.db*"):
+                path.unlink()
+    return done, counts
+
+
+def wait_while_alive(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Return whether the driver still lives after a while."""
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def sweep_away(process: subprocess.Popen[str]) -> None:
+    """End what a killed driver's session has left: Ray's own agents notice after a minute only."""
+    process.wait()
+    for pid in processes_of(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def compare(disturbed: Path, calm: Path) -> dict[str, int]:
+    """Count lost, doubled and differing results."""
+    (folder,), (reference,) = (list((place / "results").iterdir()) for place in (disturbed, calm))
+    found = {record.config_hash: comparable(record) for record in read_records(folder)}
+    wanted = {record.config_hash: comparable(record) for record in read_records(reference)}
+    uri = f"sqlite:///{disturbed / 'mlflow.db'}"
+    sync_mlflow(folder, uri)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("exp6_grid")
+    assert experiment is not None
+    runs = [r for r in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in r.data.tags]
+    copies = Counter(r.data.tags["ablatune.config_hash"] for r in runs)
+    rows = Counter(row["config_hash"] for row in results_table(folder))
+    return {
+        "lost": sum(address not in found or not copies[address] or not rows[address] for address in wanted),
+        "doubled": sum(copies[address] > 1 or rows[address] > 1 for address in {*copies, *rows}),
+        "differing": sum(found.get(address, curve) != curve for address, curve in wanted.items())
+        + (results_table(folder) != results_table(reference)),
+    }
+
+
+def main() -> int:
+    """Kill, continue, compare; 1 where something was lost, doubled or differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = write_corpus(Path(scratch) / "small.jsonl")
+        arguments = ["--variants", "baseline,mlp,moe,attention", "--seeds", "2", "--steps", "120", "--scale", "cpu"]
+        arguments += ["--precision", "fp32", "--corpus", str(corpus)]
+        calm, disturbed = (Path(scratch) / name for name in ("calm", "disturbed"))
+        for place in (calm, disturbed):
+            place.mkdir()
+        run(arguments, calm)
+        done, counts = disturb(arguments, disturbed, calm, options.kills, random.Random(options.seed))
+    table = Table("killed", "times")
+    for name, times in done.items():
+        table.add_row(name, str(times))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{counts['studies']} studies of {RUNS} runs: "
+        + ", ".join(f"{counts[name]} {name}" for name in ("lost", "doubled", "differing"))
+    )
+    return int(any(counts[name] for name in ("lost", "doubled", "differing")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
