@@ -15,6 +15,7 @@ from analysis.figure_style import INK, MUTED, metric_label, new_figure, verdict_
 from analysis.plot_curves import loss_figure
 from analysis.plot_estimation import estimation_figure
 from analysis.plot_pareto import pareto_figure
+from analysis.plot_scaling import scaling_figure
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import CELL, FLAWS, INVALID, SEED, TOKENS, TRAIN_SECONDS
@@ -41,6 +42,7 @@ def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
         "differences": lambda: differences_figure(results, analysis),
         "estimation": lambda: estimation_figure(results, analysis),
         "contributions": lambda: contributions_figure(results, analysis),
+        "scaling": lambda: scaling_figure(results, analysis.scaling),
         "loss_tokens": lambda: loss_figure(results, TOKENS),
         "loss_seconds": lambda: loss_figure(results, TRAIN_SECONDS),
         "difference_tokens": lambda: loss_figure(results, TOKENS, relative=True),

@@ -48,6 +48,14 @@ SECTIONS = {
         "Each component's effect averaged over all levels of the others: one contrast a seed, tested over seeds.",
     ),
     "curves": ("While training", ""),
+    "scaling": (
+        "Scaling",
+        "A power law, loss = a x^-b, fitted to each seed's losses over all scales.",
+    ),
+    "growth": (
+        "As models grow",
+        "How each cell's difference from its baseline changes from the smallest to the largest scale, paired by seed.",
+    ),
     "efficiency": (
         "Efficiency",
         "Means over seeds. Loss is the validation loss in nats per token; minutes are of training alone.",
@@ -72,6 +80,7 @@ FIGURES = {
     "differences": ("comparisons", "Difference of each cell from the baseline with intervals"),
     "estimation": ("comparisons", "Every seed of each cell and of the baseline, with the mean paired difference"),
     "contributions": ("contributions", "Contribution of each component with intervals"),
+    "scaling": ("scaling", "Loss against parameters, active parameters, training FLOPs and time, with power laws"),
     "loss_tokens": ("curves", "Validation loss against training tokens"),
     "loss_seconds": ("curves", "Validation loss against training time"),
     "difference_tokens": ("curves", "Difference from the baseline against training tokens"),

@@ -20,6 +20,7 @@ from analysis.racing import RACE_COLUMNS, race, race_notes, race_table
 from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
 from analysis.ranking import RANKING_COLUMNS, rank_cells
 from analysis.results import Results, StudyAudit
+from analysis.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
 from analysis.significance import ALPHA, sign_flip_floor
 from analysis.unpaired import PAIRED, UNPAIRED
 
@@ -45,6 +46,10 @@ class Analysis:
     """One at a time: cells with exactly one factor on, against their baseline."""
     main_effects: pd.DataFrame
     """Factor-level contrasts over the complete grid, where the design allows them."""
+    scaling: pd.DataFrame
+    """One row a cell and what grows, where the study has scales enough."""
+    growth: pd.DataFrame
+    """How each cell's difference from its baseline changes over the scales."""
     efficiency: pd.DataFrame
     """Rows in the ranking's order."""
     pareto: pd.DataFrame
@@ -66,6 +71,8 @@ COLUMNS: dict[str, dict[str, str]] = {
     "negative_control": pairs.CONTROL_COLUMNS | MARK_COLUMN,
     "contributions": pairs.CONTRIBUTION_COLUMNS | MARK_COLUMN,
     "main_effects": MAIN_EFFECT_COLUMNS | MARK_COLUMN,
+    "scaling": SCALING_COLUMNS | MARK_COLUMN,
+    "growth": GROWTH_COLUMNS | MARK_COLUMN,
     "efficiency": EFFICIENCY_COLUMNS | MARK_COLUMN,
     "pareto": PARETO_COLUMNS | MARK_COLUMN,
     "audits": AUDIT_COLUMNS,
@@ -87,6 +94,7 @@ def analyse(results: Results) -> Analysis:
     ranking = ranking.join(rank_probabilities(results, ranking, models))
     comparisons = pairs.compare(results, order, control, models)
     effects, effect_notes = main_effects(results)
+    laws, growth = scaling(results)
     errors = noise.evaluation_noise(results, order)
     found = noise.audit(errors)
     # A source that keeps no documents may know what was found when they were there.
@@ -112,12 +120,25 @@ def analyse(results: Results) -> Analysis:
         negative_control=marks.mark_rows(results, control),
         contributions=marks.mark_rows(results, pairs.contributions(results, comparisons)),
         main_effects=marks.mark_rows(results, effects),
+        scaling=_mark_families(results, laws),
+        growth=_mark_families(results, growth),
         efficiency=marks.mark_rows(results, efficiency(results, order)),
         pareto=marks.mark_rows(results, pareto(results, ranking, models)),
         audits=audit_findings(results, study),
         study_audits=study,
         notes=notes,
     )
+
+
+def _mark_families(results: Results, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the marks of each cell at all its scales; what is made of a marked one is no finding."""
+    of_family: dict[str, set[str]] = {}
+    for cell, names in results.marks.items():
+        of_family.setdefault(cell.rpartition("@")[0], set()).update(names)
+    names = [sorted(of_family.get(cell, set())) for cell in table["cell"]]
+    table = table.assign(**{schema.FLAWS: pd.Series([" ".join(n) for n in names], index=table.index, dtype=object)})
+    table["verdict"] = table["verdict"].mask(table[schema.FLAWS] != "", marks.NO_FINDING)
+    return table
 
 
 def _run_notes(ranking: pd.DataFrame) -> list[str]:

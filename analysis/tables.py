@@ -221,6 +221,30 @@ def _pareto(results: Results) -> list[_Column]:
     ]
 
 
+SCALING = [
+    _name("cell"),
+    _word("against"),
+    _count("scales"),
+    _count("n"),
+    _signed("exponent", "exponent [95 %]", 3),
+    _Column("loss at the end", "loss_at_end", lambda row: text.number(row["loss_at_end"], 3)),
+    _signed("curvature", "curvature [95 %]", 3),
+    _word("verdict"),
+]
+GROWTH = [
+    _name("cell"),
+    _word("from_scale", "from"),
+    _word("to_scale", "to"),
+    _count("n"),
+    _Column("difference at first", "at_first", lambda row: text.number(row["at_first"], sign=True)),
+    _Column("at last", "at_last", lambda row: text.number(row["at_last"], sign=True)),
+    _signed("difference", "change [95 %]", 4),
+    _p("p", "p"),
+    _p("p_holm", "Holm p"),
+    _count("family"),
+    _word("crossings", "changes sign between"),
+    _word("verdict"),
+]
 AUDITS = [
     _word("audit"),
     _word("severity"),
@@ -240,6 +264,8 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         "negative_control": CONTROL,
         "contributions": CONTRIBUTIONS,
         "main_effects": MAIN_EFFECTS,
+        "scaling": SCALING,
+        "growth": GROWTH,
         "efficiency": EFFICIENCY,
         "pareto": _pareto(results),
         "audits": AUDITS,

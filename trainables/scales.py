@@ -47,9 +47,36 @@ class Scale:
         return replace(self.training, updates=self.training.updates if updates is None else updates, **choices)
 
 
+def _rung(name: str, d_model: int, n_layers: int, n_experts: int, updates: int) -> Scale:
+    """Return one rung of the ladder: heads 16 wide, experts four times the width, two of them a token."""
+    return Scale(
+        name=name,
+        description=f"{n_layers} layer{'s' if n_layers > 1 else ''}, {d_model} wide, {n_experts} experts: a rung of "
+        "sweeps/scaling.py's ladder",
+        size=Size(
+            d_model=d_model,
+            n_layers=n_layers,
+            n_heads=d_model // 16,
+            d_ff=4 * d_model,
+            n_experts=n_experts,
+            top_k=2,
+            latent_rank=d_model // 2,
+        ),
+        vocab_size=1_024,
+        dropout=0.0,
+        training=TrainingConfig(
+            updates=updates, batch_size=16, seq_len=64, row_every=25, evaluate_every=150, evaluation_batch_size=64
+        ),
+    )
+
+
 SCALES: dict[str, Scale] = {
     scale.name: scale
     for scale in (
+        _rung("ladder_1", 32, 1, 4, 150),
+        _rung("ladder_2", 48, 2, 4, 225),
+        _rung("ladder_3", 64, 2, 8, 300),
+        _rung("ladder_4", 96, 3, 8, 450),
         Scale(
             name="cpu",
             description="2 layers, 64 wide, vocabulary 1,024: a study of 80 runs in minutes on two cores",

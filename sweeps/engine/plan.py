@@ -331,6 +331,8 @@ def resolve(
 
 def choose_scales(study: Study, option: str, resources: Resources) -> tuple[list[Scale], str]:
     """Return the scales that `--scale` names, as the study has them, and why they were taken."""
+    if option == AUTO and study.ladder:
+        return [scale_of(study, name) for name in study.ladder], "--scale auto took the study's ladder"
     if option == AUTO:
         name = study.paper_scale if resources.gpus_per_trial else CPU_SCALE
         return [scale_of(study, name)], f"--scale auto took {name}: {resources.reason}"

@@ -134,6 +134,8 @@ class Study:
     """Whether each cell trains at a learning rate that was tuned for it."""
     paper_scale: str = "paper_256d"
     """The published size, which `--scale auto` takes where there is a GPU."""
+    ladder: tuple[str, ...] = ()
+    """Scales that `--scale auto` takes instead, all of them, where the study is about scale."""
     sizes: Mapping[str, Size] = field(default_factory=dict)
     """By scale's name: the size of the study's models there, where it is not the scale's own."""
     negative_control: NegativeControl | None = None

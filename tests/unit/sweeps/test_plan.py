@@ -15,6 +15,7 @@ from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import Cell, Design, Study
 from sweeps.exp6_grid import STUDY
+from sweeps.scaling import STUDY as SCALING
 from trainables.batches import training_batches
 from trainables.config import TrialConfig
 
@@ -216,3 +217,13 @@ def test_how_often_the_training_text_is_seen_is_said_where_it_is_often(plan_for:
         notes = [note for note in plan.to_json()["notes"] if "is seen" in note]
         words = f"the training text is seen {seen:.1f} times at scale cpu: losses are those of a small corpus"
         assert notes == ([words] if steps == 4_000 else [])
+
+
+def test_a_study_about_scale_takes_its_ladder(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for(study=SCALING, variants="baseline,mlp", seeds=1)
+    assert plan.scales == ("ladder_1", "ladder_2", "ladder_3", "ladder_4")
+    sizes = [cell.counts.params_total for cell in plan.cells if cell.name.startswith("baseline@")]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 4
+    assert {cell["baseline"] for cell in plan.to_json()["cells"]} == {f"baseline@{scale}" for scale in plan.scales}
+    assert plan_for(study=SCALING, scale="cpu", variants="mlp", seeds=1).scales == ("cpu",)

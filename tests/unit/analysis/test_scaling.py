@@ -1,0 +1,119 @@
+"""Laws over scales, and differences that change with scale."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.figure_style import style
+from analysis.plot_scaling import scaling_figure
+from analysis.report import write_report
+from analysis.results import Results
+from analysis.scaling import scaling
+from analysis.summary import analyse
+from tests.fakes_results import make_results
+
+SIZES = {"s1": 1e5, "s2": 3e5, "s3": 1e6, "s4": 4e6}
+SEEDS = 4
+
+
+def results_of(loss: Callable[[str, float, int], float], cells: tuple[str, ...] = ("baseline", "mlp")) -> Results:
+    """Make a study at all SIZES in which a cell's loss is a function of its name, the parameters and the seed."""
+    names = [(f"{cell}@{scale}", cell, scale) for scale in SIZES for cell in cells]
+    losses = {name: [loss(cell, SIZES[scale], seed) for seed in range(SEEDS)] for name, cell, scale in names}
+    results = make_results(
+        losses,
+        levels={name: {"model": cell, "scale": scale} for name, cell, scale in names},
+        baseline=lambda name: f"baseline@{name.rpartition('@')[2]}",
+    )
+    sizes = results.runs["cell"].map(lambda name: SIZES[name.rpartition("@")[2]])
+    return dataclasses.replace(results, runs=results.runs.assign(params_total=sizes, params_active=sizes / 2))
+
+
+def power(cell: str, size: float, seed: int) -> float:
+    return (20 + seed) * size ** -(0.1 + 0.01 * seed if cell == "baseline" else 0.12)
+
+
+def test_an_exact_power_law_is_found() -> None:
+    laws, _ = scaling(results_of(power))
+    law = laws[(laws["cell"] == "baseline") & (laws["against"] == "parameters")].iloc[0]
+    exponents = 0.1 + 0.01 * np.arange(SEEDS)
+    assert law["exponent"] == pytest.approx(exponents.mean(), abs=1e-10)
+    low, high = stats.t.interval(0.95, SEEDS - 1, exponents.mean(), stats.sem(exponents))
+    assert (law["exponent_low"], law["exponent_high"]) == pytest.approx((low, high), abs=1e-9)
+    assert law["loss_at_end"] == pytest.approx(np.mean([power("baseline", 4e6, seed) for seed in range(SEEDS)]))
+    assert law["curvature"] == pytest.approx(0, abs=1e-10)
+    assert (law["n"], law["scales"]) == (SEEDS, len(SIZES))
+    fixed = laws[(laws["cell"] == "mlp") & (laws["against"] == "active parameters")].iloc[0]
+    assert fixed["exponent"] == pytest.approx(0.12, abs=1e-10)
+
+
+def test_what_bends_is_no_power_law() -> None:
+    bent = results_of(lambda cell, size, seed: 2 + power(cell, size, seed) + 0.001 * seed)
+    laws, _ = scaling(bent)
+    verdicts = laws[laws["against"] == "parameters"].set_index("cell")["verdict"]
+    assert verdicts["baseline"] == "bends up: no pure power law"
+
+
+def test_a_difference_that_changes_its_sign_is_a_crossing() -> None:
+    gaps = {1e5: 0.1, 3e5: 0.02, 1e6: -0.05, 4e6: -0.08}
+    noise = [0.003, -0.001, 0.002, -0.004]
+    crossing = results_of(
+        lambda cell, size, seed: 4 + (gaps[size] + noise[seed] * math.log(size) / 15 if cell == "mlp" else 0)
+    )
+    _, growth = scaling(crossing)
+    row = growth.iloc[0]
+    assert (row["cell"], row["baseline"], row["from_scale"], row["to_scale"]) == ("mlp", "baseline", "s1", "s4")
+    assert row["crossings"] == "s2 to s3"
+    change = [-0.18 + e * (math.log(4e6) - math.log(1e5)) / 15 for e in noise]
+    assert row["difference"] == pytest.approx(np.mean(change))
+    assert row["p"] == pytest.approx(stats.ttest_1samp(change, 0).pvalue)
+    assert row["verdict"] == "gains as models grow"
+
+
+def test_too_few_scales_have_no_law() -> None:
+    full = results_of(power)
+    few = dataclasses.replace(
+        full,
+        runs=full.runs[full.runs["scale"].isin(["s1", "s2"])].reset_index(drop=True),
+        baselines={cell: base for cell, base in full.baselines.items() if cell.endswith(("s1", "s2"))},
+    )
+    laws, growth = scaling(few)
+    assert laws.empty
+    assert growth.empty
+    assert scaling_figure(few, analyse(few).scaling) is None
+
+
+def test_a_seed_that_lacks_a_scale_is_not_in_the_law() -> None:
+    full = results_of(power)
+    gone = (full.runs["cell"] == "mlp@s3") & (full.runs["seed"] == 1)
+    laws, growth = scaling(dataclasses.replace(full, runs=full.runs[~gone].reset_index(drop=True)))
+    assert set(laws.loc[laws["cell"] == "mlp", "n"]) == {SEEDS - 1}
+    assert set(laws.loc[laws["cell"] == "baseline", "n"]) == {SEEDS}
+    assert growth.iloc[0]["n"] == SEEDS
+
+
+def test_flawed_cells_make_no_finding() -> None:
+    full = results_of(power)
+    flaws = full.runs["flaws"].mask(full.runs["cell"] == "mlp@s2", "leak.no_causal_mask")
+    found = analyse(dataclasses.replace(full, runs=full.runs.assign(flaws=flaws)))
+    assert set(found.growth["verdict"]) == {"flawed: no finding"}
+    assert set(found.scaling.loc[found.scaling["cell"] == "mlp", "flaws"]) == {"leak.no_causal_mask"}
+
+
+def test_the_report_has_the_laws_and_their_figure(tmp_path: Path) -> None:
+    results = results_of(power)
+    with style():
+        figure = scaling_figure(results, analyse(results).scaling)
+    assert figure is not None
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert labels == ["parameters", "active parameters"]
+    written = write_report(results, tmp_path)
+    assert "## Scaling" in written.markdown.read_text()
+    assert (tmp_path / "scaling.png").is_file()
