@@ -135,8 +135,8 @@ def _mark_families(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     of_family: dict[str, set[str]] = {}
     for cell, names in results.marks.items():
         of_family.setdefault(cell.rpartition("@")[0], set()).update(names)
-    names = [sorted(of_family.get(cell, set())) for cell in table["cell"]]
-    table = table.assign(**{schema.FLAWS: pd.Series([" ".join(n) for n in names], index=table.index, dtype=object)})
+    flaws = [" ".join(sorted(of_family.get(cell, ()))) for cell in table["cell"]]
+    table = table.assign(**{schema.FLAWS: pd.Series(flaws, index=table.index, dtype=object)})
     table["verdict"] = table["verdict"].mask(table[schema.FLAWS] != "", marks.NO_FINDING)
     return table
 
