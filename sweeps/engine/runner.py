@@ -277,6 +277,7 @@ def run_trials(
     observer: tune.Callback,
     say: Callable[[str], None],
     scheduler: TrialScheduler | None = None,
+    lost_clusters: int = LOST_CLUSTERS,
 ) -> bool:
     """Run what is suggested, as many trials at a time as there are slots, in the Ray of a `ray_session`.
 
@@ -289,20 +290,21 @@ def run_trials(
         observer: hears of everything that happens.
         say: where to say that a signal came: the first stops in order, the second at once.
         scheduler: may stop trials early.
+        lost_clusters: how often Ray is started anew after it died.
 
     Returns:
-        Whether a signal stopped it.
+        Whether a signal, or a Ray that is not started anew, stopped it.
     """
     stop = _Stop()
     with _signals(stop, say), _quiet():
-        for _ in range(LOST_CLUSTERS + 1):
+        for left in reversed(range(lost_clusters + 1)):
             if stop.asked:
                 break
             with _scratch(folder) as scratch:
                 _fit(trainable, resources, scratch, suggestions(), most, observer, scheduler, stop)
             if not stop.lost:
                 return stop.asked
-            if stop.asked or not _restart_ray(resources, say):
+            if stop.asked or not _restart_ray(resources, say, left):
                 break
             stop.lost = False
     return True
@@ -372,10 +374,10 @@ def _start_ray(resources: Resources) -> None:
     )
 
 
-def _restart_ray(resources: Resources, say: Callable[[str], None]) -> bool:
-    """Start the Ray of a `ray_session` anew; False where it is another's."""
-    if not _ours:
-        say("the Ray that this study joined has no node left")
+def _restart_ray(resources: Resources, say: Callable[[str], None], left: int) -> bool:
+    """Start the Ray of a `ray_session` anew; False where it is another's, or has died too often."""
+    if not _ours or left == 0:
+        say("Ray died: the study stops here")
         return False
     say("Ray died and is started anew; runs go on from their checkpoints")
     ray.shutdown()

@@ -96,7 +96,7 @@ class _Observer(tune.Callback):
         arm, number = self._arms.place(trial)
         key = arm.cell.name, arm.arm, number
         self._curves[key] = result["curve"]
-        if result["status"] in (FINISHED, DIVERGED):
+        if result["status"] in (FINISHED, DIVERGED, FAILED):
             findings = [Audit(**finding) for finding in result["findings"]]
             arm.end(number, result["status"], result["curve"], result["error"], findings)
         if arm.records[number].status != RUNNING:
@@ -153,11 +153,12 @@ def run_arms(
         trainable,
         resources,
         plan.folder,
-        suggestions,
+        lambda: suggestions,
         most=sum(arm.trials for arm in suggestions.arms),
         observer=_Observer(suggestions, ended),
         say=say,
         scheduler=_Rungs(suggestions),
+        lost_clusters=0,  # a search goes on from its records, which is what its next start does
     )
 
 
