@@ -13,13 +13,14 @@ EFFICIENCY_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "name of the cell",
     "n": "finished runs (seeds)",
-    "score": "1 / (minutes x loss x million parameters)",
-    "loss_per_million_parameters": "loss / million parameters",
+    "score": "1 / (minutes x loss x million live parameters)",
+    "loss_per_million_parameters": "loss / million live parameters",
     "loss_per_minute": "loss / minutes",
     "loss_per_gb": "loss / GB",
 }
-"""Each score's text is its formula: the validation loss in nats, minutes of training, 10^6 parameters, peak memory in
-10^9 bytes. A score is null where any of the cell's runs lacks a figure that it needs."""
+"""Each score's text is its formula: the validation loss in nats, minutes of training, 10^6 live parameters (all but
+those that training never reached, where the source knows these), peak memory in 10^9 bytes. A score is null where any
+of the cell's runs lacks a figure that it needs."""
 
 
 def efficiency(results: Results, order: Sequence[str]) -> pd.DataFrame:
@@ -34,7 +35,10 @@ def efficiency(results: Results, order: Sequence[str]) -> pd.DataFrame:
         return values.where(values > 0)
 
     minutes = figure(schema.TRAIN_SECONDS) / 60
-    million = figure(schema.PARAMS_TOTAL) / 1e6
+    live = figure(schema.PARAMS_TOTAL)
+    for (cell, seed), dead in results.params_dead.items():
+        live.loc[cell, seed] -= dead
+    million = live.where(live > 0) / 1e6
     gigabytes = figure(schema.PEAK_MEMORY_BYTES) / 1e9
     n = results.count(schema.FINISHED).loc[list(order)]
     table = pd.DataFrame({"scale": results.scales.loc[list(order)], "cell": list(order), "n": n})

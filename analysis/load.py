@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analysis import confound
+from analysis import budget, confound
 from analysis.errors import AnalysisError
 from analysis.load_csv import load_csv
 from analysis.load_mlflow import is_tracking_uri, load_mlflow
@@ -75,7 +75,8 @@ def load_folder(folder: Path, study: str | None, baseline: str | None, metric: s
         plan=resolve_plan(plan, [record.environment for record in records], metric),
         audits=audits_table((record.cell, record.seed, record.audits) for record in records),
         audited=sum(was_audited(record.environment) for record in records),
-        study_audits=tuple(confound.audit(records, plan)),
+        study_audits=(*confound.audit(records, plan), *budget.audit(records, plan)),
+        params_dead={(r.cell, r.seed): r.params_dead for r in records if r.params_dead is not None},
         scores={(record.cell, record.seed): record.scores for record in records if record.scores is not None},
     )
 

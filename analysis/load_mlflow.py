@@ -38,6 +38,7 @@ from analysis.schema import (
     FINISHED,
     FLAWS,
     INVALID,
+    PARAMS_DEAD,
     PLAN_FILE,
     RESULT_COLUMNS_AFTER_FACTORS,
     SEED,
@@ -117,13 +118,28 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
         plan = with_metric({}, metric) if metric else {}
     audits = audits_table((row[CELL], row[SEED], _audits(run)) for run, row in zip(ended, rows, strict=True))
     audited = sum(was_audited(_environment(run)) for run in ended)
+    dead = {
+        (row[CELL], row[SEED]): int(run.data.metrics[PARAMS_DEAD])
+        for run, row in zip(ended, rows, strict=True)
+        if PARAMS_DEAD in run.data.metrics
+    }
     study_audits = tuple(StudyAudit(found, ()) for parent in parents for found in _audits(client.get_run(parent)))
     if len(ended) > MOST_CURVES:
         notes.append(f"no curves: {len(ended)} runs are more than the {MOST_CURVES} whose history is fetched")
         ended = []
     curves = curves_table([row for run in ended for row in _curve(client, run)])
     return Results(
-        chosen, runs, curves, factors, baselines, plan, tuple(notes), audits, audited, study_audits=study_audits
+        chosen,
+        runs,
+        curves,
+        factors,
+        baselines,
+        plan,
+        tuple(notes),
+        audits,
+        audited,
+        params_dead=dead,
+        study_audits=study_audits,
     )
 
 

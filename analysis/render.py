@@ -58,7 +58,8 @@ SECTIONS = {
     ),
     "efficiency": (
         "Efficiency",
-        "Means over seeds. Loss is the validation loss in nats per token; minutes are of training alone.",
+        "Means over seeds. Loss is the validation loss in nats per token; minutes are of training alone; live "
+        "parameters are all but those that training never reached.",
     ),
     "pareto": (
         "What it costs",

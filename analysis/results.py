@@ -58,6 +58,8 @@ class Results:
     """Runs whose audits are known to have run."""
     study_audits: tuple[StudyAudit, ...] = ()
     """What audits found by comparing runs, beside what they found in single ones."""
+    params_dead: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
+    """(cell, seed) -> parameters that training never reached; runs of which nothing is known are not there."""
     scores: Mapping[tuple[str, int], schema.DocumentScores] = dataclasses.field(default_factory=dict)
     """(cell, seed) -> its last evaluation by document; empty where the source does not say."""
     include_invalid: bool = False

@@ -47,6 +47,11 @@ SEVERITIES = (INVALID, WARNING, NOTE)
 AUDITS_RUN = "audits"
 """In a record's environment: names of the audits that ran, by commas; absent in a record from before there were any."""
 
+DEVICE = "device"
+"""In a record's environment: the kind of device that it was trained on, `cpu` or `cuda`."""
+DIGEST_UPDATES = 3
+"""Updates after which a run's parameters are made into its digest."""
+
 # What was measured. Losses are nats per token, times wall-clock seconds, sizes bytes.
 STEP = "step"
 """Optimizer updates made (in curves)."""
@@ -72,6 +77,8 @@ PEAK_MEMORY_BYTES = "peak_memory_bytes"
 """Of this trial alone; null where it cannot be told apart from an earlier trial's."""
 PARAMS_TOTAL = "params_total"
 """Trainable parameters, tied weights counted once."""
+PARAMS_DEAD = "params_dead"
+"""Of these, parameters that training never reached (a field of a record and a metric of MLflow, no column)."""
 PARAMS_ACTIVE = "params_active"
 """Parameters that one token meets: of each MoE layer only top_k routed experts (and shared ones)."""
 FLOPS_PER_TOKEN = "flops_per_token"
@@ -167,6 +174,12 @@ class TrialRecord:
     """Names of the published flaws that it was trained under, sorted; empty for a sound run."""
     audits: list[Audit] = field(default_factory=list)
     """What the audits found on what was really trained."""
+    digest: str = ""
+    """Of the parameters after DIGEST_UPDATES updates: equal for runs of one model, data and seed. Empty where the run
+    had fewer, and in a record from before it was kept."""
+    params_dead: int | None = None
+    """Parameters that no gradient or no optimizer ever reached, experts that were never chosen apart; null where the
+    run did not finish, and in a record from before they were counted."""
     scores: DocumentScores | None = None
     """The last evaluation by document; null where the run did not finish, and in a record from before it was kept."""
     schema_version: int = SCHEMA_VERSION

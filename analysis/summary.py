@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import comparisons as pairs
 from analysis import evaluation_noise as noise
-from analysis import marks, schema
+from analysis import marks, replication, schema
 from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
@@ -96,9 +96,10 @@ def analyse(results: Results) -> Analysis:
     effects, effect_notes = main_effects(results)
     laws, growth = scaling(results)
     errors = noise.evaluation_noise(results, order)
-    found = noise.audit(errors)
+    found = (*noise.audit(errors), *replication.audit(comparisons))
+    names = {item.audit.name for item in found}
     # A source that keeps no documents may know what was found when they were there.
-    study = (*(item for item in results.study_audits if not found or item.audit.name != noise.NAME), *found)
+    study = (*(item for item in results.study_audits if item.audit.name not in names), *found)
     notes = (
         *_run_notes(ranking),
         *_tie_notes(ranking),

@@ -27,10 +27,12 @@ from analysis.same_model import NAME as SAME_MODEL
 from analysis.schema import (
     AUDITS_RUN,
     CURVE_COLUMNS,
+    DEVICE,
     DIVERGED,
     FAILED,
     FAILURES_FOLDER,
     FINISHED,
+    PARAMS_DEAD,
     PLAN_FILE,
     RANKING_TEX,
     REPORT_HTML,
@@ -463,8 +465,11 @@ class MlflowTracker:
         run_id = self._ids[address]
         tags = {f"{PREFIX}status": record.status}
         tags |= {f"{AUDIT_TAG}{audit.name}": f"{audit.severity}: {audit.evidence}" for audit in record.audits}
-        if AUDITS_RUN in record.environment:  # the driver's environment, with which the run was opened, lacks it
-            tags[f"{PREFIX}{AUDITS_RUN}"] = record.environment[AUDITS_RUN]
+        if record.params_dead is not None:
+            self.client.log_metric(run_id, PARAMS_DEAD, record.params_dead)
+        for name in (AUDITS_RUN, DEVICE):  # the driver's environment, with which the run was opened, lacks them
+            if name in record.environment:
+                tags[f"{PREFIX}{name}"] = record.environment[name]
         if record.error:
             tags[f"{PREFIX}error"] = record.error
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])

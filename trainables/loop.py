@@ -115,7 +115,8 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         for load_E, router in zip(self._window_loads, self.model.routers(), strict=True):
             load_E += router.after_update()
-        self.witness.update_made([group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups])
+        rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.witness.update_made(self.model, rates)
         self.update += 1
 
     def _set_learning_rates(self, factor: float) -> None:

@@ -169,9 +169,15 @@ class AblationTrainable(tune.Trainable):
             error=error,
             rows=self.trainer.rows,
             config=self.trial_config.to_dict(),
-            environment={**self.environment, schema.AUDITS_RUN: ",".join(self.auditor.ran)},
+            environment={
+                **self.environment,
+                schema.DEVICE: self.trainer.device.type,
+                schema.AUDITS_RUN: ",".join(self.auditor.ran),
+            },
             audits=audits,
+            digest=self.trainer.witness.digest,
             scores=self.auditor.scores,
+            params_dead=self.auditor.params_dead,
             flaws=self.labels.get("flaws", []),
         )
         record.write(self.study_directory / schema.RECORDS_FOLDER)

@@ -8,11 +8,14 @@ Shapes: B sequences, T tokens, N scored targets of an evaluation, R rows of a pa
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from analysis.schema import DIGEST_UPDATES
 from moe_models.routers import Router
 
 SAMPLE = 64
@@ -31,6 +34,7 @@ class Witness:
         trained: the first and the latest training batch of this process, by the update that they belong to.
         evaluated: the first and the latest batch of the last evaluation.
         scores: of the last evaluation, each batch's targets and their losses (N,), in order.
+        digest: of the parameters after DIGEST_UPDATES updates; empty before.
         looks: updates whose gradients were looked at.
         largest: for each parameter that had a gradient, the largest magnitude in each row (last dimension) at these
             updates, (R,); of a vector in each element.
@@ -45,6 +49,7 @@ class Witness:
         self.trained: dict[int, Batch] = {}
         self.evaluated: list[Batch] = []
         self.scores: list[tuple[Tensor, Tensor]] = []
+        self.digest = ""
         self.looks = 0
         self.largest: dict[str, Tensor] = {}
         self.initial: dict[str, Tensor] = {}
@@ -75,10 +80,12 @@ class Witness:
             before_R = self.largest.get(name)
             self.largest[name] = largest_R if before_R is None else torch.maximum(before_R, largest_R)
 
-    def update_made(self, rates: list[float]) -> None:
-        """The optimizers have made an update, at these learning rates."""
+    def update_made(self, model: nn.Module, rates: list[float]) -> None:
+        """The optimizers have made an update, at these learning rates, and the routers theirs."""
         self.updates += 1
         self.rates.append(rates)
+        if self.updates == DIGEST_UPDATES:
+            self.digest = digest(model, self.largest)
 
     def evaluation_begins(self) -> None:
         """Forget the evaluation before."""
@@ -94,6 +101,7 @@ class Witness:
         return {
             "updates": self.updates,
             "tokens": self.tokens,
+            "digest": self.digest,
             "looks": self.looks,
             "largest": self.largest,
             "initial": self.initial,
@@ -104,6 +112,7 @@ class Witness:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`'s output."""
         self.updates, self.tokens, self.looks = state["updates"], state["tokens"], state["looks"]
+        self.digest = state.get("digest", "")  # a checkpoint from before there were any
         for seen in ("largest", "initial", "loads"):
             setattr(self, seen, {name: tensor.to(device) for name, tensor in state[seen].items()})
         self.rates = list(state["rates"])
@@ -112,3 +121,27 @@ class Witness:
 def sample(parameter: Tensor) -> Tensor:
     """Return SAMPLE elements of a parameter, or all that it has (S,)."""
     return parameter.detach().flatten()[:: max(1, parameter.numel() // SAMPLE)]
+
+
+@torch.no_grad()
+def digest(model: nn.Module, trained: Collection[str]) -> str:
+    """Return 16 hex digits of what a model has learned: equal to the last bit, equal digest.
+
+    Of the parameters that training reaches and of the buffers that it keeps. Their names and order do not count, so
+    that one model in other words is one. What is summed are integers: neither order nor device decides.
+
+    Args:
+        model: whose values count.
+        trained: names of the parameters that had a gradient.
+    """
+    unused = {name for name, _ in model.named_parameters()} - set(trained)
+    kept = [value for name, value in model.state_dict().items() if name not in unused]
+    sums = torch.stack([_checksum(value) for value in kept]).tolist()
+    parts = sorted((list(value.shape), total) for value, total in zip(kept, sums, strict=True))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _checksum(value: Tensor) -> Tensor:
+    """Return the sum of a tensor's 32-bit words, each times another odd number, modulo 2^64: a scalar, int64."""
+    words_M = value.detach().flatten().view(torch.int32).long()
+    return (words_M * torch.arange(1, 2 * len(words_M), 2, device=value.device)).sum()

@@ -104,6 +104,7 @@ def test_reused_actors_leave_nothing_behind(corpus: TokenizedCorpus, cluster: No
             assert (record.status, record.seed, record.cell) == ("finished", seed, "c")
             assert deterministic(record.rows) == expected_rows(setting, seed, corpus)
             assert TrialConfig.from_dict(record.config) == setting
+            assert (len(record.digest), record.environment["device"]) == (16, "cpu")
             assert record.scores is not None
             loss = sum(record.scores.losses) / sum(record.scores.tokens)
             assert loss == pytest.approx(record.rows[-1]["val_loss"], rel=1e-12)

@@ -33,6 +33,7 @@ class Auditor:
     Attributes:
         ran: names of the audits that ran so far, in order.
         scores: the last evaluation by document, once the end was audited.
+        params_dead: parameters that were never trained, likewise.
     """
 
     def __init__(self, trainer: Trainer, corpus: TokenizedCorpus) -> None:
@@ -40,6 +41,7 @@ class Auditor:
         self.corpus = corpus
         self.ran: list[str] = []
         self.scores: DocumentScores | None = None
+        self.params_dead: int | None = None
         self._worst: dict[str, Audit] = {}
 
     def start(self) -> None:
@@ -61,7 +63,9 @@ class Auditor:
             self._note(split_overlap.NAME, split_overlap.audit(self.corpus, trained, held, self._read(held)))
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             parameters = [parameter for group in groups for parameter in group["params"]]
-            self._note(dead_parameters.NAME, dead_parameters.audit(trainer.model, witness, parameters))
+            dead = dead_parameters.find(trainer.model, witness, parameters)
+            self.params_dead = dead.count
+            self._note(dead_parameters.NAME, dead.audit)
             self.scores = evaluation.by_document(trainer.validation, witness)
             self._note(evaluation.NAME, evaluation.audit(self.corpus.validation, self.scores, witness))
             found = evaluation.reported(trainer.model, witness, trainer.rows[-1], trainer.autocast())

@@ -50,7 +50,17 @@ class _Rows:
         return bool(self.dead_R.all())
 
 
-def audit(model: MoETransformer, witness: Witness, trained: Collection[Tensor]) -> Audit | None:
+@dataclass(frozen=True)
+class Dead:
+    """What is dead in a model."""
+
+    count: int
+    """Dead parameters; known innocents and experts that were never chosen are none."""
+    audit: Audit | None
+    """What is to be said of them."""
+
+
+def find(model: MoETransformer, witness: Witness, trained: Collection[Tensor]) -> Dead:
     """Count the parameters without a gradient over the run, or out of reach of every optimizer.
 
     A row is dead where its largest gradient at the updates looked at is absent, or nothing against the median of its
@@ -66,7 +76,7 @@ def audit(model: MoETransformer, witness: Witness, trained: Collection[Tensor]) 
     unchosen = _take_unchosen_experts(model, rows, witness.loads)
     guilty = {name: r for name, r in rows.items() if r.count and not _is_innocent(name, witness)}
     if not guilty and not unchosen:
-        return None
+        return Dead(0, None)
     total = sum(parameter.numel() for parameter in model.parameters())
     dead = sum(r.count for r in guilty.values())
     evidence = []
@@ -82,7 +92,8 @@ def audit(model: MoETransformer, witness: Witness, trained: Collection[Tensor]) 
         shown = ", ".join(f"{len(experts)} in {name}" for name, experts in list(unchosen.items())[:SHOWN])
         evidence.append(f"experts never chosen at the {witness.looks} updates looked at: {shown}")
     is_warning = any(r.all for r in guilty.values()) or dead >= WORTH_A_WARNING * total
-    return Audit(name=NAME, severity=WARNING if is_warning else NOTE, evidence="; ".join(evidence))
+    severity = WARNING if is_warning else NOTE
+    return Dead(dead, Audit(name=NAME, severity=severity, evidence="; ".join(evidence)))
 
 
 def _rows(model: MoETransformer, witness: Witness, trained: Collection[int]) -> dict[str, _Rows]:

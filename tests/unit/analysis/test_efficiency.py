@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -17,7 +18,7 @@ def test_scores_by_hand() -> None:
     assert row["loss_per_million_parameters"] == pytest.approx((4 / 2 + 5 / 2) / 2)
     assert row["loss_per_minute"] == pytest.approx((4 / 2 + 5 / 2) / 2)
     assert row["loss_per_gb"] == pytest.approx((4 / 4 + 5 / 4) / 2)
-    assert EFFICIENCY_COLUMNS["score"] == "1 / (minutes x loss x million parameters)"
+    assert EFFICIENCY_COLUMNS["score"] == "1 / (minutes x loss x million live parameters)"
 
 
 def test_the_published_row_follows_its_formula() -> None:
@@ -43,3 +44,15 @@ def test_only_finished_runs_count() -> None:
     assert table["n"].tolist() == [0, 1]
     assert math.isnan(table["score"][0])
     assert table["score"][1] == pytest.approx(0.25)
+
+
+def test_scores_are_of_live_parameters() -> None:
+    results = make_results({"baseline": [4.0, 5.0], "a": [4.0, 5.0]}, train_seconds=120.0, params_total=3e6)
+    whole = efficiency(results, ["baseline", "a"])
+    none = {(cell, seed): 0 for cell in ("baseline", "a") for seed in (0, 1)}
+    assert efficiency(dataclasses.replace(results, params_dead=none), ["baseline", "a"]).equals(whole)
+    dead = {**none, ("a", 0): 2_000_000, ("a", 1): 1_000_000}
+    row = efficiency(dataclasses.replace(results, params_dead=dead), ["baseline", "a"]).iloc[1]
+    assert row["score"] == pytest.approx((1 / (2 * 4 * 1) + 1 / (2 * 5 * 2)) / 2)
+    assert row["loss_per_million_parameters"] == pytest.approx((4 / 1 + 5 / 2) / 2)
+    assert row["loss_per_minute"] == whole["loss_per_minute"][1]

@@ -232,7 +232,7 @@ def test_columns_without_news_are_left_out(tmp_path: Path) -> None:
 
 def test_efficiency_shows_its_formulas(written: Report, analysis: Analysis) -> None:
     rows = markdown_table(written.markdown.read_text(), "Efficiency")
-    header = "score = 1 / (minutes x loss x million parameters)"
+    header = "score = 1 / (minutes x loss x million live parameters)"
     assert [float(row[header]) for row in rows] == pytest.approx(list(analysis.efficiency["score"]), rel=1e-3)
     assert not any("loss / GB" in name for name in rows[0])  # no memory was measured: the column says nothing
 

@@ -34,7 +34,7 @@ from trainables.config import DataConfig, TrialConfig
 from trainables.data import Split, TokenizedCorpus, prepare_corpus
 from trainables.loop import Trainer
 from trainables.scales import SCALES
-from trainables.witness import Witness
+from trainables.witness import Witness, digest
 
 CPU = torch.device("cpu")
 SEQ_LEN = 16
@@ -506,11 +506,16 @@ def test_dead_parameters_are_a_warning(corpus: TokenizedCorpus, mutant: str, mon
 
 def test_an_unused_branch_is_counted_to_the_last_parameter(corpus: TokenizedCorpus) -> None:
     setting = config(corpus, feed_forward="unused_glm4")
-    found = audited(setting, corpus)["dead_parameters"]
+    trainer = Trainer(setting, 0, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    assert auditor.params_dead is None
+    list(trainer.run())
+    found = {audit.name: audit for audit in auditor.end()}["dead_parameters"]
     model = build_model(setting.model, 0)
     dead = sum(p.numel() for name, p in model.named_parameters() if ".unused." in name)
     assert found.evidence.startswith(f"{dead:,} of {sum(p.numel() for p in model.parameters()):,} parameters")
     assert f"layers.0.feed_forward.unused ({dead // 2:,})" in found.evidence
+    assert auditor.params_dead == dead
 
 
 def test_an_expert_that_was_never_chosen_is_a_note(corpus: TokenizedCorpus) -> None:
@@ -522,7 +527,9 @@ def test_an_expert_that_was_never_chosen_is_a_note(corpus: TokenizedCorpus) -> N
     for _ in trainer.run():
         pass
     held = [p for o in trainer.optimizers for group in o.param_groups for p in group["params"]]
-    found = dead_parameters.audit(trainer.model, trainer.witness, held)
+    dead = dead_parameters.find(trainer.model, trainer.witness, held)
+    found = dead.audit
+    assert dead.count == 0, "only not met yet"
     assert found is not None
     assert found.severity == NOTE
     assert "experts never chosen at the 3 updates looked at: 1 in layers.0.feed_forward.experts" in found.evidence
@@ -684,6 +691,52 @@ def test_no_document_is_scored_by_more_losses_than_there_are(corpus: TokenizedCo
     assert evaluation.audit(corpus.validation, scores, trainer.witness) is not None
 
 
+# --- What a run's twin is told by -----------------------------------------------------------------------------------
+
+
+def digest_of(setting: TrialConfig, corpus: TokenizedCorpus, seed: int = 0) -> str:
+    trainer = Trainer(setting, seed, corpus, CPU)
+    list(trainer.run())
+    return trainer.witness.digest
+
+
+def test_equal_models_and_seeds_have_one_digest_and_no_others_have(corpus: TokenizedCorpus) -> None:
+    setting = config(corpus)
+    assert digest_of(setting, corpus) == digest_of(setting, corpus) != ""
+    longer = dataclasses.replace(setting, training=dataclasses.replace(setting.training, evaluate_every=2))
+    assert digest_of(longer, corpus) == digest_of(setting, corpus), "evaluating changes nothing"
+    assert digest_of(config(corpus, updates=2, evaluate_every=2), corpus) == "", "too short to have one"
+    digests = [
+        digest_of(config(corpus, **{slot: preset}), corpus)
+        for slot, preset in MODELS
+        if (slot, preset) not in (("attention", "mha"), ("feed_forward", "moe_softmax_plain"), ("placement", "pre"))
+    ]
+    assert len(set(digests)) >= len(digests) - 1, "all but the two RMSNorms, which are one function"
+    assert digest_of(setting, corpus, seed=1) not in {*digests, digest_of(setting, corpus)}
+
+
+def test_a_model_beside_parts_that_never_run_is_the_model(corpus: TokenizedCorpus) -> None:
+    whole = config(corpus, feed_forward="unused_glm4")
+    alone = dataclasses.replace(
+        whole, model=dataclasses.replace(whole.model, feed_forward=whole.model.feed_forward.used)
+    )  # type: ignore[attr-defined]
+    assert digest_of(whole, corpus) == digest_of(alone, corpus)
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_one_changed_bit_anywhere_is_another_digest(data: st.DataObject) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 3))
+    names = {name for name, _ in model.named_parameters()}
+    before = digest(model, names)
+    name = data.draw(st.sampled_from(sorted(names)))
+    values = model.get_parameter(name).data.view(-1).view(torch.int32)
+    place = data.draw(st.integers(0, len(values) - 1))
+    values[place] ^= 1 << data.draw(st.integers(0, 30))
+    assert digest(model, names) != before
+    assert digest(model, names - {name}) == digest(model, names - {name})
+
+
 # --- The trial ------------------------------------------------------------------------------------------------------
 
 
@@ -731,6 +784,7 @@ def test_a_resumed_run_finds_what_an_uninterrupted_one_does(corpus: TokenizedCor
     assert {audit.name: audit for audit in auditor.end()} == whole
     assert set(whole) == {"dead_parameters"}
     assert auditor.scores == whole_scores
+    assert second.witness.digest == trainer.witness.digest != ""
 
 
 def test_a_diverged_run_keeps_what_was_found_before(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
