@@ -34,7 +34,7 @@ def audit(records: Sequence[TrialRecord], plan: Mapping[str, Any]) -> list[Study
         records: of one study.
         plan: its `plan.json`; where hyperparameters were searched for, `tuning` says by cell how.
     """
-    found = []
+    found: list[StudyAudit] = []
     finished = [record for record in records if record.status == FINISHED and record.rows]
     for scale in dict.fromkeys(record.scale for record in finished):
         runs = [record for record in finished if record.scale == scale]

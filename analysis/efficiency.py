@@ -36,8 +36,9 @@ def efficiency(results: Results, order: Sequence[str]) -> pd.DataFrame:
 
     minutes = figure(schema.TRAIN_SECONDS) / 60
     live = figure(schema.PARAMS_TOTAL)
-    for (cell, seed), dead in results.params_dead.items():
-        live.loc[cell, seed] -= dead
+    if results.params_dead:
+        dead = pd.Series(dict(results.params_dead), dtype=float).unstack()
+        live = live - dead.reindex(index=live.index, columns=live.columns).fillna(0.0)
     million = live.where(live > 0) / 1e6
     gigabytes = figure(schema.PEAK_MEMORY_BYTES) / 1e9
     n = results.count(schema.FINISHED).loc[list(order)]

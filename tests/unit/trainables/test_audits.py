@@ -529,7 +529,7 @@ def test_an_expert_that_was_never_chosen_is_a_note(corpus: TokenizedCorpus) -> N
     held = [p for o in trainer.optimizers for group in o.param_groups for p in group["params"]]
     dead = dead_parameters.find(trainer.model, trainer.witness, held)
     found = dead.audit
-    assert dead.count == 0, "only not met yet"
+    assert dead.count <= 32, "an expert is only not met yet, though its row of the router may have no gradient"
     assert found is not None
     assert found.severity == NOTE
     assert "experts never chosen at the 3 updates looked at: 1 in layers.0.feed_forward.experts" in found.evidence
