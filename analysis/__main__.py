@@ -25,6 +25,7 @@ from analysis.table_audit import audit_table
 from analysis.table_audit.show import show
 from analysis.tracking import sync_mlflow
 from analysis.tracking import tracking_uri as default_uri
+from analysis.variance_sources import show as show_variance
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
@@ -151,6 +152,23 @@ def sync(
     """
     for line in sync_mlflow(folder, tracking_uri or default_uri()):
         print(line)
+
+
+@app.command(name="variance")
+def variance(
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RESULTS")],
+    study: str | None = None,
+    metric: str | None = None,
+) -> None:
+    """Say where the spread between runs comes from, in a study that varies its sources apart (sweeps/variance.py).
+
+    Args:
+        source: A study's folder, a CSV with one row a (cell, seed) and a column data_order between them, or an MLflow
+            tracking URI.
+        study: Which study, where the source has several.
+        metric: What to split the variance of, as in `report`.
+    """
+    show_variance(load_results(source, study, metric=metric), _console())
 
 
 def _console() -> Console:

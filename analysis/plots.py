@@ -16,6 +16,7 @@ from analysis.plot_curves import loss_figure
 from analysis.plot_estimation import estimation_figure
 from analysis.plot_pareto import pareto_figure
 from analysis.plot_scaling import scaling_figure
+from analysis.plot_variance import variance_figure
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import CELL, FLAWS, INVALID, SEED, TOKENS, TRAIN_SECONDS
@@ -46,6 +47,7 @@ def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
         "loss_tokens": lambda: loss_figure(results, TOKENS),
         "loss_seconds": lambda: loss_figure(results, TRAIN_SECONDS),
         "difference_tokens": lambda: loss_figure(results, TOKENS, relative=True),
+        "variance": lambda: variance_figure(results, analysis),
         "pareto": lambda: pareto_figure(results, analysis),
     }
     drawn = {name: make() for name, make in makers.items()}

@@ -66,6 +66,11 @@ SECTIONS = {
         "A cell is on the front of a cost where none has a result as good and a cost as low, one of them better. P: "
         "probability that this holds of the true values; where it is not near 0 or 1, the seeds do not tell.",
     ),
+    "variance": (
+        "Where the spread between runs comes from",
+        "Seeds draw the initial values, and each cell has its own order of the data: the variance of the result, split "
+        "into what each of them brings. A share counts what is negative by chance as 0.",
+    ),
     "audits": ("Audits", ""),
     "left_out": (
         "Runs left out",
@@ -85,6 +90,7 @@ FIGURES = {
     "loss_tokens": ("curves", "Validation loss against training tokens"),
     "loss_seconds": ("curves", "Validation loss against training time"),
     "difference_tokens": ("curves", "Difference from the baseline against training tokens"),
+    "variance": ("variance", "Standard deviation that each source gives one run, with intervals"),
     "pareto": ("pareto", "The metric against each cost, with the cells that no other beats in both"),
 }
 """Section of each figure, and what it shows for those who cannot see it."""

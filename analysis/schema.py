@@ -21,6 +21,8 @@ CELL = "cell"
 SEED = "seed"
 SCALE = "scale"
 CONFIG_HASH = "config_hash"
+DATA_ORDER = "data_order"
+"""A factor whose levels are orders of the training data; the seed draws everything else."""
 
 # How it ended.
 STATUS = "status"

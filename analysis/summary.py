@@ -23,6 +23,7 @@ from analysis.results import Results, StudyAudit
 from analysis.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
 from analysis.significance import ALPHA, sign_flip_floor
 from analysis.unpaired import PAIRED, UNPAIRED
+from analysis.variance_sources import VARIANCE_COLUMNS, variance_sources, why_not
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Analysis:
     """Rows in the ranking's order."""
     pareto: pd.DataFrame
     """Which cells are on the fronts of the metric and a cost; rows in the ranking's order."""
+    variance: pd.DataFrame
+    """Where the spread between runs comes from, in a study that varies the sources apart."""
     audits: pd.DataFrame
     """What the audits found, the severest first."""
     study_audits: tuple[StudyAudit, ...]
@@ -75,6 +78,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "growth": GROWTH_COLUMNS | MARK_COLUMN,
     "efficiency": EFFICIENCY_COLUMNS | MARK_COLUMN,
     "pareto": PARETO_COLUMNS | MARK_COLUMN,
+    "variance": VARIANCE_COLUMNS | MARK_COLUMN,
     "audits": AUDIT_COLUMNS,
 }
 """Table -> column -> what it holds, in the tables' order; fit for a table's header."""
@@ -112,6 +116,7 @@ def analyse(results: Results) -> Analysis:
         *_identity_notes(results, comparisons),
         *_control_notes(control),
         *effect_notes,
+        *why_not(results),
     )
     return Analysis(
         ranking=marks.mark_rows(results, ranking),
@@ -125,6 +130,7 @@ def analyse(results: Results) -> Analysis:
         growth=_mark_families(results, growth),
         efficiency=marks.mark_rows(results, efficiency(results, order)),
         pareto=marks.mark_rows(results, pareto(results, ranking, models)),
+        variance=marks.mark_rows(results, variance_sources(results)),
         audits=audit_findings(results, study),
         study_audits=study,
         notes=notes,

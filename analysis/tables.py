@@ -244,6 +244,14 @@ GROWTH = [
     _count("family"),
     _word("crossings", "changes sign between"),
     _word("verdict"),
+VARIANCE = [
+    _name("cell"),
+    _word("source"),
+    _count("seeds"),
+    _count("orders"),
+    _estimate("sd", "sd [95 %]", 4, "sd_low", "sd_high", sign=False),
+    _Column("share of variance", "share", lambda row: text.number(row["share"], 2)),
+    _Column("df", "df", lambda row: text.number(row["df"], 1)),
 ]
 AUDITS = [
     _word("audit"),
@@ -268,6 +276,7 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         "growth": GROWTH,
         "efficiency": EFFICIENCY,
         "pareto": _pareto(results),
+        "variance": VARIANCE,
         "audits": AUDITS,
     }
     made = {

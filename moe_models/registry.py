@@ -124,9 +124,10 @@ def component(registry: Registry[Any], **kwargs: Any) -> Any:
 
 
 def published_setting(default: Any) -> Any:
-    """Dataclass field that is there to rebuild what was published; at its default it changes nothing.
+    """Dataclass field that is there to rebuild what was published, or for one special study; at its default it changes
+    nothing.
 
-    Plain data leaves it out at its default, so that the address of a sound run does not depend on what can be rebuilt.
+    Plain data leaves it out at its default, so that the address of a sound run does not depend on what else can be set.
     """
     return dataclasses.field(default=default, metadata={"published": True})
 

@@ -33,7 +33,7 @@ def training_batches(config: TrialConfig, corpus: TokenizedCorpus, seed: int) ->
         seq_len=training.seq_len,
         batch_size=training.batch_size,
         accumulation=training.accumulation,
-        seed=config.stream_seed(seed),
+        seed=config.data_stream_seed(seed),
         starts=_windows(config, corpus)[0],
     )
 

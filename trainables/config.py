@@ -114,6 +114,9 @@ class TrialConfig:
     place: int | None = published_setting(None)
     """Rebuilds a published flaw: all random streams are drawn from the seed and this place in the order of training, as
     one random state that runs on through all variants would. None: cells share the seed's streams."""
+    data_seed: int | None = published_setting(None)
+    """The seed that the order of the training data is drawn from, in a study that varies it apart from the initial
+    values; None: the run's own seed, which all other streams have."""
     declared_model: ModelConfig | None = published_setting(None)
     """Rebuilds a published flaw: what the name says, where `model` was trained instead of it."""
     counts_declared: bool = published_setting(False)
@@ -137,6 +140,10 @@ class TrialConfig:
     def stream_seed(self, seed: int) -> int:
         """Return the seed of a run's random streams: the seed itself, unless a flaw says otherwise."""
         return seed if self.place is None else derive_seed(seed, "place", self.place)
+
+    def data_stream_seed(self, seed: int) -> int:
+        """Return the seed of the order in which a run sees its training data."""
+        return self.stream_seed(seed if self.data_seed is None else self.data_seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which `from_dict` rebuilds this configuration."""

@@ -98,6 +98,7 @@ class Protocol:
                 content_hash=corpus.content_hash,
                 first_tokens=self.published.first_tokens if self.published else None,
             ),
+            data_seed=cell.data_seed,
         )
         return self._flawed(config, cell.name, scale) if self.published else config
 

@@ -38,6 +38,8 @@ class Cell:
     """Level of each of the study's factors: 0 or 1, or a name."""
     build: Callable[[Scale], ModelConfig]
     """The model at a scale."""
+    data_seed: int | None = None
+    """The order of the data, where a study varies it apart from the seed; None: the seed's."""
 
 
 @dataclass(frozen=True, kw_only=True)
