@@ -64,7 +64,8 @@ def load_csv(path: Path, study: str | None, baseline: str | None, metric: str | 
     for name in (cell_column, SEED, metric):
         if name not in header:
             what = "cell (or variant)" if name == VARIANT else name
-            raise AnalysisError(f"{path}: column '{what}' is missing: it has {', '.join(header)}")
+            how = "; --metric names the column that holds the validation loss" if name == metric else ""
+            raise AnalysisError(f"{path}: column '{what}' is missing: it has {', '.join(header)}{how}")
     name, table = _one_study(path, table, study)
     factors, notes = _factors(header, table, cell_column, loss)
     own = {*result_columns(factors), cell_column, loss}

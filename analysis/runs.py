@@ -58,7 +58,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], orde
         first = twice.iloc[0]
         raise AnalysisError(
             f"{len(twice)} rows repeat a (cell, seed), the first is cell '{first[CELL]}', seed {first[SEED]}: "
-            f"one row a (cell, seed) is needed"
+            "keep one row a (cell, seed), or give each run a seed of its own"
         )
     runs[SEED] = runs[SEED].astype("int64")
     for name in NUMBERS:
@@ -131,7 +131,7 @@ def baselines_of(cells: Sequence[str], factors: tuple[str, ...], baseline: str) 
     for cell in cells:
         scaled = f"{baseline}@{cell.rpartition('@')[2]}" if SCALE in factors and "@" in cell else baseline
         if scaled not in cells:
-            raise unknown("baseline", scaled, cells)
+            raise AnalysisError(f"{unknown('baseline', scaled, cells)}; --baseline names the cell to compare with")
         chosen[cell] = scaled
     return chosen
 

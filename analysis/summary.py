@@ -106,6 +106,8 @@ def analyse(results: Results) -> Analysis:
     study = (*(item for item in results.study_audits if item.audit.name not in names), *found)
     notes = (
         *_run_notes(ranking),
+        *_gap_notes(results),
+        *_spread_notes(results, ranking),
         *_tie_notes(ranking),
         *race_notes(raced),
         *([] if results.looks else pairs.left_out(results, comparisons)),
@@ -169,9 +171,35 @@ def _run_notes(ranking: pd.DataFrame) -> list[str]:
         notes.append(f"nothing is left of cells whose finished runs are all invalid: {', '.join(emptied)}")
     if (ranking["n"] == 1).all():
         notes.append("n = 1: no interval, no effect size and no test exists; more seeds are needed to compare anything")
-    elif ranking["n"].nunique() > 1:
+    elif ranking["n"].max() == 2:
+        notes.append("n = 2: intervals are wide, and no effect size and no test exists: both need 3 pairs of seeds")
+    if ranking["n"].nunique() > 1:
         notes.append(f"cells have between {ranking['n'].min()} and {ranking['n'].max()} finished seeds")
     return notes
+
+
+def _gap_notes(results: Results) -> list[str]:
+    """Count the (cell, seed) pairs without a run where no plan says what there should be."""
+    if results.plan.get("seeds"):
+        return []
+    lacking = results.statuses.isna().sum(axis=1)
+    lacking = lacking[lacking > 0]
+    if lacking.empty:
+        return []
+    which = ", ".join(f"{cell} ({count})" for cell, count in lacking.items())
+    grid = f"{results.statuses.shape[0]} cells x {results.statuses.shape[1]} seeds"
+    return [f"{lacking.sum()} of {grid} have no run: {which}"]
+
+
+def _spread_notes(results: Results, ranking: pd.DataFrame) -> list[str]:
+    """Name the cells whose seeds all gave one figure, from which nothing can be estimated."""
+    still = ranking.loc[(ranking["n"] > 1) & (ranking["sd"] == 0), "cell"]
+    if still.empty:
+        return []
+    return [
+        f"no spread: all seeds gave the same {results.metric} in {', '.join(still)}; there is no interval of such a "
+        "mean (were runs copied, or seeds not used?)"
+    ]
 
 
 def _tie_notes(ranking: pd.DataFrame) -> list[str]:
