@@ -15,6 +15,7 @@ from analysis.figure_style import INK, MUTED, metric_label, new_figure, verdict_
 from analysis.plot_curves import loss_figure
 from analysis.plot_estimation import estimation_figure
 from analysis.plot_pareto import pareto_figure
+from analysis.plot_ranks import ranks_figure
 from analysis.plot_scaling import scaling_figure
 from analysis.plot_variance import variance_figure
 from analysis.results import Results
@@ -40,6 +41,7 @@ def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
     """Draw all figures that apply, by the name of their file (without .png), in the report's order."""
     makers: dict[str, Callable[[], Figure | None]] = {
         "ranking": lambda: ranking_figure(results, analysis),
+        "mean_ranks": lambda: ranks_figure(results, analysis),
         "differences": lambda: differences_figure(results, analysis),
         "estimation": lambda: estimation_figure(results, analysis),
         "contributions": lambda: contributions_figure(results, analysis),

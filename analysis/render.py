@@ -83,6 +83,7 @@ SECTIONS = {
 The lead of the audits says how much was audited."""
 FIGURES = {
     "ranking": ("ranking", "Ranking of the cells with intervals and every seed"),
+    "mean_ranks": ("ranking", "Mean rank of each cell over seeds, with bars over cells that cannot be told apart"),
     "differences": ("comparisons", "Difference of each cell from the baseline with intervals"),
     "estimation": ("comparisons", "Every seed of each cell and of the baseline, with the mean paired difference"),
     "contributions": ("contributions", "Contribution of each component with intervals"),

@@ -13,6 +13,7 @@ from analysis import marks, replication, schema
 from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
+from analysis.groups import GROUP_COLUMNS, MeanRanks, groups, mean_ranks
 from analysis.joint import one_model
 from analysis.looks import detectable
 from analysis.pareto import PARETO_COLUMNS, pareto
@@ -59,6 +60,8 @@ class Analysis:
     """Where the spread between runs comes from, in a study that varies the sources apart."""
     audits: pd.DataFrame
     """What the audits found, the severest first."""
+    mean_ranks: tuple[MeanRanks, ...]
+    """Of each scale with enough seeds: for the critical-difference diagram."""
     study_audits: tuple[StudyAudit, ...]
     """Those of them that compare runs."""
     notes: tuple[str, ...]
@@ -67,7 +70,7 @@ class Analysis:
 
 MARK_COLUMN = {schema.FLAWS: marks.MARK_MEANING}
 COLUMNS: dict[str, dict[str, str]] = {
-    "ranking": RANKING_COLUMNS | RANK_PROBABILITY_COLUMNS | MARK_COLUMN,
+    "ranking": RANKING_COLUMNS | RANK_PROBABILITY_COLUMNS | GROUP_COLUMNS | MARK_COLUMN,
     "comparisons": pairs.COMPARISON_COLUMNS | MARK_COLUMN,
     "evaluation_noise": noise.EVALUATION_NOISE_COLUMNS | MARK_COLUMN,
     "race": RACE_COLUMNS | MARK_COLUMN,
@@ -95,7 +98,7 @@ def analyse(results: Results) -> Analysis:
     order = list(ranking["cell"])
     control = pairs.negative_control(results)
     models = one_model(results.finished(results.metric), control)
-    ranking = ranking.join(rank_probabilities(results, ranking, models))
+    ranking = ranking.join([rank_probabilities(results, ranking, models), groups(results, ranking, models)])
     comparisons = pairs.compare(results, order, control, models)
     effects, effect_notes = main_effects(results)
     laws, growth = scaling(results)
@@ -134,6 +137,7 @@ def analyse(results: Results) -> Analysis:
         pareto=marks.mark_rows(results, pareto(results, ranking, models)),
         variance=marks.mark_rows(results, variance_sources(results)),
         audits=audit_findings(results, study),
+        mean_ranks=tuple(mean_ranks(results, ranking, models)),
         study_audits=study,
         notes=notes,
     )
