@@ -214,8 +214,19 @@ class EvaluationBatches:
 
         With the losses in the same order, `torch.bincount(documents, losses)` sums the losses of each document.
         """
+        return torch.from_numpy(self._split.document_of_token()[self._scored_places()])
+
+    def scored_log_probabilities(self) -> np.ndarray | None:
+        """Return each target's log-probability under the corpus's generator (scored_tokens,), in the same order.
+
+        None where the corpus is not generated.
+        """
+        known = self._split.log_probabilities
+        return None if known is None else known[self._scored_places()]
+
+    def _scored_places(self) -> np.ndarray:
         places = self._target_places(self.starts).ravel()
-        return torch.from_numpy(self._split.document_of_token()[places[places < len(self._split.tokens)]])
+        return places[places < len(self._split.tokens)]
 
     def clusters(self) -> np.ndarray:
         """Return the number of each document's group (D,), int64, counted over the split."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from analysis.schema import write_json
 from moe_models.errors import ConfigError, require
+from trainables import compressor
 from trainables.config import stable_hash
 from trainables.corpora import END_OF_DOCUMENT, Source, file_hash, find_source, one_line
 from trainables.splits import SPLITS
@@ -34,6 +36,7 @@ FORMAT_VERSION = 1
 """To be raised when reading, splitting or tokenizing changes: older cache entries are then not used."""
 CACHE_VARIABLE = "ABLATUNE_CACHE"
 META_FILE = "meta.json"
+COMPRESSOR_FILE = "compressor.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -79,6 +82,9 @@ class TokenizedCorpus:
     """Id of the end-of-document token."""
     entropy: float | None
     """Of the generator that the documents are drawn from, in nats per token; None where people wrote them."""
+    compressor_loss: float | None
+    """Of text, what a general compressor needs for the validation split, in nats per token (`trainables.compressor`);
+    None where the corpus is generated."""
     notes: tuple[str, ...]
     """What a reader of results should know about the data, in words."""
     train: Split
@@ -123,6 +129,7 @@ def prepare_source(source: Source, *, vocab_size: int, seq_len: int, cache_dir: 
     corpus = _open_if_sound(directory)
     if corpus is None:
         corpus = _store(directory, source.name, vocab_size, tokenize(source, vocab_size))
+    corpus = _with_compressor(corpus)
     for name in SPLITS:
         count = len(getattr(corpus, name).tokens)
         require(
@@ -147,9 +154,29 @@ def open_corpus(directory: Path) -> TokenizedCorpus:
         named = ("name", "content_hash", "vocab_size", "vocab_used", "end_of_document")
         fields: dict[str, Any] = {key: meta[key] for key in named}
         fields |= {name: _open_split(directory, name, meta) for name in SPLITS}
+        measured = directory / COMPRESSOR_FILE
+        loss = json.loads(measured.read_text())["nats_per_token"] if measured.exists() else None
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"{directory} is not a prepared corpus: {one_line(error)}") from error
-    return TokenizedCorpus(directory=directory, notes=tuple(meta["notes"]), entropy=meta.get("entropy"), **fields)
+    notes, entropy = tuple(meta["notes"]), meta.get("entropy")
+    return TokenizedCorpus(directory=directory, notes=notes, entropy=entropy, compressor_loss=loss, **fields)
+
+
+def _with_compressor(corpus: TokenizedCorpus) -> TokenizedCorpus:
+    """Measure the compressor once, into a file beside the tokens, and open the corpus with it."""
+    if corpus.entropy is not None or corpus.compressor_loss is not None:
+        return corpus
+    tokenizer, scored = corpus.tokenizer(), corpus.validation.tokens
+    training, validation = (
+        tokenizer.decode(tokens.tolist()).encode() for tokens in (corpus.train.tokens[-compressor.BLOCK :], scored)
+    )
+    bits = compressor.bits_per_byte(training, validation)
+    loss = bits * math.log(2) * len(validation) / len(scored)
+    try:
+        write_json(corpus.directory / COMPRESSOR_FILE, {"bits_per_byte": bits, "nats_per_token": loss})
+    except OSError as error:
+        raise _unwritable(corpus.directory.parent, error) from error
+    return replace(corpus, compressor_loss=loss)
 
 
 def _open_split(directory: Path, name: str, meta: Mapping[str, Any]) -> Split:

@@ -32,7 +32,7 @@ class Options:
     corpus: str = "web"
     """Text to train on: `web` (the World English Bible, comes with the package), `smollm` or `smollm:DOCUMENTS`
     (from the Hugging Face Hub), the path of a .txt, .jsonl or .parquet file, or a language whose best possible loss is
-    known: `synthetic`."""
+    known: `synthetic`, `recall`, `copy`, `modular` (docs/corpora.md)."""
     steps: int | None = None
     """Optimizer updates a run; by default the scale's own number. An update of the published protocol has 4
     micro-steps, which the reports call steps."""

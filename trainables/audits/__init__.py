@@ -18,6 +18,7 @@ from trainables.audits import (
     evaluation,
     split_overlap,
     targets,
+    too_good,
     treatment_applied,
 )
 from trainables.batches import Windows
@@ -70,6 +71,7 @@ class Auditor:
             self._note(evaluation.NAME, evaluation.audit(self.corpus.validation, self.scores, witness))
             found = evaluation.reported(trainer.model, witness, trainer.rows[-1], trainer.autocast())
             self._note(evaluation.NAME, found)
+            self._note(too_good.NAME, too_good.audit(self.corpus, trainer.validation, self.scores))
             drawn = len(trained.starts), trainer.batches.windows
             found = budget.audit(config.training, witness, trainer.base_learning_rates, *drawn)
             self._note(budget.NAME, found)

@@ -97,13 +97,18 @@ def _losses(witness: Witness) -> Tensor:
 
 
 def _error(losses_C: np.ndarray, tokens_C: np.ndarray) -> str:
-    """Return in words the standard error of the mean loss: a ratio estimator, clustered by document.
+    """Return in words the standard error of the mean loss."""
+    documents = len(tokens_C)
+    if documents < 2:
+        return "all of one document, so the loss has no standard error"
+    return f"the loss has a standard error of {standard_error(losses_C, tokens_C):.3f} nats over {documents} documents"
+
+
+def standard_error(losses_C: np.ndarray, tokens_C: np.ndarray) -> float:
+    """Return the standard error of the mean loss a token: a ratio estimator, clustered by document, of which 2 or more.
 
     Cochran, Sampling Techniques (1977), section 2.11: sums of losses over sums of tokens.
     """
     documents = len(tokens_C)
-    if documents < 2:
-        return "all of one document, so the loss has no standard error"
     residual_C = losses_C - losses_C.sum() / tokens_C.sum() * tokens_C
-    error = math.sqrt(documents / (documents - 1) * (residual_C**2).sum()) / tokens_C.sum()
-    return f"the loss has a standard error of {error:.3f} nats over {documents} documents"
+    return math.sqrt(documents / (documents - 1) * (residual_C**2).sum()) / float(tokens_C.sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,12 @@ from trainables.synthetic.base import END, entropy_of
 ALL = {name: make() for name, make in LANGUAGES.items()}
 SMALL = 20_000
 """Tokens of a small corpus."""
-HASHES = {"synthetic": "f23083f2f0c01c9d"}
+HASHES = {
+    "copy": "71e2826db4a9f5fb",
+    "modular": "ef9f8d4f11f85e6f",
+    "recall": "8013c43b7c7341b8",
+    "synthetic": "f23083f2f0c01c9d",
+}
 """Content hash of the small corpus."""
 
 
@@ -102,7 +108,38 @@ def topics_likelihood(language: topics.Topics, text: Sequence[str]) -> float:
     return total
 
 
-ORACLES: dict[str, Callable[..., float]] = {"synthetic": topics_likelihood}
+def recall_likelihood(language: object, text: Sequence[str]) -> float:
+    """Of a document of `recall`; the answers must be right."""
+    shown, asked = text[:12], text[13:]
+    assert text[12] == "ask"
+    value_of = dict(zip(shown[::2], shown[1::2], strict=True))
+    assert len(value_of) == 6
+    assert len(asked) == 36
+    assert all(value_of[key] == value for key, value in zip(asked[::2], asked[1::2], strict=True))
+    return -sum(math.log(keys) for keys in (32, 31, 30, 29, 28, 27)) - 6 * math.log(16) - 18 * math.log(6)
+
+
+def copy_likelihood(language: object, text: Sequence[str]) -> float:
+    """Of a document of `copy`."""
+    assert text[24] == "copy"
+    assert text[:24] == text[25:]
+    return -24 * math.log(16)
+
+
+def modular_likelihood(language: object, text: Sequence[str]) -> float:
+    """Of a document of `modular`; the sums must be right."""
+    sums, added = ([int(re.sub("[a-z]+", "", token)) for token in text[first::2]] for first in (0, 1))
+    assert (len(sums), len(added)) == (25, 24)
+    assert sums == [number % 13 for number in itertools.accumulate(added, initial=sums[0])]
+    return -25 * math.log(13)
+
+
+ORACLES: dict[str, Callable[..., float]] = {
+    "copy": copy_likelihood,
+    "modular": modular_likelihood,
+    "recall": recall_likelihood,
+    "synthetic": topics_likelihood,
+}
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
