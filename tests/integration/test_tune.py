@@ -20,10 +20,9 @@ from analysis.tuning_records import SEARCH, TuningRecord, best_of, of_arm, read_
 from sweeps import tune
 from tests import fakes_ray
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CELLS = ("baseline", "mlp")
-TRIALS, RANDOM, POINTS = 7, 4, 3
-EACH = TRIALS + RANDOM + 2 * POINTS
+TRIALS, RANDOM, SEEDS = 7, 3, 2
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def records_by_hash(folder: Path) -> dict[tuple[str, str], TuningRecord]:
 def test_a_search_resumes_confirms_and_is_copied_once(corpus_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--variants", ",".join(CELLS), "--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32",
-        "--steps", "9", "--seeds", "3", "--trials", str(TRIALS), "--random", str(RANDOM), "--sweep", str(POINTS),
+        "--steps", "9", "--seeds", str(SEEDS), "--trials", str(TRIALS), "--random", str(RANDOM), "--sweep", "0",
         "--max-concurrent", "2",
     ]  # fmt: skip
     assert tune.main([*arguments, "--dry-run"]) == 0
@@ -76,7 +75,7 @@ def require_equal_searches(folder: Path) -> None:
     records = read_tuning_records(folder)
     for cell in CELLS:
         found = [record for record in records if record.cell == cell]
-        assert Counter(record.arm for record in found) == {"search": TRIALS, "random": RANDOM, "sweep": 2 * POINTS}
+        assert Counter(record.arm for record in found) == {"search": TRIALS, "random": RANDOM}
         for record in found:
             assert record.status == FINISHED or (record.status, record.arm) == ("stopped", SEARCH)
             assert record.updates in ((9,) if record.status == FINISHED else (1, 3))
@@ -85,14 +84,13 @@ def require_equal_searches(folder: Path) -> None:
     pairs = list(zip(first, second, strict=True))
     assert [a.hyperparameters for a, _ in pairs] == [b.hyperparameters for _, b in pairs], "random draws are shared"
     report = (folder / "tuning.md").read_text()
-    assert "sensitivity (nats)" in report
     assert "expected best" in report
 
 
 def require_confirmation(folder: Path) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     results = load_results(folder)
-    assert sorted(set(results.runs["seed"])) == [0, 1, 2]
+    assert sorted(set(results.runs["seed"])) == list(range(SEEDS))
     for record in read_records(folder):
         best = best_of(of_arm(read_tuning_records(folder), record.cell, SEARCH))
         assert best is not None
@@ -113,7 +111,7 @@ def require_copies(folder: Path) -> None:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     kinds = Counter(run.data.tags.get("ablatune.kind", "run") for run in runs)
-    assert kinds == {"study": 1, "tuning": 2 * EACH, "run": 2 * 3}
+    assert kinds == {"study": 1, "tuning": 2 * (TRIALS + RANDOM), "run": 2 * SEEDS}
     assert {run.info.status for run in runs} == {"FINISHED"}
     for cell in CELLS:
         study = optuna.load_study(study_name=f"{folder.name}/{cell}", storage=f"sqlite:///{folder / 'optuna.db'}")
