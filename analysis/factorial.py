@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from analysis import schema
-from analysis.looks import at_look
+from analysis import outcomes, schema, text
+from analysis.design import pair_sum
+from analysis.grid import FEED_FORWARD, NEITHER, ON, Grid, complete_grids
+from analysis.joint import pooled_residual
+from analysis.looks import at_look, repeated_t_interval
 from analysis.paired import WITHIN_TOLERANCE, paired_table, rounding
 from analysis.results import Results
+from analysis.runs import records
+from analysis.significance import ALPHA, LEVEL
 
-OFF, ON, NEITHER = "off", "on", "neither"
-FEED_FORWARD = "feed_forward"
-"""Name of the factor that plan["feed_forward_levels"] joins."""
-INTERACTION, TIMES = "interaction", " x "
-SHOWN = 4
-"""Most cells named in one note."""
+MAIN_EFFECT, INTERACTION, TIMES = "main effect", "interaction", " x "
+ALIASED = "aliased interactions"
 
 MAIN_EFFECT_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "effect": "what is contrasted: 'attention', 'feed_forward: mlp vs neither', 'attention x mlp'",
-    "kind": "'main effect' (on - off), 'level' (of a factor with several) or 'interaction' (difference of differences)",
+    "kind": "'main effect' (on - off), 'level' (of a factor with several), 'interaction' (difference of "
+    "differences) or 'aliased interactions' (a sum of these that a fraction of the grid cannot tell apart)",
     "n": "seeds that finished in every cell of the grid",
     "difference": "mean over seeds of the contrast, averaged over all other factors (nats for losses)",
     "difference_low": "95 % t interval over seeds, lower end",
@@ -31,6 +34,12 @@ MAIN_EFFECT_COLUMNS = {
     "percent": "the difference in percent of perplexity",
     "percent_low": "lower end of its 95 % interval",
     "percent_high": "upper end",
+    "pooled_low": "95 % interval from one model of all cells and seeds, its residual pooled: assumes no factor x seed "
+    "interaction (and equal variances); lower end, null where no test is made",
+    "pooled_high": "upper end",
+    "pooled_df": "degrees of freedom of its pooled residual, (models - 1) (n - 1)",
+    "simultaneous_low": "lower end of the 95 % interval of all effects of the family together (level 1 - 5 % / family)",
+    "simultaneous_high": "upper end",
     "p": "one-sample t test of the per-seed contrasts, two-sided; null where no test is made (see verdict)",
     "p_holm": "p, Holm-corrected over the family",
     "family": "contrasts in the family: all that are tested in this table",
@@ -42,53 +51,102 @@ MAIN_EFFECT_COLUMNS = {
 def main_effects(results: Results) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Contrast whole factors within each scale, where the plan's design gives that a meaning.
 
-    - plan["factorial"]: main effects and two-way interactions over the full 2^k grid;
+    - plan["factorial"]: main effects and two-way interactions over the full 2^k grid; with plan["fraction"] over that
+      part of it, where two-way interactions that cannot be told apart are one contrast;
     - plan["feed_forward_levels"]: those factors together are one factor with levels neither, each alone and both, each
       contrasted with neither; the remaining factors, crossed with everything, have main effects.
 
     A contrast is a number per seed (a weighted mean over all cells of the grid), so its interval and test are over
-    seeds. Seeds in which a cell did not finish are left out and counted; where a run diverged, or a cell is missing,
-    there are no effects: those of the survivors would mean something else.
+    seeds. Beside it stands the interval from one model of cells and seeds, whose residual is pooled over all contrasts.
 
     Returns:
         MAIN_EFFECT_COLUMNS (one Holm family over all scales) and notes in words.
     """
-    empty = pd.DataFrame(columns=list(MAIN_EFFECT_COLUMNS))
-    joined = tuple((results.plan.get("feed_forward_levels") or {}).get("factors", ()))
-    if not (results.plan.get("factorial") or joined):
-        return empty, ()
-    values = results.finished(results.metric)
-    notes: list[str] = []
+    grids, notes = complete_grids(results)
+    seeds = results.finished(results.metric).columns
     labels: list[tuple[str, str, str]] = []
     rows: list[pd.Series] = []
-    for scale in results.scales.unique():
-        where = f" at scale {scale}" if scale else ""
-        grid = _grid(results, results.scales.index[results.scales == scale], joined)
-        problem = _incomplete(results, grid, joined)
-        if problem:
-            notes.append(f"no effects of whole factors{where}: {problem}")
-            continue
-        by_seed = values.loc[grid.index]
-        complete = by_seed.dropna(axis=1)
-        if complete.shape[1] < by_seed.shape[1]:
-            notes.append(
-                f"effects of whole factors{where} use the {complete.shape[1]} of {by_seed.shape[1]} seeds that "
-                f"finished in all {len(grid)} cells"
-            )
-        for effect, kind, weights in _contrasts(grid, with_interactions=not joined):
-            contrast = complete.mul(weights, axis=0).sum()
-            # What cancels on paper may leave rounding: it is no difference.
-            rows.append(contrast.mask(contrast.abs() <= rounding(results), 0.0).reindex(values.columns))
-            labels.append((scale, effect, kind))
+    pooled: list[tuple[float, int]] = []
+    for grid in grids:
+        for effect, kind, weights in _contrasts(grid):
+            rows.append(contrast(results, grid, weights).reindex(seeds))
+            labels.append((grid.scale, effect, kind))
+            pooled.append(_pooled_error(grid, weights))
     if not rows:
-        return empty, tuple(notes)
+        return pd.DataFrame(columns=list(MAIN_EFFECT_COLUMNS)), notes
     differences = at_look(pd.DataFrame(rows).reset_index(drop=True), results.looks)
     table = paired_table(differences, _no_test(results, differences, [effect for _, effect, _ in labels]), results)
     table[["scale", "effect", "kind"]] = labels
+    tested = table["p"].notna()
+    error, df = np.array(pooled, dtype=float).T
+    # It is of all seeds at once: none is made for several looks.
+    half = np.where(tested & (not results.looks), stats.t.ppf((1 + LEVEL) / 2, df) * error, np.nan)
+    table["pooled_low"], table["pooled_high"] = table["difference"] - half, table["difference"] + half
+    table["pooled_df"] = np.where(np.isnan(half), np.nan, df)
+    moments = table["difference"], table["t_sd"], table["t_n"].where(tested, 0)
+    together = repeated_t_interval(*moments, results.looks, level=1 - ALPHA / max(int(tested.sum()), 1))
+    table["simultaneous_low"], table["simultaneous_high"] = together
     words = {"better": "better together than the sum", "worse": "worse together than the sum"}
-    interactions = table["kind"] == INTERACTION
-    table["verdict"] = table["verdict"].mask(interactions, table["verdict"].replace(words))
-    return table[list(MAIN_EFFECT_COLUMNS)], tuple(notes)
+    table["verdict"] = table["verdict"].mask(table["kind"] == INTERACTION, table["verdict"].replace(words))
+    sums = {word: f"{word} together than the sum: one or more of these" for word in words}
+    table["verdict"] = table["verdict"].mask(table["kind"] == ALIASED, table["verdict"].replace(sums))
+    return table[list(MAIN_EFFECT_COLUMNS)], notes
+
+
+def contrast(results: Results, grid: Grid, weights: np.ndarray) -> pd.Series:
+    """Return the weighted sum over the grid's cells, by seed."""
+    found = grid.values.mul(weights, axis=0).sum()
+    # What cancels on paper may leave rounding: it is no difference.
+    return found.mask(found.abs() <= rounding(results), 0.0)
+
+
+def _pooled_error(grid: Grid, weights: np.ndarray) -> tuple[float, int]:
+    """Return the contrast's standard error from the residual of one model of cells and seeds, and its df.
+
+    Cells that are one model count once, with the sum of their weights. NaN where the residual does not exist.
+    """
+    distinct = grid.values[(grid.models == grid.models.index).to_numpy()]
+    if min(distinct.shape) < 2:
+        return float("nan"), 1
+    variance, df = pooled_residual(distinct.to_numpy())
+    squares = float((pd.Series(weights).groupby(grid.models.to_numpy()).sum() ** 2).sum())
+    return (float(np.sqrt(variance * squares / distinct.shape[1])) if variance > 0 else float("nan")), df
+
+
+def disagreements(comparisons: pd.DataFrame, contributions: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
+    """Return a warning for each factor whose effect alone and over the whole grid contradict each other.
+
+    They do where both are resolved with different signs, or their simultaneous intervals have nothing in common.
+
+    Args:
+        comparisons: `comparisons.compare`.
+        contributions: `comparisons.contributions`, the cells with one factor on.
+        effects: `main_effects`.
+    """
+    together = comparisons.set_index("cell")
+    main = effects[effects["kind"] == MAIN_EFFECT].set_index(["scale", "effect"])
+    lines = []
+    for alone in records(contributions):
+        key = (alone["scale"], alone["factor"])
+        if key not in main.index:
+            continue
+        whole, compared = main.loc[key], together.loc[alone["cell"]]
+        resolved = all(outcomes.outcome(row["verdict"]) in (outcomes.BETTER, outcomes.WORSE) for row in (alone, whole))
+        reasons = []
+        if resolved and (alone["difference"] < 0) != (whole["difference"] < 0):
+            reasons.append("both are resolved, with different signs")
+        low, high = compared["simultaneous_low"], compared["simultaneous_high"]
+        if whole["simultaneous_high"] < low or high < whole["simultaneous_low"]:
+            reasons.append("their simultaneous intervals do not overlap")
+        if reasons:
+            one = text.estimate(alone["difference"], low, high, sign=True)
+            all_ = text.estimate(whole["difference"], whole["simultaneous_low"], whole["simultaneous_high"], sign=True)
+            where = f" at scale {alone['scale']}" if alone["scale"] else ""
+            lines.append(
+                f"WARNING: {alone['factor']}{where} alone against the baseline ({one}) and averaged over the grid "
+                f"({all_}) disagree: {' and '.join(reasons)}; what it does depends on the other components"
+            )
+    return lines
 
 
 def _no_test(results: Results, contrasts: pd.DataFrame, effects: list[str]) -> pd.Series:
@@ -103,74 +161,23 @@ def _no_test(results: Results, contrasts: pd.DataFrame, effects: list[str]) -> p
     return reasons
 
 
-def _grid(results: Results, cells: pd.Index, joined: tuple[str, ...]) -> pd.DataFrame:
-    """Return the level of each factor (columns) in each cell: `off`, `on`, or the joined factors' level by name.
-
-    A third level of a factor keeps its own text, so that the grid is seen not to be 2^k.
-    """
-    factors = [f for f in results.factors if f != schema.SCALE]
-    levels = results.cells.loc[cells, factors]
-    grid = pd.DataFrame(index=cells)
-    for factor in factors:
-        off = results.off_level(factor, results.scales[cells[0]])
-        others = [level for level in levels[factor].unique() if level != off]
-        names = {off: OFF} | ({others[0]: ON} if len(others) == 1 else {level: str(level) for level in others})
-        grid[factor] = levels[factor].map(names)
-    if joined:
-        on = (grid[list(joined)] == ON).to_numpy()
-        grid = grid.drop(columns=list(joined))
-        grid[FEED_FORWARD] = [_combination(list(itertools.compress(joined, row)), joined) for row in on]
-    return grid
-
-
-def _combination(names: Sequence[str], joined: Sequence[str]) -> str:
-    if not names:
-        return NEITHER
-    return "both" if len(names) == len(joined) == 2 else " + ".join(names)
-
-
-def _incomplete(results: Results, grid: pd.DataFrame, joined: tuple[str, ...]) -> str:
-    """Return why the grid does not allow contrasts, or empty text."""
-    levels = {factor: [OFF, ON] for factor in grid.columns}
-    if joined:
-        subsets = itertools.product((False, True), repeat=len(joined))
-        levels[FEED_FORWARD] = [_combination(list(itertools.compress(joined, on)), joined) for on in subsets]
-    for factor, names in levels.items():
-        found = dict.fromkeys(grid[factor])
-        if not set(found) <= set(names):
-            return f"factor {factor} needs two levels but has {len(found)}"
-    there = set(grid.itertuples(index=False, name=None))
-    if len(there) < len(grid):
-        return "two cells have the same levels of all factors"
-    absent = [combination for combination in itertools.product(*levels.values()) if combination not in there]
-    if absent:
-        named = "; ".join(
-            ", ".join(f"{f} {level}" for f, level in zip(levels, row, strict=True)) for row in absent[:SHOWN]
-        )
-        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
-        return f"they need the complete grid, and {len(absent)} of its cells are missing ({named}{more})"
-    diverged = results.count(schema.DIVERGED).loc[grid.index]
-    if diverged.any():
-        return f"runs diverged in {', '.join(diverged.index[diverged > 0][:SHOWN])}"
-    unfinished = grid.index[results.count(schema.FINISHED).loc[grid.index] == 0]
-    if len(unfinished):
-        return f"no valid run finished in {', '.join(unfinished[:SHOWN])}"
-    if not results.finished(results.metric).loc[grid.index].notna().all().any():
-        return "no seed finished in all of the grid's cells"
-    return ""
-
-
-def _contrasts(grid: pd.DataFrame, with_interactions: bool) -> Iterator[tuple[str, str, np.ndarray]]:
+def _contrasts(grid: Grid) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield each effect's name, kind and weights over the grid's cells."""
-    signs = {f: np.where(grid[f] == ON, 1.0, -1.0) for f in grid.columns if f != FEED_FORWARD}
+    levels = grid.levels
+    signs = {f: np.where(levels[f] == ON, 1.0, -1.0) for f in levels.columns if f != FEED_FORWARD}
     for factor, sign in signs.items():
-        yield factor, "main effect", sign / (len(grid) / 2)
-    if FEED_FORWARD in grid.columns:
-        levels = grid[FEED_FORWARD]
-        reference = (levels == NEITHER) / (levels == NEITHER).sum()
-        for level in [name for name in dict.fromkeys(levels) if name != NEITHER]:
-            weights = (levels == level) / (levels == level).sum() - reference
+        yield factor, MAIN_EFFECT, sign / (len(levels) / 2)
+    if grid.joined:
+        of_pair = levels[FEED_FORWARD]
+        reference = (of_pair == NEITHER) / (of_pair == NEITHER).sum()
+        for level in [name for name in dict.fromkeys(of_pair) if name != NEITHER]:
+            weights = (of_pair == level) / (of_pair == level).sum() - reference
             yield f"{FEED_FORWARD}: {level} vs {NEITHER}", "level", weights.to_numpy()
-    if with_interactions:
+    if grid.fraction is not None:
+        for group in grid.fraction.aliased_pairs():
+            (a, b), _ = group[0]
+            kind = INTERACTION if len(group) == 1 else ALIASED
+            yield pair_sum(group), kind, signs[a] * signs[b] / (len(levels) / 4)
+    elif not grid.joined:
         for (a, sign_a), (b, sign_b) in itertools.combinations(signs.items(), 2):
-            yield f"{a}{TIMES}{b}", INTERACTION, sign_a * sign_b / (len(grid) / 4)
+            yield f"{a}{TIMES}{b}", INTERACTION, sign_a * sign_b / (len(levels) / 4)

@@ -14,6 +14,7 @@ from analysis import figure_style, marks, text
 from analysis.figure_style import INK, MUTED, metric_label, new_figure, verdict_colours
 from analysis.plot_curves import loss_figure
 from analysis.plot_estimation import estimation_figure
+from analysis.plot_factorial import interactions_figure, shapley_figure
 from analysis.plot_pareto import pareto_figure
 from analysis.plot_ranks import ranks_figure
 from analysis.plot_scaling import scaling_figure
@@ -46,6 +47,8 @@ def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
         "estimation": lambda: estimation_figure(results, analysis),
         "contributions": lambda: contributions_figure(results, analysis),
         "scaling": lambda: scaling_figure(results, analysis.scaling),
+        "interactions": lambda: interactions_figure(results, analysis),
+        "shapley": lambda: shapley_figure(results, analysis),
         "loss_tokens": lambda: loss_figure(results, TOKENS),
         "loss_seconds": lambda: loss_figure(results, TRAIN_SECONDS),
         "difference_tokens": lambda: loss_figure(results, TOKENS, relative=True),

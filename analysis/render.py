@@ -47,6 +47,17 @@ SECTIONS = {
         "Components, over the whole grid",
         "Each component's effect averaged over all levels of the others: one contrast a seed, tested over seeds.",
     ),
+    "shapley": (
+        "Components, in every order",
+        "Shapley values: what switching a component on changes, averaged over all orders in which the components can "
+        "be switched on. They add up to the difference between all components and none. One value a seed; brackets: "
+        "95 % t intervals over seeds, each on its own. Where no three components interact they equal the main effects.",
+    ),
+    "all_pairs": (
+        "All pairs, exploratory",
+        "Every model against every other, the pairs with q <= 5 % alone: p adjusted by Benjamini and Hochberg, so that "
+        "about one in twenty of these lines may be nothing. To look around, not to conclude from.",
+    ),
     "curves": ("While training", ""),
     "scaling": (
         "Scaling",
@@ -88,6 +99,8 @@ FIGURES = {
     "estimation": ("comparisons", "Every seed of each cell and of the baseline, with the mean paired difference"),
     "contributions": ("contributions", "Contribution of each component with intervals"),
     "scaling": ("scaling", "Loss against parameters, active parameters, training FLOPs and time, with power laws"),
+    "interactions": ("main_effects", "Mean at each combination of two components with intervals"),
+    "shapley": ("shapley", "Shapley value of each component with intervals"),
     "loss_tokens": ("curves", "Validation loss against training tokens"),
     "loss_seconds": ("curves", "Validation loss against training time"),
     "difference_tokens": ("curves", "Difference from the baseline against training tokens"),

@@ -64,6 +64,16 @@ def holm(p: ArrayLike) -> Array:
     return corrected
 
 
+def benjamini_hochberg(p: ArrayLike) -> Array:
+    """Return p values adjusted for the false discovery rate (Benjamini & Hochberg 1995) over all that are not NaN."""
+    p = np.asarray(p, dtype=float)
+    adjusted = np.full(p.shape, np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        adjusted[tested] = stats.false_discovery_control(p[tested], method="bh")
+    return adjusted
+
+
 def sign_flip(differences: ArrayLike) -> float:
     """Return the exact two-sided p of the mean when every paired difference may change its sign (Fisher 1935).
 

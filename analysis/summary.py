@@ -10,10 +10,12 @@ import pandas as pd
 from analysis import comparisons as pairs
 from analysis import evaluation_noise as noise
 from analysis import marks, replication, schema
+from analysis.all_pairs import ALL_PAIRS_COLUMNS, all_pairs
 from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
-from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
+from analysis.factorial import MAIN_EFFECT_COLUMNS, disagreements, main_effects
 from analysis.groups import GROUP_COLUMNS, MeanRanks, groups, mean_ranks
+from analysis.interactions import INTERACTION_COLUMNS, interactions
 from analysis.joint import one_model
 from analysis.looks import detectable
 from analysis.pareto import PARETO_COLUMNS, pareto
@@ -22,6 +24,7 @@ from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabili
 from analysis.ranking import RANKING_COLUMNS, rank_cells
 from analysis.results import Results, StudyAudit
 from analysis.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
+from analysis.shapley import SHAPLEY_COLUMNS, shapley
 from analysis.significance import ALPHA, sign_flip_floor
 from analysis.unpaired import PAIRED, UNPAIRED
 from analysis.variance_sources import VARIANCE_COLUMNS, variance_sources, why_not
@@ -52,6 +55,12 @@ class Analysis:
     """One row a cell and what grows, where the study has scales enough."""
     growth: pd.DataFrame
     """How each cell's difference from its baseline changes over the scales."""
+    interactions: pd.DataFrame
+    """Means at each combination of two factors, for interaction plots."""
+    shapley: pd.DataFrame
+    """Shapley values of the factors over a full 2^k grid."""
+    all_pairs: pd.DataFrame
+    """Exploratory: every model against every other."""
     efficiency: pd.DataFrame
     """Rows in the ranking's order."""
     pareto: pd.DataFrame
@@ -79,6 +88,9 @@ COLUMNS: dict[str, dict[str, str]] = {
     "main_effects": MAIN_EFFECT_COLUMNS | MARK_COLUMN,
     "scaling": SCALING_COLUMNS | MARK_COLUMN,
     "growth": GROWTH_COLUMNS | MARK_COLUMN,
+    "interactions": INTERACTION_COLUMNS | MARK_COLUMN,
+    "shapley": SHAPLEY_COLUMNS | MARK_COLUMN,
+    "all_pairs": ALL_PAIRS_COLUMNS | MARK_COLUMN,
     "efficiency": EFFICIENCY_COLUMNS | MARK_COLUMN,
     "pareto": PARETO_COLUMNS | MARK_COLUMN,
     "variance": VARIANCE_COLUMNS | MARK_COLUMN,
@@ -100,6 +112,7 @@ def analyse(results: Results) -> Analysis:
     models = one_model(results.finished(results.metric), control)
     ranking = ranking.join([rank_probabilities(results, ranking, models), groups(results, ranking, models)])
     comparisons = pairs.compare(results, order, control, models)
+    alone = pairs.contributions(results, comparisons)
     effects, effect_notes = main_effects(results)
     laws, growth = scaling(results)
     errors = noise.evaluation_noise(results, order)
@@ -107,6 +120,7 @@ def analyse(results: Results) -> Analysis:
     names = {item.audit.name for item in found}
     # A source that keeps no documents may know what was found when they were there.
     study = (*(item for item in results.study_audits if item.audit.name not in names), *found)
+    explored, explored_notes = all_pairs(results, order, models)
     notes = (
         *_run_notes(ranking),
         *_gap_notes(results),
@@ -122,6 +136,8 @@ def analyse(results: Results) -> Analysis:
         *_control_notes(control),
         *effect_notes,
         *why_not(results),
+        *disagreements(comparisons, alone, effects),
+        *explored_notes,
     )
     return Analysis(
         ranking=marks.mark_rows(results, ranking),
@@ -129,10 +145,13 @@ def analyse(results: Results) -> Analysis:
         evaluation_noise=marks.mark_rows(results, errors),
         race=marks.mark_rows(results, race_table(results, raced)),
         negative_control=marks.mark_rows(results, control),
-        contributions=marks.mark_rows(results, pairs.contributions(results, comparisons)),
+        contributions=marks.mark_rows(results, alone),
         main_effects=marks.mark_rows(results, effects),
         scaling=_mark_families(results, laws),
         growth=_mark_families(results, growth),
+        interactions=marks.mark_rows(results, interactions(results)),
+        shapley=marks.mark_rows(results, shapley(results)),
+        all_pairs=marks.mark_rows(results, explored),
         efficiency=marks.mark_rows(results, efficiency(results, order)),
         pareto=marks.mark_rows(results, pareto(results, ranking, models)),
         variance=marks.mark_rows(results, variance_sources(results)),

@@ -180,6 +180,27 @@ MAIN_EFFECTS = [
     _p("p", "p"),
     _p("p_holm", "Holm p"),
     _count("family"),
+    _Column(
+        "pooled [95 %], assumes no factor x seed interaction", "pooled_low",
+        lambda row: text.interval(row["pooled_low"], row["pooled_high"], sign=True) or text.NOTHING,
+    ),
+]  # fmt: skip
+SHAPLEY = [
+    _name("factor"),
+    _count("n"),
+    _signed("shapley", "Shapley value [95 %]", 4),
+    _Column("main effect", "main_effect", lambda row: text.number(row["main_effect"], sign=True)),
+]
+ALL_PAIRS = [
+    _name("cell"),
+    _word("partner", "against"),
+    _Column("pairing", "pairing", lambda row: UNPAIRED if row["pairing"] == UNPAIRED else text.NOTHING, words=True),
+    _count("n"),
+    _signed("difference", "difference [95 %]", 4),
+    _p("p", "p"),
+    _p("q", "q"),
+    _count("family", "pairs tested"),
+    _p("p_games_howell", "Games-Howell p"),
 ]
 EFFICIENCY = [
     _name("cell"),
@@ -276,6 +297,7 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         "main_effects": MAIN_EFFECTS,
         "scaling": SCALING,
         "growth": GROWTH,
+        "shapley": SHAPLEY,
         "efficiency": EFFICIENCY,
         "pareto": _pareto(results),
         "variance": VARIANCE,
@@ -286,6 +308,9 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         for name, layout in layouts.items()
         if len(getattr(analysis, name))
     }
+    told_apart = analysis.all_pairs[analysis.all_pairs["q"] <= ALPHA]
+    if len(told_apart):
+        made["all_pairs"] = _table("all_pairs", told_apart, ALL_PAIRS)
     if results.left_out.any():
         columns = [
             _name(CELL),

@@ -156,7 +156,7 @@ class Plan:
         corpus = self.corpora[self.scales[0]]
         updates = [cell.config.training.updates for cell in self.cells]
         notes = [*self.study.notes, *design.notes, *itertools.chain(*(c.notes for c in self.corpora.values()))]
-        notes += self._epoch_notes()
+        notes += [*(design.fraction.describe() if design.fraction else ()), *self._epoch_notes()]
         return {
             "schema_version": SCHEMA_VERSION,
             "study": self.name,
@@ -182,6 +182,7 @@ class Plan:
             "feed_forward_levels": {"factors": list(design.feed_forward_levels)}
             if design.feed_forward_levels
             else None,
+            **({"fraction": design.fraction.to_json()} if design.fraction else {}),
             "notes": list(dict.fromkeys(notes)),
             "choices": dict(self.choices),
             **self.registration,

@@ -77,6 +77,8 @@ def _effects(plan: Plan) -> int:
     alone = len(plan.study.factors) - len(design.feed_forward_levels)
     if design.feed_forward_levels:
         return alone + 2 ** len(design.feed_forward_levels) - 1
+    if design.fraction:
+        return alone + len(design.fraction.aliased_pairs())
     return alone * (alone + 1) // 2 if design.factorial else 0
 
 

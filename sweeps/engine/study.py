@@ -10,8 +10,10 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from analysis.design import Fraction, standard_fraction
 from moe_models.size import Size
 
 if TYPE_CHECKING:  # torch takes a second to import, which `--help` need not wait for
@@ -60,8 +62,30 @@ class Design:
     """Whether main effects over the cells mean something: only the named factors differ between any two."""
     feed_forward_levels: tuple[str, ...] = ()
     """Factors that together are one factor with a level for each combination; none where empty."""
+    fraction: Fraction | None = None
+    """Which part of the 2^k grid the cells are, where they are not all of it."""
     notes: tuple[str, ...] = ()
     """Lines that the report prints."""
+
+
+def fractional_design(factors: Sequence[str], build: Callable[..., ModelConfig], notes: tuple[str, ...] = ()) -> Design:
+    """Return the standard fraction of the 2^k grid for 6 to 11 factors: 16 or 32 cells, of resolution IV.
+
+    Args:
+        factors: their names; each is off (0) or on (1).
+        build: the function from a scale and every factor's level, by name, to a model.
+        notes: lines that the report prints, beside those on what the fraction cannot tell apart.
+    """
+    fraction = standard_fraction(factors)
+    cells = tuple(
+        Cell(
+            name="_".join(factor for factor, on in levels.items() if on) or "baseline",
+            factors=levels,
+            build=partial(build, **levels),
+        )
+        for levels in fraction.cells()
+    )
+    return Design(cells=cells, factorial=True, fraction=fraction, notes=notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +178,10 @@ class Study:
             assert self.baseline in names, f"{self.script}, design {name}: there is no cell '{self.baseline}'"
             for cell in design.cells:
                 assert set(cell.factors) == set(self.factors), f"{self.script}: factors of cell '{cell.name}'"
+            if design.fraction:
+                levels = [tuple(cell.factors[factor] for factor in design.fraction.factors) for cell in design.cells]
+                wanted = [tuple(level.values()) for level in design.fraction.cells()]
+                assert sorted(levels) == sorted(wanted), f"{self.script}, design {name}: cells of the fraction"
         assert not self.slots or set(self.slots) == set(self.factors), f"{self.script}: slots are given for each factor"
         default = [cell.name for cell in self.designs[DEFAULT_DESIGN].cells if cell.name != self.baseline]
         assert self.primary is None or self.primary in default, f"{self.script}: there is no cell '{self.primary}'"

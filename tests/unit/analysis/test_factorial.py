@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
+from analysis.interactions import INTERACTION_COLUMNS, interactions
+from analysis.shapley import SHAPLEY_COLUMNS, TOTAL, shapley, shapley_weights
+from analysis.summary import analyse
 from tests.fakes_results import factorial_losses, make_results
 
 FACTORS = ("attention", "norm", "mlp", "moe")
@@ -184,3 +192,179 @@ def test_another_baseline_does_not_turn_an_effect_round() -> None:
     usual, _ = main_effects(make_results(losses, levels=levels, plan=FACTORIAL))
     other, _ = main_effects(make_results(losses, levels=levels, plan=FACTORIAL, baseline="attention"))
     pd.testing.assert_frame_equal(usual, other)
+
+
+# --- the pooled interval ---
+
+
+def test_the_pooled_interval_is_that_of_least_squares() -> None:
+    table, _ = effects(FACTORIAL)
+    losses, levels = factorial_losses(FACTORS, 4, truth)
+    coded = pd.DataFrame(
+        [{**levels[c], "y": y, "seed": s} for c, values in losses.items() for s, y in enumerate(values)]
+    )
+    coded[list(FACTORS)] = 2 * coded[list(FACTORS)] - 1
+    fit = smf.ols(f"y ~ ({' * '.join(FACTORS)}) + C(seed)", coded).fit()
+    interval = fit.conf_int()
+    for effect, term, halves in (("attention", "attention", 2), ("mlp", "mlp", 2), ("mlp x moe", "mlp:moe", 4)):
+        row = table.loc[effect]
+        assert (row["pooled_low"], row["pooled_high"]) == pytest.approx(tuple(halves * interval.loc[term]), abs=1e-9)
+        assert row["pooled_df"] == fit.df_resid == 15 * 3
+
+
+def test_one_model_in_two_cells_counts_once_in_the_pooled_interval() -> None:
+    """With the control off or on the grid of 16 is one of 8, and no more is known about attention."""
+    losses, levels = factorial_losses(FACTORS, 5, lambda level, seed: truth({**level, "norm": 0}, seed))
+    half = {cell: values for cell, values in losses.items() if not levels[cell]["norm"]}
+    table, _ = effects(FACTORIAL, losses)
+    others = {cell: {f: level for f, level in levels[cell].items() if f != "norm"} for cell in half}
+    alone, _ = main_effects(make_results(half, levels=others, plan=FACTORIAL))
+    alone = alone.set_index("effect")
+    ends = ["pooled_low", "pooled_high", "pooled_df"]
+    for effect in ("attention", "mlp x moe"):
+        assert table.loc[effect, ends].tolist() == pytest.approx(alone.loc[effect, ends].tolist())
+    assert table.loc["norm", ends].isna().all()
+
+
+def test_simultaneous_intervals_share_the_level() -> None:
+    table, _ = effects(FACTORIAL)
+    row = table.loc["attention"]
+    losses, levels = factorial_losses(FACTORS, 4, truth)
+    contrast = np.mean([(1 if levels[c]["attention"] else -1) * np.array(v) for c, v in losses.items()], axis=0) * 2
+    interval = stats.ttest_1samp(contrast, 0).confidence_interval(1 - 0.05 / 10)
+    assert (row["simultaneous_low"], row["simultaneous_high"]) == pytest.approx((interval.low, interval.high), abs=1e-8)
+
+
+# --- Shapley values ---
+
+
+def shapley_by_orders(losses: dict[str, list[float]], levels: dict[str, dict[str, int]]) -> dict[str, np.ndarray]:
+    """By the definition: what each factor changes when it comes, averaged over all orders."""
+    cells = {tuple(level.values()): np.array(losses[cell]) for cell, level in levels.items()}
+    factors = list(next(iter(levels.values())))
+    orders = list(itertools.permutations(range(len(factors))))
+    found = {factor: np.zeros(len(cells[(0,) * len(factors)])) for factor in factors}
+    for order in orders:
+        on = [0] * len(factors)
+        for place in order:
+            before = cells[tuple(on)]
+            on[place] = 1
+            found[factors[place]] += (cells[tuple(on)] - before) / len(orders)
+    return found
+
+
+def test_shapley_values_are_the_average_over_all_orders() -> None:
+    rng = np.random.default_rng(0)
+    losses, levels = factorial_losses(FACTORS, 5, lambda level, seed: rng.normal(5, 1))
+    table = shapley(make_results(losses, levels=levels, plan=FACTORIAL)).set_index("factor")
+    assert [*table.columns] == [name for name in SHAPLEY_COLUMNS if name != "factor"]
+    for factor, by_seed in shapley_by_orders(losses, levels).items():
+        row = table.loc[factor]
+        interval = stats.ttest_1samp(by_seed, 0).confidence_interval()
+        assert row["shapley"] == pytest.approx(by_seed.mean(), abs=1e-12)
+        assert (row["shapley_low"], row["shapley_high"]) == pytest.approx((interval.low, interval.high), abs=1e-10)
+    everything = np.subtract(losses["attention_norm_mlp_moe"], losses["baseline"])
+    assert table.loc[TOTAL, "shapley"] == pytest.approx(everything.mean())
+    assert table.loc[list(FACTORS), "shapley"].sum() == pytest.approx(everything.mean(), abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 5))
+def test_without_three_way_terms_shapley_values_are_the_main_effects(seed: int, k: int) -> None:
+    """v(S) = sum of a_i and b_ij over S: both are a_i plus half of its b_ij, by seed, to 1e-12."""
+    rng = np.random.default_rng(seed)
+    names = tuple("abcde"[:k])
+    single, pair, block = rng.normal(size=(3, k)), rng.normal(size=(3, k, k)), rng.normal(size=3)
+
+    def value(level: dict[str, int], s: int) -> float:
+        x = np.array([level[name] for name in names])
+        return float(5 + block[s] + single[s] @ x + x @ np.triu(pair[s], 1) @ x)
+
+    losses, levels = factorial_losses(names, 3, value)
+    results = make_results(losses, levels=levels, plan=FACTORIAL)
+    table = shapley(results).set_index("factor").loc[list(names)]
+    assert table["shapley"].tolist() == pytest.approx(table["main_effect"].tolist(), abs=1e-12)
+    symmetric = np.triu(pair, 1) + np.triu(pair, 1).transpose(0, 2, 1)
+    expected = single + symmetric.sum(axis=2) / 2
+    assert table["shapley"].tolist() == pytest.approx(expected.mean(axis=0).tolist(), abs=1e-12)
+    half = stats.t.ppf(0.975, 2) * expected.std(axis=0, ddof=1) / math.sqrt(3)
+    assert (table["shapley_high"] - table["shapley"]).tolist() == pytest.approx(half.tolist(), abs=1e-10)
+
+
+def test_a_three_way_term_is_where_the_two_differ() -> None:
+    """A loss of 12 that only all three together have: a third each of it is 4, and a quarter of the grid sees it: 3."""
+    losses, levels = factorial_losses(
+        ("a", "b", "c"), 2, lambda level, seed: 5 + seed + 12.0 * (sum(level.values()) == 3)
+    )
+    table = shapley(make_results(losses, levels=levels, plan=FACTORIAL)).set_index("factor")
+    assert table["shapley"].tolist() == pytest.approx([4, 4, 4, 12])
+    assert table["main_effect"].tolist()[:3] == pytest.approx([3, 3, 3])
+    assert table["shapley_low"].isna().all()
+
+
+def test_shapley_weights_by_hand() -> None:
+    on = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=bool)
+    assert shapley_weights(on).tolist() == [[-0.5, 0.5, -0.5, 0.5], [-0.5, -0.5, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize("plan", [LEVELS, {"factorial": False}])
+def test_no_shapley_values_without_a_full_orthogonal_grid(plan: dict[str, Any]) -> None:
+    losses, levels = factorial_losses(FACTORS, 4, truth)
+    assert shapley(make_results(losses, levels=levels, plan=plan)).empty
+    broken = {cell: values for cell, values in losses.items() if cell != "mlp"}
+    chosen = {cell: levels[cell] for cell in broken}
+    assert shapley(make_results(broken, levels=chosen, plan=FACTORIAL)).empty
+
+
+# --- interaction plots ---
+
+
+def test_means_of_each_combination() -> None:
+    losses, levels = factorial_losses(FACTORS, 4, truth)
+    table = interactions(make_results(losses, levels=levels, plan=FACTORIAL))
+    assert list(table.columns) == list(INTERACTION_COLUMNS)
+    assert len(table) == 6 * 4
+    row = table.set_index(["across", "level", "by", "by_level"]).loc[("mlp", "on", "moe", "off")]
+    by_seed = np.mean([v for c, v in losses.items() if (levels[c]["mlp"], levels[c]["moe"]) == (1, 0)], axis=0)
+    interval = stats.ttest_1samp(by_seed, 0).confidence_interval()
+    expected = (by_seed.mean(), interval.low, interval.high)
+    assert (row["mean"], row["mean_low"], row["mean_high"]) == pytest.approx(expected)
+
+
+def test_the_joined_pair_lies_across() -> None:
+    losses, levels = factorial_losses(FACTORS, 4, truth)
+    table = interactions(make_results(losses, levels=levels, plan=LEVELS))
+    assert set(zip(table["across"], table["by"], strict=True)) == {
+        ("attention", "norm"), ("feed_forward", "attention"), ("feed_forward", "norm"),
+    }  # fmt: skip
+    assert table["n"].eq(4).all()
+
+
+# --- one at a time against the grid ---
+
+
+def disagreement(effect: Callable[[dict[str, int]], float]) -> list[str]:
+    noise = np.random.default_rng(0).normal(0, 0.005, (4, 6))
+    losses, levels = factorial_losses(
+        ("a", "b"), 6, lambda level, seed: 5 + effect(level) + noise[2 * level["a"] + level["b"], seed]
+    )
+    analysis = analyse(make_results(losses, levels=levels, plan=FACTORIAL))
+    return [line for line in analysis.notes if "averaged over the grid" in line]
+
+
+def test_a_component_that_turns_round_in_company_is_a_warning() -> None:
+    a, b = disagreement(lambda level: -0.1 * level["a"] + 0.5 * level["a"] * level["b"] + 0.2 * level["b"])
+    assert a.startswith("WARNING: a alone against the baseline")
+    assert "different signs" in a
+    assert "do not overlap" in a
+    assert "different signs" not in b  # 0.2 alone, 0.45 on average
+
+
+def test_a_component_that_does_more_in_company_is_a_warning() -> None:
+    lines = disagreement(lambda level: -0.1 * level["a"] - 0.3 * level["a"] * level["b"])
+    assert [line.split()[1] for line in lines] == ["a", "b"]  # b does nothing alone
+    assert all("different signs" not in line and "do not overlap" in line for line in lines)
+
+
+def test_additive_components_agree() -> None:
+    assert not disagreement(lambda level: -0.1 * level["a"] + 0.2 * level["b"])

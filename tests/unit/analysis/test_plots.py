@@ -306,3 +306,35 @@ def test_results_without_curves_have_no_curve_figures(tmp_path: Path) -> None:
     path.write_text("cell,seed,val_loss\nbaseline,0,1\nbaseline,1,2\nbaseline,2,3\nnew,0,1\nnew,1,1\nnew,2,1\n")
     results = load_results(path)
     assert tuple(plots.figures(results, analyse(results))) == ("ranking", "differences", "estimation")
+
+
+# --- whole factors ---
+
+
+def test_interactions_and_shapley_values_of_an_orthogonal_grid(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", seeds=4, design="orthogonal"))
+    analysis = analyse(results)
+    with figure_style.style():
+        figure = plots.interactions_figure(results, analysis)
+    assert figure is not None
+    titles = {axes.get_title(loc="left").split("\n")[0]: axes for axes in figure.axes}
+    assert set(titles) == {"mlp x moe", "attention x moe", "attention x mlp"}  # without the negative control
+    means = analysis.interactions.set_index(["across", "by", "by_level", "level"])["mean"].sort_index()
+    for line in titles["mlp x moe"].lines:
+        level = str(line.get_label()).removeprefix("moe: ")
+        assert data(line)[1] == pytest.approx(means.loc[("mlp", "moe", level)].tolist())
+    bars = plots.shapley_figure(results, analysis)
+    assert bars is not None
+    widths = [patch.get_width() for patch in bars.axes[0].patches]  # type: ignore[attr-defined]
+    assert widths == pytest.approx(analysis.shapley["shapley"].tolist())
+    assert widths[-1] == pytest.approx(sum(widths[:-1]))
+
+
+def test_the_default_design_has_interactions_and_no_shapley_values(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", seeds=3))
+    analysis = analyse(results)
+    with figure_style.style():
+        figure = plots.interactions_figure(results, analysis)
+    assert figure is not None
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["feed_forward x attention"]
+    assert plots.shapley_figure(results, analysis) is None
