@@ -96,8 +96,9 @@ def all_pairs(
     if not tested:
         return empty, ()
     note = (
-        f"exploratory, all pairs of different models: {told_apart} of {tested} have a q of 5 % or less (Benjamini-Hochberg), the "
-        f"other {tested - told_apart} are in results.json alone; no family-wise error rate is promised for them"
+        f"exploratory, all pairs of different models: {told_apart} of {tested} have a q of 5 % or less "
+        f"(Benjamini-Hochberg), the other {tested - told_apart} are in results.json alone; no family-wise error rate "
+        "is promised for them"
     )
     return table, (note,)
 

@@ -103,7 +103,7 @@ def _ranking(results: Results) -> list[_Column]:
         _Column("sd", "sd", lambda row: text.number(row["sd"])),
         _Column("P(best)", "p_best", lambda row: text.number(row["p_best"], 2)),
         _Column("likely ranks", "rank_low", _ranks),
-        _Column("groups", "groups", lambda row: row["groups"] or text.NOTHING),
+        _Column("groups", "groups", lambda row: row["groups"] if isinstance(row["groups"], str) else text.NOTHING),
         _Column("accuracy", "val_accuracy", lambda row: text.number(row["val_accuracy"])),
         _count("params_total", "parameters"),
         _count("diverged"),
