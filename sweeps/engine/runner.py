@@ -116,6 +116,10 @@ class _RaceQueue(Suggestions):
         """Hashes of runs that were suggested: as of those that ended, one without a record has failed."""
         self._race = standing(plan)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher into snapshots, which nobody reads here."""
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         if not self._queue:
             if self._pending:
