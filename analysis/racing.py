@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -75,6 +76,16 @@ class Race:
     def fixed_runs(self) -> int:
         """Runs of the design without looks: the last look's seeds of every cell."""
         return len(self.asked()) * self.looks[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "looks": list(self.looks),
+            "stops": {cell: dataclasses.asdict(stop) for cell, stop in self.stops.items()},
+            "next_look": self.next_look,
+            "runs": self.runs,
+            "fixed_runs": self.fixed_runs,
+        }
 
 
 def race(results: Results) -> Race | None:

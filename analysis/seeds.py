@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from analysis import marks, text
 from analysis.effects import MIN_PAIRS
 from analysis.errors import AnalysisError
 from analysis.results import NATS, Results
-from analysis.runs import records
+from analysis.runs import records, unknown
 from analysis.schema import FLAWS
 from analysis.significance import ALPHA, LEVEL, POWER, Array, detectable_effect
 from analysis.summary import analyse
@@ -116,6 +117,36 @@ def plan_seeds(results: Results, difference: float, power: float = POWER) -> See
             table[name + end] = seeds_needed(difference / assumed, family, power)
     unit = " nats" if results.metric in NATS else f" of {results.metric}"
     return SeedPlan(difference, power, len(table), unit, table[[*SEEDS_COLUMNS, FLAWS]])
+
+
+def spread(results: Results, baseline: str, cells: Sequence[str]) -> pd.DataFrame:
+    """Return how much the differences of cells from a baseline vary from seed to seed in a pilot.
+
+    Args:
+        results: the pilot.
+        baseline: one of its cells.
+        cells: others.
+
+    Returns:
+        Columns cell, n (pairs), sd_difference and sd_planned (its upper 80 % bound), one row a cell.
+
+    Raises:
+        AnalysisError: the pilot lacks a cell, or has too few pairs or no variance to plan on.
+    """
+    values = results.finished(results.metric)
+    for cell in (baseline, *cells):
+        if cell not in values.index:
+            raise unknown("cell of the pilot", cell, [str(name) for name in values.index])
+    differences = values.loc[list(cells)] - values.loc[baseline]
+    n, sd = differences.count(axis=1), differences.std(axis=1)
+    for cell in cells:
+        if n[cell] < MIN_PAIRS or not sd[cell] > 0:
+            raise AnalysisError(
+                f"the pilot '{results.study}' has {n[cell]} seeds of both {cell} and {baseline}: planning needs "
+                f"{MIN_PAIRS} or more whose differences vary"
+            )
+    planned = sd_bound(np.asarray(sd, dtype=float), np.asarray(n, dtype=float) - 1, BOUND)
+    return pd.DataFrame({"cell": list(cells), "n": n.to_numpy(), "sd_difference": sd.to_numpy(), "sd_planned": planned})
 
 
 def show(plan: SeedPlan, console: Console) -> None:

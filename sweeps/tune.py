@@ -11,7 +11,6 @@ is trained on fresh seeds, and that is an ordinary study of this engine, whose c
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import sys
@@ -23,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.schema import FAILED
 from analysis.tuning_records import RANDOM, SEARCH, SWEEP, TUNING_FILE
-from moe_models.errors import ConfigError, require, unknown_name
+from moe_models.errors import ConfigError, require
 from sweeps.engine import cli
 from sweeps.engine.options import Options, flag_of, read
 from sweeps.engine.space import DEFAULT_SPACE, Space, parse_space, space_to_json
-from sweeps.engine.study import Study
+from sweeps.engine.study import Study, find_study
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,17 +108,6 @@ def main(argv: Sequence[str] | None = None, trainable: Any = None) -> int:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return cli.EXIT_FAILURES if isinstance(error, FailedTrialsError) else cli.EXIT_BAD_INPUT
-
-
-def find_study(name: str) -> Study:
-    """Return the study that a script under sweeps/ declares; an unknown name raises ConfigError."""
-    scripts = Path(__file__).parent.glob("*.py")
-    known = [script.stem for script in scripts if "\nSTUDY = Study(" in script.read_text()]
-    if name not in known:
-        raise unknown_name("study", name, known)
-    study = importlib.import_module(f"sweeps.{name}").STUDY
-    assert isinstance(study, Study)
-    return study
 
 
 def tuned_study(study: Study) -> Study:

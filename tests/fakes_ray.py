@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class TrivialTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         time.sleep(self.SECONDS)
         seed, updates = self.settings["seeds"][0], self.settings["config"]["training"]["updates"]
-        row = {STEP: updates, TRAIN_LOSS: 3.0, VAL_LOSS: 3.0, "train_seconds": self.SECONDS}
+        row = {STEP: updates, TRAIN_LOSS: 3.0, VAL_LOSS: self.loss(seed), "train_seconds": self.SECONDS}
         TrialRecord(
             **self.settings["labels"],
             seed=seed,
@@ -42,6 +43,21 @@ class TrivialTrainable(tune.Trainable):
         ).write(Path(self.settings["study_directory"]) / RECORDS_FOLDER)
         rows = [{**row, "seed": seed}]
         return {"rows": rows, "status": FINISHED, "seconds_busy": self.SECONDS, tune.result.DONE: True}
+
+    def loss(self, seed: int) -> float:
+        """Return the validation loss."""
+        return 3.0
+
+
+class RacingTrainable(TrivialTrainable):
+    """The cell `mlp` is a nat worse than the others, which differ by noise."""
+
+    SECONDS = 0.1
+
+    def loss(self, seed: int) -> float:
+        """Return the validation loss, from the cell and the seed alone."""
+        cell = self.settings["labels"]["cell"]
+        return 3.0 + (cell == "mlp") + random.Random(f"{cell} {seed}").gauss(0, 0.01)
 
 
 class FaultyTrainable(AblationTrainable):

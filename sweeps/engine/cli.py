@@ -7,7 +7,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -35,9 +35,14 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
 
     Bad input is one line on standard error and leaves nothing half done; `--debug` adds the traceback.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(sys.argv[1:] if argv is None else argv, lambda arguments: run(study, parse(study, arguments)))
+
+
+def guarded(argv: Sequence[str], command: Callable[[list[str]], int]) -> int:
+    """Run a command with its arguments; return the process's exit code. What a user did wrong is one line."""
+    arguments = list(argv)
     try:
-        return _run(study, parse(study, arguments))
+        return command(arguments)
     except KeyboardInterrupt:
         print("interrupted: the same command continues the study", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -57,30 +62,41 @@ def for_users(error: Exception) -> bool:
     return isinstance(error, (ConfigError, AnalysisError, OSError))
 
 
-def _run(study: Study, options: Options) -> int:
+def console_of(options: Options) -> Console:
+    """Return where a command talks to people: standard error where standard output is for machines."""
     from rich.console import Console
 
+    console = Console(stderr=options.json, highlight=False)
+    return console if console.is_terminal else Console(stderr=options.json, highlight=False, width=PIPE_WIDTH)
+
+
+def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) -> int:
+    """Plan a study and run it, or print its plan; return the process's exit code.
+
+    Args:
+        study: what is studied.
+        options: checked.
+        facts: stand beside the engine's own in what `--json` prints.
+    """
     from analysis.tracking import require_tracking, tracking_uri
     from sweeps.engine.lock import study_lock
     from sweeps.engine.memory import require_memory
     from sweeps.engine.plan import make_plan
     from sweeps.engine.resources import find_resources
 
-    console = Console(stderr=options.json, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=options.json, highlight=False, width=PIPE_WIDTH)
+    console = console_of(options)
     resources = find_resources(options.max_concurrent, options.gpus_per_trial)
     require_tracking(tracking_uri())
     plan = make_plan(study, options, resources)
     if options.dry_run:
-        _dry_run(plan, resources, options, console)
+        _dry_run(plan, resources, options, console, facts or {})
         return 0
     require_memory(plan, resources)
     with study_lock(plan.folder):
-        return train(plan, resources, options, console)
+        return train(plan, resources, options, console, facts or {})
 
 
-def _dry_run(plan: Plan, resources: Resources, options: Options, console: Console) -> None:
+def _dry_run(plan: Plan, resources: Resources, options: Options, console: Console, facts: Mapping[str, Any]) -> None:
     from sweeps.engine.probe import estimate_runs
 
     runs = plan.open_runs()
@@ -109,6 +125,7 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
                     "choices": dict(plan.choices),
                     "estimate_seconds": estimate.seconds,
                     "estimate_method": estimate.method,
+                    **facts,
                 }
             )
         )
@@ -126,7 +143,7 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
 def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
     from sweeps.engine.registration import lines as registration_lines
 
-    done = len(plan.runs()) - len(plan.open_runs())
+    done = sum(map(plan.has_record, plan.runs()))
     corpus, first = plan.corpora[plan.scales[0]], plan.cells[0].config.data.first_tokens
     tokens = len(corpus.train.tokens)
     trained = f"{tokens:,} training tokens" if first is None else f"its first {min(first, tokens):,} training tokens"
@@ -139,6 +156,7 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
         f"  {plan.why_scale}",
         f"  corpus {corpus.name}: {trained}, seen {seen} times{optimum}",
         f"  {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
+        + (f" at most, a race with looks at {', '.join(map(str, plan.looks))} seeds" if plan.is_race else "")
         + (f", {done} of them done before" if done else ""),
         f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
         *(f"  {line}" for line in registration_lines(plan)),
@@ -175,10 +193,13 @@ def _print_cells(plan: Plan, console: Console) -> None:
     console.print(table)
 
 
-def train(plan: Plan, resources: Resources, options: Options, console: Console) -> int:
-    """Run what a plan lacks, write its report, and return the process's exit code."""
+def train(
+    plan: Plan, resources: Resources, options: Options, console: Console, facts: Mapping[str, Any] | None = None
+) -> int:
+    """Run what a plan lacks, write its report, and return the process's exit code. `facts` as of `run`."""
     from analysis.schema import FAILURES_FOLDER, TrialRecord, read_records
     from analysis.tracking import MlflowTracker, tracking_uri
+    from sweeps.engine import race
     from sweeps.engine.environment import describe_environment
     from sweeps.engine.progress import Progress
     from sweeps.engine.runner import ray_session, run_plan
@@ -218,7 +239,7 @@ def train(plan: Plan, resources: Resources, options: Options, console: Console) 
         finally:
             opening.result().close(plan.folder, complete=complete)
     if outcome.interrupted:
-        left = len(plan.open_runs())
+        left = f"{'at most ' if plan.is_race else ''}{len(plan.open_runs())}"
         print(f"interrupted with {left} runs left: the same command continues the study", file=sys.stderr)
         return EXIT_INTERRUPTED
     summary = {
@@ -233,6 +254,8 @@ def train(plan: Plan, resources: Resources, options: Options, console: Console) 
         "report": report,
         "wall_seconds": time.monotonic() - started,
         "utilisation": progress.utilisation(),
+        **(facts or {}),
+        **({"race": race.standing(plan).to_json()} if plan.is_race else {}),
     }
     _print_end(plan, summary, options, console, tracker.experiment_id)
     return EXIT_FAILURES if plan.failed_runs() else 0
@@ -265,11 +288,12 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
         print(json.dumps({**summary, "mlflow": public(uri)}))
         return
     counts = ", ".join(f"{count} {status}" for status, count in summary["runs"].items() if count)
-    used = summary["utilisation"]
+    used, race = summary["utilisation"], summary.get("race")
     lines = [
         f"{counts or 'nothing to train'}; {duration(summary['wall_seconds'])} in all"
         + ("" if used is None else f", {used:.0%} of the slots' time in training and evaluation"),
         *([plan.protocol.sentence()] if plan.protocol.published else []),
+        *([f"race: {race['runs']} runs, {race['fixed_runs']} without looks"] if race and not race["next_look"] else []),
         *([f"report: {summary['report']}"] if summary["report"] else []),
         f"runs:   {ui_command(uri, experiment_id)}",
     ]

@@ -39,6 +39,7 @@ from sweeps.engine.flaws import FLAWS
 from sweeps.engine.options import AUTO, Options, names
 from sweeps.engine.probe import faster_precision
 from sweeps.engine.protocol import Protocol
+from sweeps.engine.race import require_same_looks, still_racing
 from sweeps.engine.registration import amendments, sections
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import DEFAULT_DESIGN, Cell, Study
@@ -136,10 +137,19 @@ class Plan:
         cells = sorted(self.cells, key=lambda cell: -cell.cost)
         return [PlannedRun(cell=cell, seed=seed) for seed in self.seeds for cell in cells]
 
+    def has_record(self, run: PlannedRun) -> bool:
+        """Return whether a run has ended."""
+        return self._has(RECORDS_FOLDER, run)
+
     def open_runs(self) -> list[PlannedRun]:
-        """Return the runs that have no record yet; of those that failed only where they are to be tried again."""
+        """Return the runs that are to be trained; of a race those of comparisons that are still open."""
+        runs = [run for run in self.runs() if self.is_open(run)]
+        return still_racing(self, runs) if runs and self.is_race else runs
+
+    def is_open(self, run: PlannedRun) -> bool:
+        """Return whether a run has no record yet; one that failed is open only where it is to be tried again."""
         ended = [RECORDS_FOLDER] if self.rerun_failed else [RECORDS_FOLDER, FAILURES_FOLDER]
-        return [run for run in self.runs() if not any(self._has(folder, run) for folder in ended)]
+        return not any(self._has(folder, run) for folder in ended)
 
     def failed_runs(self) -> list[PlannedRun]:
         """Return the runs that an error ended."""
@@ -147,6 +157,16 @@ class Plan:
 
     def _has(self, folder: str, run: PlannedRun) -> bool:
         return (self.folder / folder / f"{run.config_hash}.json").exists()
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds at which tests may be made; of a plan that was begun without registration, none."""
+        return tuple(self.registration[REGISTERED]["looks"]) if self.registration else ()
+
+    @property
+    def is_race(self) -> bool:
+        """Whether what is decided at a look stops."""
+        return len(self.looks) > 1
 
     def to_json(self) -> dict[str, Any]:
         """Return what `plan.json` holds: this plan, and all cells and seeds that were planned before."""
@@ -262,6 +282,7 @@ def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
     """
     plan = resolve(study, options, resources)
     require_same_configurations(plan)
+    require_same_looks(plan)
     return plan
 
 
@@ -307,7 +328,7 @@ def resolve(
         bool(existing) or not looks or options.seeds <= looks[-1],
         f"--seeds must be {looks[-1] if looks else 0} or less at first, the study's last look, but got {options.seeds}",
     )
-    seeds = tuple(range(options.seeds))
+    seeds = tuple(range(study.first_seed, study.first_seed + options.seeds))
     return Plan(
         study=study,
         protocol=protocol,
@@ -375,10 +396,12 @@ def study_name(
         "data": data_hash(corpora),
         "precision": precision,
         # The address of a sound study does not depend on what else can be rebuilt.
+        **({"label": study.label} if study.label else {}),
         **({"protocol": protocol.name, "flaws": list(protocol.flaws)} if protocol.published else {}),
     }
     words = [
         study.script,
+        *([study.label] if study.label else []),
         *([options.design] if options.design != DEFAULT_DESIGN else []),
         *protocol.words(),
         "+".join(scale_names),

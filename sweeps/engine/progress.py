@@ -104,6 +104,12 @@ class Progress:
             what = f"update {row[STEP]} of {updates}" + ("" if loss is None else f", training loss {loss:.3f}")
             self._running[run.config_hash] = (run, what)
 
+    def limit_to(self, runs: Iterable[PlannedRun]) -> None:
+        """Of the runs that have not ended, no others than these will be trained."""
+        left = {run.config_hash for run in runs}
+        for address in [address for address, share in self._share.items() if share < 1 and address not in left]:
+            del self._share[address], self._costs[address]
+
     def ended(self, run: PlannedRun, record: TrialRecord) -> None:
         """A run has a record, or has failed."""
         self._last_end = time.monotonic()

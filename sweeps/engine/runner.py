@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord
 from analysis.tracking import MlflowTracker
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
+from sweeps.engine.race import asked_runs, news, standing
 from sweeps.engine.resources import Resources
 
 SCRATCH_FOLDER = ".tune"
@@ -93,6 +94,59 @@ class _Queue(Suggestions):
             return Searcher.FINISHED
         self._next += 1
         return dict(self._configs[self._next - 1])
+
+
+class _RaceQueue(Suggestions):
+    """Hands Tune the runs up to a race's next look, waits until all have ended, looks, and goes on with what is open.
+
+    What comes next is read off the records, so nothing is lost with it.
+    """
+
+    def __init__(self, plan: Plan, progress: Progress, environment: Mapping[str, str], ended: Collection[str]) -> None:
+        super().__init__()
+        self._plan = plan
+        self._progress = progress
+        self._environment = environment
+        self._queue: list[PlannedRun] = []
+        self._pending: set[str] = set()
+        """Ids of trials that have not ended."""
+        self._ended = ended
+        """Hashes of runs that have ended before."""
+        self._handed: set[str] = set()
+        """Hashes of runs that were suggested: as of those that ended, one without a record has failed."""
+        self._race = standing(plan)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher into snapshots, which nobody reads here."""
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        if not self._queue:
+            if self._pending:
+                return None
+            self._look()
+            if not self._queue:
+                return Searcher.FINISHED
+        run = self._queue.pop(0)
+        self._pending.add(trial_id)
+        self._handed.add(run.config_hash)
+        return trial_config(self._plan, run, self._environment)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A run has ended, however."""
+        self._pending.discard(trial_id)
+
+    def _look(self) -> None:
+        """Make the looks that the records allow, and line up the runs of the next one; none where the race is over."""
+        before, self._race = self._race, standing(self._plan)
+        for line in news(before, self._race):
+            self._progress.say(line)
+        self._progress.limit_to(self._plan.open_runs())
+        waited = asked_runs(self._plan, self._race)
+        over = {*self._handed, *self._ended}
+        self._queue = [run for run in waited if self._plan.is_open(run) and run.config_hash not in over]
+        if waited and not self._queue:
+            self._progress.say(f"the look at {self._race.next_look} seeds waits for runs that failed: {len(waited)}")
 
 
 class _Stop(tune.Stopper):
@@ -245,10 +299,10 @@ def run_plan(
     progress: Progress,
     trainable: type[tune.Trainable],
 ) -> Outcome:
-    """Train every run of the plan that has no record yet, in the Ray of a `ray_session`.
+    """Train every run of the plan that has no record yet, in the Ray of a `ray_session`; a race as far as it goes.
 
-    A run that fails is kept apart in `failures/` and the others go on. SIGINT or SIGTERM stops the study in order, a
-    second one at once.
+    A run that fails is kept apart in `failures/` and the others go on; a look waits for it. SIGINT or SIGTERM stops
+    the study in order, a second one at once.
     """
     runs = plan.open_runs()
     if not runs:
@@ -259,6 +313,8 @@ def run_plan(
     observer = _Observer(plan, runs, environment, tracker, progress)
 
     def suggestions() -> Suggestions:
+        if plan.is_race:
+            return _RaceQueue(plan, progress, environment, observer.ended)
         return _Queue([trial_config(plan, run, environment) for run in runs if run.config_hash not in observer.ended])
 
     interrupted = run_trials(

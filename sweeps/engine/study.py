@@ -6,14 +6,17 @@ Everything else (options, plan, running, tracking, report) is the engine's.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.design import Fraction, standard_fraction
+from moe_models.errors import unknown_name
 from moe_models.size import Size
 
 if TYPE_CHECKING:  # torch takes a second to import, which `--help` need not wait for
@@ -153,7 +156,12 @@ class Study:
     primary: str | None = None
     """The cell whose comparison with the baseline is the primary one: tested alone at 5 %."""
     looks: tuple[int, ...] = ()
-    """Numbers of seeds at which tests may be made, rising; where empty once, at the number that is asked for first."""
+    """Numbers of seeds at which tests may be made, rising; where empty once, at the number that is asked for first.
+    With several the study is a race: what is decided at a look stops."""
+    label: str = ""
+    """What tells it apart from other studies of the same script."""
+    first_seed: int = 0
+    """Seeds are counted from here."""
     equivalence_margin: float | None = None
     """Largest difference, nats, that is as good as none, if "no difference" is to be a finding."""
     tuned: bool = False
@@ -198,3 +206,14 @@ class Study:
         from sweeps.engine.cli import main
 
         return main(self, argv)
+
+
+def find_study(name: str) -> Study:
+    """Return the study that a script under sweeps/ declares; an unknown name raises ConfigError."""
+    scripts = Path(__file__).parents[1].glob("*.py")
+    known = sorted(script.stem for script in scripts if "\nSTUDY = Study(" in script.read_text())
+    if name not in known:
+        raise unknown_name("study", name, known)
+    study = importlib.import_module(f"sweeps.{name}").STUDY
+    assert isinstance(study, Study)
+    return study
