@@ -20,6 +20,8 @@ AXES = {
 }
 """What a curve is drawn against, in words."""
 UNITS = {TOKENS: 1e3, TRAIN_SECONDS: 1.0}
+MOST = 36
+"""Cells whose curves are drawn: the best, and their baselines."""
 SHOWN_FROM = 1 / 3
 """Share of the updates that is cut off on the left: there the loss falls by far more than the cells differ."""
 
@@ -89,6 +91,11 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
         return None
     curves["x"] /= UNITS[x]
     cells = [cell for cell in results.baselines if cell in set(curves[CELL])]
+    some = ""
+    if len(cells) > MOST:
+        best = set(curves.groupby(CELL)["mean"].last().nsmallest(MOST).index) | set(results.baselines.values())
+        some = f" The {MOST} best of {len(cells)} cells."
+        cells = [cell for cell in cells if cell in best]
     groups = panels(results, cells)
     columns = min(2, len(groups))
     rows = -(-len(groups) // columns)
@@ -99,7 +106,8 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
         0.9 + (2.7 if columns > 1 else 4.2) * rows,
         _heading(x, relative),
         f"Mean over {_seeds(curves)}; band: lowest to highest seed. Grey: the other cells. "
-        + ("Paired by seed." if relative else "The first third of training is cut off."),
+        + ("Paired by seed." if relative else "The first third of training is cut off.")
+        + some,
         marks.warning(results),
     )
     # Cells of other scales have other baselines: they are neither shown beside these nor on the same axes.

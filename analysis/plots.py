@@ -35,6 +35,8 @@ NO_RESULT = "no result"
 FIGURE_SPACE = "\u2007"
 ROW = 0.3
 """Inches a row of a horizontal figure takes."""
+MOST_ROWS = 60
+"""Rows of a scale that are drawn; the tables hold all."""
 
 
 def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
@@ -139,7 +141,10 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
 def _rows_figure(
     results: Results, table: pd.DataFrame, title: str, subtitle: str
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """Return a figure with one panel a scale, its height from the rows."""
+    """Return a figure with one panel a scale, its height from the rows, of which the first MOST_ROWS are drawn."""
+    if (table.groupby("scale").size() > MOST_ROWS).any():
+        subtitle += f"\nThe first {MOST_ROWS} rows of {len(table)}: the table has all."
+        table = table.groupby("scale", sort=False).head(MOST_ROWS)
     groups = list(table.groupby("scale", sort=False))
     height = 1.3 + sum(ROW * len(rows) + 0.55 for _, rows in groups)
     figure = new_figure(9, height, title, subtitle, marks.warning(results))

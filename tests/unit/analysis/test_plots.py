@@ -204,6 +204,17 @@ def test_seeds_without_a_pair_have_no_line(tmp_path: Path) -> None:
     assert sorted(y for ys in hollow for y in ys) == sorted(results.runs["val_loss"])
 
 
+def test_figures_of_many_cells_show_the_first_and_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "many.csv"
+    names = ["baseline", *(f"v{i}" for i in range(99))]
+    rows = [f"{name},{seed},{4 + place / 50 + seed % 2}" for place, name in enumerate(names) for seed in range(3)]
+    path.write_text("cell,seed,val_loss\n" + "\n".join(rows))
+    results = load_results(path)
+    figure = plots.ranking_figure(results, analyse(results))
+    assert "The first 60 rows of 100: the table has all." in words(figure)
+    assert len(diamonds(figure.axes[0])) == 60
+
+
 # --- fronts ---
 
 
