@@ -1,0 +1,109 @@
+"""The report of 10,000 runs: `python benchmarks/large_store.py [CELLS SEEDS]`, from records and from MLflow.
+
+Writes that many records (200 cells x 50 seeds by default, each with a curve of 12 rows), makes an MLflow SQLite store
+from them, and prints for each source what `python -m analysis report` takes, in a process of its own: seconds, and its
+largest resident memory. Exits with 1 where a report takes more than 20 s or 2 GB.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from analysis.schema import FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
+from analysis.tracking import sync_mlflow
+
+CELLS, SEEDS, ROWS = 200, 50, 12
+MOST_SECONDS, MOST_BYTES = 20.0, 2e9
+
+
+def write_store(folder: Path, cells: int, seeds: int) -> None:
+    """Write a plan and its records: losses with a spread of cells, of seeds and of runs."""
+    rng = np.random.default_rng(0)
+    of_cells, of_seeds = rng.normal(0, 0.05, cells), rng.normal(0, 0.02, seeds)
+    names = ["baseline", *(f"cell_{place:04d}" for place in range(1, cells))]
+    (folder / RECORDS_FOLDER).mkdir(parents=True)
+    entries = []
+    for place, name in enumerate(names):
+        label = {"scale": "cpu", "factors": {"variant": place}}
+        hashes = {str(seed): f"{place:08x}{seed:08x}" for seed in range(seeds)}
+        entries.append({"name": name, **label, "baseline": "baseline", "hashes": hashes})
+        for seed in range(seeds):
+            final = 4.5 + of_cells[place] + of_seeds[seed] + rng.normal(0, 0.01)
+            record = TrialRecord(
+                study=folder.name, cell=name, seed=seed, status=FINISHED, config_hash=hashes[str(seed)],
+                config={"data": {"corpus": "none", "content_hash": "0"}},
+                rows=[_row(place, row, final, float(rng.normal(1, 0.03))) for row in range(1, ROWS + 1)], **label,
+            )  # fmt: skip
+            path = folder / RECORDS_FOLDER / f"{record.config_hash}.json"
+            path.write_text(json.dumps(dataclasses.asdict(record)))
+    plan = {
+        "schema_version": 1, "study": folder.name, "title": "Large store", "script": "large_store",
+        "data_hash": "0", "protocol": "sound", "flaws": [], "factors": ["variant"],
+        "seeds": list(range(seeds)), "metric": "val_loss", "direction": "min", "cells": entries,
+    }  # fmt: skip
+    (folder / PLAN_FILE).write_text(json.dumps(plan))
+
+
+def _row(place: int, row: int, final: float, pace: float) -> dict[str, float | int | None]:
+    loss = final + 2 * math.exp(-0.4 * row)
+    return {
+        "step": 25 * row, "tokens": 25_600 * row, "train_loss": loss - 0.05, "val_loss": loss, "val_accuracy": 0.3,
+        "val_perplexity": math.exp(loss), "learning_rate": 0.01, "tokens_per_second": 30_000 / pace,
+        "train_seconds": 0.85 * row * pace, "evaluation_seconds": 0.1 * row, "peak_memory_bytes": 500_000_000,
+        "params_total": 600_000 + 1_000 * place, "params_active": 200_000 + 1_000 * place,
+        "flops_per_token": 1_500_000 + 6_000 * place, "load_imbalance": 1.2,
+    }  # fmt: skip
+
+
+def measure(source: str, output: Path) -> tuple[float, int]:
+    """Make a report in a process of its own; return its seconds and its largest resident memory in bytes."""
+    code = (
+        "import resource, sys\nfrom analysis.__main__ import main\n"
+        f"status = main(['report', {source!r}, '--output', {str(output)!r}])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\nsys.exit(status)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return seconds, int(done.stderr.split()[-1]) * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(cells: int = CELLS, seeds: int = SEEDS) -> int:
+    """Print the table; return 1 where a report was too slow or too large."""
+    table = Table("source", "runs", "seconds", "largest memory")
+    over = False
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "large"
+        write_store(folder, cells, seeds)
+        uri = f"sqlite:///{place}/mlflow.db"
+        for name, source in (("folder of records", str(folder)), ("MLflow, SQLite", uri)):
+            if source == uri:
+                os.chdir(place)  # MLflow keeps artifacts in the current folder
+                sync_mlflow(folder, uri)
+            seconds, largest = measure(source, Path(place) / "report")
+            over |= seconds > MOST_SECONDS or largest > MOST_BYTES
+            table.add_row(name, f"{cells * seeds:,}", f"{seconds:.1f}", f"{largest / 1e9:.2f} GB")
+            print(f"{name}: {seconds:.1f} s, {largest / 1e9:.2f} GB", file=sys.stderr)
+    Console().print(table)
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))
