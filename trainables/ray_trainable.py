@@ -37,8 +37,8 @@ class AblationTrainable(tune.Trainable):
     Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory`, `labels` (study, cell, scale,
     factors, flaws: for the record), `environment` (for the record), `threads` (of torch, 1 by default), `pauses`
     (updates after which the run is evaluated and reported at once, for a scheduler to decide on), `divergence_limit`
-    (final validation loss, nats, above which a run has diverged) and `final_test` (whether a finished run's record is to
-    hold its result on the test split, which no report of the trial does).
+    (final validation loss, nats, above which a run has diverged) and `final_test` (whether a finished run's record is
+    to hold its result on the test split, which no report of the trial does).
 
     Each report holds the latest row, the latest validation figures, all `rows` since the last report (each with its
     `seed`), the `status` of the seed last trained and `seconds_busy`, time spent training or evaluating since then.

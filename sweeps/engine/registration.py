@@ -6,7 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.registered import AMENDMENTS, CELLS, HASH, REGISTERED, SEEDS, Comparison, Family, Registered, sha256
+from analysis.registered import (
+    AGAINST_BASELINE,
+    AMENDMENTS,
+    CELLS,
+    HASH,
+    REGISTERED,
+    SEEDS,
+    WHOLE_FACTORS,
+    Comparison,
+    Family,
+    Registered,
+    sha256,
+)
 from analysis.schema import VAL_LOSS
 
 if TYPE_CHECKING:
@@ -16,8 +28,6 @@ DIVERGENCE_MARGIN = 1.0
 """Nats above log(vocabulary), the loss of a uniform guess, beyond which a run has diverged. A model that has learned
 nothing yet is near it: logits of unit variance cost half a nat. Beyond a nat, e times the perplexity of guessing, a
 model is worse than before it was trained."""
-AGAINST_BASELINE = "against the baseline"
-WHOLE_FACTORS = "effects of whole factors"
 EXCLUSIONS = (
     "runs that an audit finds invalid are in no number, and counted",
     "runs that an error ended are in no number, counted, and tried again by the same command",
