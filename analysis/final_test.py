@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import plan_check, schema
+from analysis import plan_check, schema, text
 from analysis.errors import AnalysisError
 from analysis.registered import Registration, registration
 from analysis.results import Results
@@ -94,7 +94,7 @@ def why_closed(results: Results) -> str:
         return "the registered plan was changed"
     left = _left(results, found)
     if left:
-        return f"{left} registered runs have not ended, or failed and are to be tried again"
+        return f"of the registered runs {left:,} have not ended, or failed and are to be tried again"
     if not _addresses(results):
         return "no finished run has a result on it"
     return ""
@@ -123,15 +123,16 @@ def lead(results: Results) -> str:
         why = why_closed(results) or "its opening cannot be written into the study's folder"
         return f"The test split stays closed: {why}."
     first, *later = results.test_openings
+    runs = text.counted(len(first["runs"]), "run")
     words = (
-        f"Opened on {first['when'][:10]} with {len(first['runs'])} runs, when the study was complete as registered. "
+        f"Opened on {first['when'][:10]} with {runs}, when the study was complete as registered. "
         "Each result is the last scheduled update's."
     )
     for opening in later:
-        added = len(set(opening["runs"]) - set(first["runs"]))
+        runs = text.counted(len(set(opening["runs"]) - set(first["runs"])), "run")
         words += (
-            f" Opened again on {opening['when'][:10]} with {added} runs that the first opening did not have: what they "
-            "change was added with the test's results in view, and is exploratory."
+            f" Opened again on {opening['when'][:10]} with {runs} that the first opening did not have: what they change "
+            "was added with the test's results in view, and is exploratory."
         )
     return words
 

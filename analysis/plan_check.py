@@ -9,6 +9,7 @@ planned.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -227,8 +228,8 @@ def notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
         words = "no plan was registered: nothing says that these tests were chosen before the results"
         return [words, *_untuned(results)] if results.plan.get("cells") else []
     said = [
-        f"{amendment['count']} {amendment['what']} were added to the plan on {str(amendment['when'])[:10]}, after "
-        f"{amendment['ended']} runs had ended: {_consequence(str(amendment['what']))}"
+        f"{_added_words(amendment)} added to the plan on {str(amendment['when'])[:10]}, after "
+        f"{text.counted(amendment['ended'], 'run')} had ended: {_consequence(str(amendment['what']))}"
         for amendment in found.amendments
         if amendment["ended"]
     ]
@@ -237,6 +238,11 @@ def notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
         n = text.whole(primary.iloc[0]["n"])
         said.append(f"the primary comparison is tested on the registered seeds alone (n = {n}); other tables hold all")
     return [*said, *_untuned(results)]
+
+
+def _added_words(amendment: Mapping[str, Any]) -> str:
+    count = int(amendment["count"])
+    return f"{text.counted(count, str(amendment['what'])[:-1])} {'was' if count == 1 else 'were'}"
 
 
 def _consequence(what: str) -> str:

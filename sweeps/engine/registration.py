@@ -20,6 +20,7 @@ from analysis.registered import (
     sha256,
 )
 from analysis.schema import VAL_LOSS
+from analysis.text import counted
 
 if TYPE_CHECKING:
     from sweeps.engine.plan import Plan
@@ -149,7 +150,8 @@ def lines(plan: Plan) -> list[str]:
     if further:
         said.append(f"further tests planned: {further}; " + _looks(section["looks"]))
     said += [
-        f"beyond the registered plan, after {amendment['ended']} runs: {amendment['count']} more {amendment['what']}; "
+        f"beyond the registered plan, after {counted(amendment['ended'], 'run')}: "
+        f"{amendment['count']} more {amendment['what']}; "
         "what they change is exploratory"
         for amendment in plan.amendments
         if amendment["ended"]
