@@ -19,6 +19,7 @@ import pandas as pd
 
 from analysis import plan_check, schema, text
 from analysis.errors import AnalysisError
+from analysis.racing import race
 from analysis.registered import Registration, registration
 from analysis.results import Results
 from analysis.significance import holm, t_interval, t_test
@@ -101,10 +102,14 @@ def why_closed(results: Results) -> str:
 
 
 def _left(results: Results, found: Registration) -> int:
-    """Return how many registered runs have neither finished nor diverged."""
+    """Return how many registered runs have neither finished nor diverged; of a race, of those that it asks for."""
     ended = results.runs[results.runs[schema.STATUS] != schema.FAILED]
     done = set(zip(ended[schema.CELL], ended[schema.SEED], strict=True))
-    return sum((cell, seed) not in done for cell in found.registered.cells for seed in plan_check.planned_seeds(found))
+    seeds, raced = sorted(plan_check.planned_seeds(found)), race(results)
+    asked = raced.asked() if raced else {}
+    return sum(
+        (cell, seed) not in done for cell in found.registered.cells for seed in seeds[: asked.get(cell, len(seeds))]
+    )
 
 
 def is_open(results: Results) -> bool:
@@ -131,8 +136,8 @@ def lead(results: Results) -> str:
     for opening in later:
         runs = text.counted(len(set(opening["runs"]) - set(first["runs"])), "run")
         words += (
-            f" Opened again on {opening['when'][:10]} with {runs} that the first opening did not have: what they change "
-            "was added with the test's results in view, and is exploratory."
+            f" Opened again on {opening['when'][:10]} with {runs} that the first opening did not have: what they "
+            "change was added with the test's results in view, and is exploratory."
         )
     return words
 
