@@ -39,7 +39,10 @@ def registered(
         "divergence_limit": {"cpu": 7.9315}, "exclusions": ("none",), "tuned": False, "final_test": True,
     }  # fmt: skip
     section = Registered(**{**fields, **changes}).to_json()
-    entries = [{"name": cell, "factors": {"variant": i}, "baseline": "baseline"} for i, cell in enumerate(cells)]
+    entries = [
+        {"name": cell, "factors": {"variant": place}, "baseline": "baseline", "hashes": {}}
+        for place, cell in enumerate(cells)
+    ]
     return {REGISTERED: section, HASH: sha256(section), AMENDMENTS: list(amendments), "cells": entries}
 
 
