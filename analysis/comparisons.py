@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from analysis import effects, equivalence, outcomes, schema
+from analysis import effects, equivalence, outcomes, plan_check, schema
 from analysis.errors import AnalysisError
 from analysis.joint import joint_table
 from analysis.looks import at_look
@@ -45,15 +45,15 @@ COMPARISON_COLUMNS = {
     "improvement_low": "lower end of its exact 95 % interval (Clopper-Pearson)",
     "improvement_high": "upper end",
     "p": "paired (or Welch's) t test, two-sided; null below 3 pairs and where the verdict says why no test is made",
-    "p_holm": "p, Holm-corrected over the family",
-    "family": "comparisons in the family: all that are tested in this table",
+    "p_holm": "p, Holm-corrected over the family; of the plan's primary comparison, which is tested alone, p itself",
+    "family": "comparisons in the family: all that are tested in this table, without the primary one (1)",
     "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
     "assumes equal variances; null with less than two models to compare or unequal seeds",
     "joint_low": "lower end of the simultaneous 95 % interval of the difference by the joint analysis",
     "joint_high": "its upper end",
     "joint_family": "comparisons in the joint analysis: different models, however many names they have",
-    "simultaneous_low": "lower end of the 95 % interval of all comparisons of the family together, from this one's own "
-    "paired differences (level 1 - 5 % / family): needs no equal variances",
+    "simultaneous_low": "lower end of the 95 % interval of all comparisons of this table together, from this one's own "
+    "paired differences (level 1 - 5 % / their number): needs no equal variances",
     "simultaneous_high": "its upper end",
     "p_equivalence": "two one-sided t tests that the difference is the plan's equivalence margin or more, "
     "Holm-corrected over the family; null where the plan has no margin",
@@ -62,6 +62,7 @@ COMPARISON_COLUMNS = {
     "for the family; assumes that differences are together symmetric; null above 20 seeds",
     "sign_flip_floor": "smallest p that either sign-flip test can give with this n, 2 / 2^n",
     "detectable": "smallest true |difference| found with 80 % power at this n, sd_difference and alpha = 5 % / family",
+    "plan": plan_check.PLAN_MEANING,
     "verdict": "in words",
 }
 
@@ -88,6 +89,7 @@ CONTRIBUTION_COLUMNS = {
     "percent_low": "lower end of its 95 % interval",
     "percent_high": "upper end",
     "accuracy_change": "mean paired difference of the validation accuracy, cell - baseline, 0 to 1",
+    "plan": plan_check.PLAN_MEANING,
     "verdict": "of the cell's comparison with its baseline",
 }
 
@@ -95,7 +97,8 @@ CONTRIBUTION_COLUMNS = {
 def compare(results: Results, order: Sequence[str], control: pd.DataFrame, models: Mapping[str, str]) -> pd.DataFrame:
     """Compare each cell with its baseline, paired by seed; seeds that finished in one of the two alone are left out.
 
-    Two cells that share no seed at all are compared unpaired.
+    Two cells that share no seed at all are compared unpaired. The plan's primary comparison is tested alone, on the
+    registered seeds, and its verdict rests on that test: what the joint analysis says of all is not asked.
 
     Args:
         results: the study.
@@ -110,9 +113,10 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     values = results.finished(results.metric)
     cells = values.loc[list(pairs)]
     bases = values.loc[list(pairs.values())].set_axis(cells.index)
-    differences = at_look(cells - bases, results.looks)
+    plan = plan_check.standing(results, pairs)
+    differences = plan_check.of_registered_seeds(at_look(cells - bases, results.looks), plan, results)
     unpaired = unpaired_rows(cells, bases)
-    table = paired_table(differences, _no_test(results, pairs, control), results, unpaired)
+    table = paired_table(differences, _no_test(results, pairs, control), results, unpaired, plan == plan_check.PRIMARY)
     by_seed = table["p"].notna() & (table["pairing"] == PAIRED)
     moments = effects.PairedMoments(
         n=table["n"].where(by_seed, 0).to_numpy(dtype=float),  # no effect size where no test exists
@@ -133,10 +137,12 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     # Only one of the two is there, so that their promise is for all comparisons.
     joint = joint_table(values, tested, models) if tested else dunnett_table(values, {c: pairs[c] for c in apart})
     table = table.join(joint)
+    table["plan"] = plan
+    beside = table["p_joint"].mask(plan == plan_check.PRIMARY)
     table["verdict"] = [
         _beside_joint(verdict, difference, holm, joint, results.direction)
         for verdict, difference, holm, joint in zip(
-            table["verdict"], table["difference"], table["p_holm"], table["p_joint"], strict=True
+            table["verdict"], table["difference"], table["p_holm"], beside, strict=True
         )
     ]
     better = differences < 0 if results.direction == "min" else differences > 0
@@ -164,7 +170,7 @@ def left_out(results: Results, comparisons: pd.DataFrame) -> list[str]:
     """Return a line for each paired comparison from which finished runs were left out for want of a partner."""
     finished = results.count(schema.FINISHED)
     lines = []
-    by_seed = comparisons[comparisons["pairing"] == PAIRED]
+    by_seed = comparisons[(comparisons["pairing"] == PAIRED) & (comparisons["plan"] != plan_check.PRIMARY)]
     for cell, baseline, n in zip(by_seed["cell"], by_seed["baseline"], by_seed["n"], strict=True):
         alone = (int(finished[cell] - n), int(finished[baseline] - n))
         if any(alone):

@@ -29,6 +29,8 @@ EQUIVALENCE_COLUMNS = ("simultaneous_low", "simultaneous_high", "p_equivalence")
 def margin(results: Results) -> float | None:
     """Return the plan's equivalence margin; None where it declares none, or cells are compared in another unit.
 
+    Of a plan that was registered, the registered one: no other was chosen before the results.
+
     Raises:
         AnalysisError: it is no positive number.
     """

@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis import budget, confound
 from analysis.errors import AnalysisError
+from analysis.final_test import read_openings
 from analysis.load_csv import load_csv
 from analysis.load_mlflow import is_tracking_uri, load_mlflow
 from analysis.results import Results
@@ -72,6 +73,9 @@ def load_folder(folder: Path, study: str | None, baseline: str | None, metric: s
         curves=curves,
         factors=factors,
         baselines=baselines_of_plan(plan, baseline),
+        folder=folder,
+        test={(record.cell, record.seed): record.test for record in records if record.test},
+        test_openings=read_openings(folder),
         plan=resolve_plan(plan, [record.environment for record in records], metric),
         audits=audits_table((record.cell, record.seed, record.audits) for record in records),
         audited=sum(was_audited(record.environment) for record in records),

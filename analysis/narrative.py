@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import equivalence, marks, outcomes, text
+from analysis import equivalence, marks, outcomes, plan_check, text
 from analysis.results import NATS, Results
 from analysis.runs import records
 from analysis.schema import (
@@ -34,7 +34,7 @@ class Finding:
     """One line of the verdict: what is said, of which cells."""
 
     kind: str
-    """`alarm`, `best`, an outcome of outcomes.py, a status, `invalid` or `missing`."""
+    """`alarm`, `primary`, `best`, an outcome of outcomes.py, `exploratory`, a status, `invalid` or `missing`."""
     claim: str
     cells: tuple[tuple[str, str], ...]
     """(cell, its figures in words); empty where the claim holds of none. Marked names end in marks.MARK."""
@@ -66,6 +66,7 @@ def verdict(results: Results, analysis: Analysis) -> dict[str, list[Finding]]:
     found = analysis.comparisons.assign(outcome=analysis.comparisons["verdict"].map(outcomes.outcome))
     return {
         str(scale): [
+            *_plan_alarm(analysis.plan_check),
             *_alarms(analysis.negative_control[analysis.negative_control["scale"] == scale]),
             *_findings(results, ranking, found[found["scale"] == scale]),
         ]
@@ -80,11 +81,24 @@ def _alarms(control: pd.DataFrame) -> list[Finding]:
     return [Finding("alarm", "ALARM, the negative control is off", cells)] if cells else []
 
 
+def _plan_alarm(checked: pd.DataFrame) -> list[Finding]:
+    """Return a finding where the registered plan is not the one that was written before the first trial."""
+    first = checked.iloc[:1]
+    if first.empty or first.iloc[0]["agrees"] == plan_check.YES:
+        return []
+    words = "it no longer has the hash that was written with it, or under which runs were trained: nothing was planned"
+    return [Finding("alarm", "ALARM, the registered plan was changed", (("plan.json", words),))]
+
+
 def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> list[Finding]:
     unit = " nats" if results.metric in NATS else ""
     flawed, found = found[found[FLAWS] != ""], found[found[FLAWS] == ""]
     findings = [] if flawed.empty and (ranking[FLAWS] == "").all() else [_flawed(ranking, flawed, unit)]
+    primary = found["plan"] == plan_check.PRIMARY
+    exploratory = found["plan"].map(plan_check.is_exploratory).astype(bool)
+    findings += _primary(results, found[primary], unit)
     findings += _best(results, ranking, unit)
+    unplanned, found = found[exploratory], found[~primary & ~exploratory]
     baselines = sorted(set(found["baseline"]))
     name = baselines[0] if len(baselines) == 1 else "the baseline"
     for kind, claim in (
@@ -110,6 +124,9 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
         rows = found[found["outcome"] == kind]
         if len(rows):
             findings.append(Finding(kind, claim, _cells(rows, lambda row: str(row["verdict"]))))
+    for reason, rows in unplanned.groupby("plan", sort=False):
+        cells = _cells(rows, lambda row: _with_verdict(row, unit))
+        findings.append(Finding(plan_check.EXPLORATORY, f"E{str(reason)[1:]}", cells))
     for kind, claim in (
         (DIVERGED, "Diverged"),
         (FAILED, "Failed"),
@@ -120,6 +137,22 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
         if len(rows):
             findings.append(Finding(kind, claim, _cells(rows, partial(_lost, kind=kind))))
     return findings
+
+
+def _primary(results: Results, rows: pd.DataFrame, unit: str) -> list[Finding]:
+    """Return the line on the primary comparison: what it comes to, and what kind of claim that is."""
+    if rows.empty:
+        return []
+    claim = f"Primary comparison, {rows.iloc[0]['cell']} against {rows.iloc[0]['baseline']}, tested alone at 5 %"
+    kind = "learning rates tuned" if plan_check.tuned(results) else "at one learning rate"
+    return [Finding(plan_check.PRIMARY, f"{claim}, {kind}", _cells(rows, lambda row: _with_verdict(row, unit)))]
+
+
+def _with_verdict(row: dict[str, Any], unit: str) -> str:
+    """Return a comparison's verdict, and its figures where there are any."""
+    if pd.isna(row["p"]):
+        return str(row["verdict"])
+    return f"{row['verdict']}: {_figures(row, unit)}, p = {text.probability(row['p_holm'])}, n = {text.whole(row['n'])}"
 
 
 def _flawed(ranking: pd.DataFrame, compared: pd.DataFrame, unit: str) -> Finding:

@@ -30,7 +30,11 @@ def rounding(results: Results) -> float:
 
 
 def paired_table(
-    differences: pd.DataFrame, blocked: pd.Series, results: Results, unpaired: pd.DataFrame | None = None
+    differences: pd.DataFrame,
+    blocked: pd.Series,
+    results: Results,
+    unpaired: pd.DataFrame | None = None,
+    primary: pd.Series | None = None,
 ) -> pd.DataFrame:
     """Estimate and test the mean of each row of differences; the tested rows are one Holm family.
 
@@ -41,6 +45,7 @@ def paired_table(
         blocked: for each row why it is not tested, or empty text.
         results: the study: its metric (percentages of perplexity exist for nats alone) and direction.
         unpaired: `unpaired.unpaired_rows`: the rows that are compared without pairs.
+        primary: for each row whether it is tested alone, in no family.
 
     Returns:
         One row a row of `differences`, with pairing, n, difference and its interval, percent and its interval,
@@ -66,9 +71,10 @@ def paired_table(
     for name in ("", "_low", "_high"):
         table["percent" + name] = 100 * np.expm1(table["difference" + name]) if in_nats else np.nan
     table["p"] = np.where(testable, repeated_t_test(*moments, results.looks), np.nan)
-    table["p_holm"] = significance.holm(table["p"])
-    family = int(table["p"].notna().sum())
-    table["family"] = family
+    alone = pd.Series(False, index=table.index) if primary is None else primary
+    table["p_holm"] = np.where(alone, table["p"], significance.holm(table["p"].mask(alone)))
+    family = int((table["p"].notna() & ~alone).sum())
+    table["family"] = np.where(alone, 1, family)
     values = differences.to_numpy()
     flips = [
         significance.sign_flip(row[~np.isnan(row)]) if test else np.nan
@@ -76,12 +82,17 @@ def paired_table(
     ]
     table["p_sign_flip"] = flips
     joint = table["p"].notna() & ~apart
-    # Of all seeds together: neither is it made for several looks.
-    max_t = np.nan if results.looks else significance.sign_flip_max_t(values[joint])
-    table["p_max_t"] = pd.Series(max_t, index=table.index[joint])
+    table["p_max_t"] = np.nan
+    for together in () if results.looks else (joint & ~alone, joint & alone):  # it is made for one look
+        table.loc[together, "p_max_t"] = significance.sign_flip_max_t(values[together])
     table["sign_flip_floor"] = np.where(testable, significance.sign_flip_floor(n), np.nan)
     tested = table["p"].notna()
-    detectable = looks.detectable(table["t_n"], max(family, 1), results.looks) * table["t_sd"]
+    effect = np.where(
+        alone,
+        looks.detectable(table["t_n"], 1, results.looks),
+        looks.detectable(table["t_n"], max(family, 1), results.looks),
+    )
+    detectable = effect * table["t_sd"]
     table["detectable"] = np.where(tested, detectable, np.nan)
 
     rows = table.assign(identical=identical).to_dict("records")

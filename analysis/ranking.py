@@ -7,7 +7,7 @@ import pandas as pd
 from analysis import schema
 from analysis.racing import Race
 from analysis.results import Results
-from analysis.significance import t_interval
+from analysis.significance import clopper_pearson, t_interval
 
 RANKING_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
@@ -22,6 +22,8 @@ RANKING_COLUMNS = {
     "val_accuracy": "mean validation accuracy, 0 to 1; null where unknown",
     "params_total": "trainable parameters; null where unknown",
     "diverged": "runs that diverged: they are outcomes, and the mean is that of the survivors alone",
+    "diverged_low": "exact 95 % interval (Clopper-Pearson) of the rate of divergence, lower end",
+    "diverged_high": "upper end",
     "failed": "runs that an error ended",
     "missing": "planned runs without a record",
     "invalid": "runs left out of all numbers because an audit found them invalid",
@@ -47,6 +49,8 @@ def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
     table["params_total"] = results.runs.groupby(schema.CELL)[schema.PARAMS_TOTAL].max()
     for name in (schema.DIVERGED, schema.FAILED, schema.INVALID):
         table[name] = results.count(name)
+    ends = clopper_pearson(table[schema.DIVERGED], n + table[schema.DIVERGED])
+    table["diverged_low"], table["diverged_high"] = ends
     planned = pd.Series(len(results.plan.get("seeds", ())), index=values.index)
     if race is not None:  # what it has decided is not missing
         planned = planned.clip(upper=pd.Series(race.asked()).reindex(values.index, fill_value=0))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import marks, narrative, text
+from analysis import final_test, marks, narrative, text
 from analysis.audits import audited_runs
 from analysis.results import Results
 from analysis.summary import Analysis
@@ -82,6 +82,17 @@ SECTIONS = {
         "Seeds draw the initial values, and each cell has its own order of the data: the variance of the result, split "
         "into what each of them brings. A share counts what is negative by chance as 0.",
     ),
+    "divergence": (
+        "Runs that diverged",
+        "A diverged run is an outcome: its loss is worse than any other's. Seeds are compared by that alone, in an "
+        "exact sign test against the baseline; the survivors' mean flatters the cell.",
+    ),
+    "final_test": ("Final test", ""),
+    "plan_check": (
+        "Plan and analysis",
+        "What was registered before the first trial, and what this analysis does. Whatever the plan does not name is "
+        "labelled exploratory: it suggests what to register next, and settles nothing.",
+    ),
     "audits": ("Audits", ""),
     "left_out": (
         "Runs left out",
@@ -92,6 +103,8 @@ SECTIONS = {
 """Title and lead of each section, in the report's order; most are named after the table that they show.
 
 The lead of the audits says how much was audited."""
+LEADS = ("audits", "final_test")
+"""Sections that stand even without a table: their lead is made for each study."""
 FIGURES = {
     "ranking": ("ranking", "Ranking of the cells with intervals and every seed"),
     "mean_ranks": ("ranking", "Mean rank of each cell over seeds, with bars over cells that cannot be told apart"),
@@ -128,6 +141,8 @@ class Content:
     warning: str
     """Goes with everything that shows all cells; empty where no cell is marked."""
     audited: str
+    final_test: str
+    """Whether the test split is open; empty where there is none."""
     verdict: dict[str, list[narrative.Finding]]
     facts: list[tuple[str, str]]
     remarks: list[str]
@@ -156,6 +171,7 @@ def content(results: Results, analysis: Analysis) -> Content:
         banner=narrative.banner(results),
         warning=marks.warning(results),
         audited=audited_runs(results, analysis.audits),
+        final_test=final_test.lead(results),
         verdict=narrative.verdict(results, analysis),
         facts=facts,
         remarks=narrative.remarks(results, analysis),
@@ -210,11 +226,14 @@ def _render(template: str, made: Content, pictures: Mapping[str, str], autoescap
         ]
         for name in SECTIONS
     }
-    leads = {name: lead for name, (_, lead) in SECTIONS.items()} | {"audits": made.audited}
+    leads = {name: lead for name, (_, lead) in SECTIONS.items()} | {
+        "audits": made.audited,
+        "final_test": made.final_test,
+    }
     sections = [
         Section(name, title, leads[name], made.tables.get(name), placed[name]) for name, (title, _) in SECTIONS.items()
     ]
-    said = [part for part in sections if part.table or part.figures or (part.name == "audits" and part.lead)]
+    said = [part for part in sections if part.table or part.figures or (part.name in LEADS and part.lead)]
     return _environment(autoescape).get_template(template).render(content=made, sections=said)
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from analysis import narrative, plots, render
 from analysis.errors import AnalysisError
 from analysis.figure_style import style
+from analysis.final_test import open_test
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import (
@@ -72,6 +73,7 @@ def write_report(results: Results, folder: Path) -> Report:
     Raises:
         AnalysisError: the results cannot be analysed, or the folder cannot be written.
     """
+    results = open_test(results)
     analysis = analyse(results)
     with style():
         pictures = {name: png(figure) for name, figure in plots.figures(results, analysis).items()}

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,12 @@ class Results:
     """(cell, seed) -> parameters that training never reached; runs of which nothing is known are not there."""
     scores: Mapping[tuple[str, int], schema.DocumentScores] = dataclasses.field(default_factory=dict)
     """(cell, seed) -> its last evaluation by document; empty where the source does not say."""
+    folder: Path | None = None
+    """The study's folder, where the results are from one."""
+    test: Mapping[tuple[str, int], Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
+    """(cell, seed) -> TEST_LOSS and TEST_ACCURACY: sealed; `final_test` alone reads it."""
+    test_openings: tuple[Mapping[str, Any], ...] = ()
+    """When the test split was opened (`when`), and with which runs (`runs`: their addresses)."""
     include_invalid: bool = False
     """Whether runs that an audit found invalid are in the numbers all the same (and carry a mark)."""
 
@@ -149,6 +156,13 @@ class Results:
     def finished(self, column: str) -> pd.DataFrame:
         """Return a column of the counted runs: cells (all, in order) x seeds (rising), float, NaN elsewhere."""
         return self._by_seed(self.counted, column, float)
+
+    def test_losses(self) -> pd.DataFrame:
+        """Return the test losses of the counted runs, as `finished` does. For `final_test` alone."""
+        found = zip(self.counted[schema.CELL], self.counted[schema.SEED], strict=True)
+        losses = pd.Series([(self.test.get(run) or {}).get(schema.TEST_LOSS) for run in found], dtype=float)
+        losses.index = self.counted.index
+        return self._by_seed(self.counted.assign(**{schema.TEST_LOSS: losses}), schema.TEST_LOSS, float)
 
     def count(self, status: str) -> pd.Series:
         """Return how many runs of each cell ended with a status, or are left out (`schema.INVALID`)."""

@@ -30,7 +30,7 @@ ERROR = "error"
 FINISHED = "finished"
 """Trained through the last scheduled update."""
 DIVERGED = "diverged"
-"""A loss became NaN or infinite: an outcome, not a gap."""
+"""A loss became NaN or infinite, or was above the plan's limit at the end: an outcome, not a gap."""
 FAILED = "failed"
 """An error ended it; running the study again retries it."""
 STATUSES = (FINISHED, DIVERGED, FAILED)
@@ -69,6 +69,10 @@ VAL_ACCURACY = "val_accuracy"
 """Share of validation tokens whose most likely prediction is right, 0 to 1."""
 VAL_PERPLEXITY = "val_perplexity"
 """exp(val_loss)."""
+TEST_LOSS = "test_loss"
+"""Mean cross-entropy over the whole test split, of a finished run. In records alone, in no row of a curve."""
+TEST_ACCURACY = "test_accuracy"
+"""Share of test tokens whose most likely prediction is right, 0 to 1."""
 LEARNING_RATE = "learning_rate"
 """In force at the last update, of the optimizer that holds the matrices (Muon, or AdamW alone)."""
 TOKENS_PER_SECOND = "tokens_per_second"
@@ -107,6 +111,8 @@ PLAN_FILE = "plan.json"
 RECORDS_FOLDER = "records"
 FAILURES_FOLDER = "failures"
 """Records of runs that an error ended; running the study again retries them."""
+TEST_OPENED_FILE = "test_opened.json"
+"""When the final report opened the test split, and with which runs."""
 RESULTS_CSV = "results.csv"
 RESULTS_JSON = "results.json"
 STUDY_AUDITS, RUN_AUDITS = "study_audits", "run_audits"
@@ -184,6 +190,9 @@ class TrialRecord:
     run did not finish, and in a record from before they were counted."""
     scores: DocumentScores | None = None
     """The last evaluation by document; null where the run did not finish, and in a record from before it was kept."""
+    test: dict[str, float | None] = field(default_factory=dict)
+    """TEST_LOSS and TEST_ACCURACY after the last scheduled update: sealed until the study is complete; empty where the
+    run did not finish, its plan has no final test, and in a record from before there was one."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -9,11 +9,13 @@ import pandas as pd
 
 from analysis import comparisons as pairs
 from analysis import evaluation_noise as noise
-from analysis import marks, replication, schema
+from analysis import marks, plan_check, replication, schema
 from analysis.all_pairs import ALL_PAIRS_COLUMNS, all_pairs
 from analysis.audits import AUDIT_COLUMNS, audit_findings
+from analysis.divergence import DIVERGENCE_COLUMNS, divergence
 from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
 from analysis.factorial import MAIN_EFFECT_COLUMNS, disagreements, main_effects
+from analysis.final_test import FINAL_TEST_COLUMNS, final_test
 from analysis.groups import GROUP_COLUMNS, MeanRanks, groups, mean_ranks
 from analysis.interactions import INTERACTION_COLUMNS, interactions
 from analysis.joint import one_model
@@ -67,6 +69,12 @@ class Analysis:
     """Which cells are on the fronts of the metric and a cost; rows in the ranking's order."""
     variance: pd.DataFrame
     """Where the spread between runs comes from, in a study that varies the sources apart."""
+    divergence: pd.DataFrame
+    """One row a cell that has diverged runs, or whose baseline has."""
+    final_test: pd.DataFrame
+    """One row a cell, the best first; empty while the test split is closed."""
+    plan_check: pd.DataFrame
+    """What was registered beside what was done; empty where no plan was registered."""
     audits: pd.DataFrame
     """What the audits found, the severest first."""
     mean_ranks: tuple[MeanRanks, ...]
@@ -85,7 +93,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "race": RACE_COLUMNS | MARK_COLUMN,
     "negative_control": pairs.CONTROL_COLUMNS | MARK_COLUMN,
     "contributions": pairs.CONTRIBUTION_COLUMNS | MARK_COLUMN,
-    "main_effects": MAIN_EFFECT_COLUMNS | MARK_COLUMN,
+    "main_effects": MAIN_EFFECT_COLUMNS | {"plan": plan_check.PLAN_MEANING} | MARK_COLUMN,
     "scaling": SCALING_COLUMNS | MARK_COLUMN,
     "growth": GROWTH_COLUMNS | MARK_COLUMN,
     "interactions": INTERACTION_COLUMNS | MARK_COLUMN,
@@ -94,6 +102,9 @@ COLUMNS: dict[str, dict[str, str]] = {
     "efficiency": EFFICIENCY_COLUMNS | MARK_COLUMN,
     "pareto": PARETO_COLUMNS | MARK_COLUMN,
     "variance": VARIANCE_COLUMNS | MARK_COLUMN,
+    "divergence": DIVERGENCE_COLUMNS | MARK_COLUMN,
+    "final_test": FINAL_TEST_COLUMNS | MARK_COLUMN,
+    "plan_check": plan_check.PLAN_CHECK_COLUMNS | MARK_COLUMN,
     "audits": AUDIT_COLUMNS,
 }
 """Table -> column -> what it holds, in the tables' order; fit for a table's header."""
@@ -114,6 +125,7 @@ def analyse(results: Results) -> Analysis:
     comparisons = pairs.compare(results, order, control, models)
     alone = pairs.contributions(results, comparisons)
     effects, effect_notes = main_effects(results)
+    effects = effects.assign(plan=plan_check.standing_of_effects(results))
     laws, growth = scaling(results)
     errors = noise.evaluation_noise(results, order)
     found = (*noise.audit(errors), *replication.audit(comparisons))
@@ -122,6 +134,7 @@ def analyse(results: Results) -> Analysis:
     study = (*(item for item in results.study_audits if item.audit.name not in names), *found)
     explored, explored_notes = all_pairs(results, order, models)
     notes = (
+        *plan_check.notes(results, comparisons),
         *_run_notes(ranking),
         *_gap_notes(results),
         *_spread_notes(results, ranking),
@@ -155,6 +168,9 @@ def analyse(results: Results) -> Analysis:
         efficiency=marks.mark_rows(results, efficiency(results, order)),
         pareto=marks.mark_rows(results, pareto(results, ranking, models)),
         variance=marks.mark_rows(results, variance_sources(results)),
+        divergence=marks.mark_rows(results, divergence(results)),
+        final_test=marks.mark_rows(results, final_test(results, comparisons)),
+        plan_check=plan_check.check_plan(results, comparisons, effects).assign(**{schema.FLAWS: ""}),
         audits=audit_findings(results, study),
         mean_ranks=tuple(mean_ranks(results, ranking, models)),
         study_audits=study,
@@ -243,8 +259,10 @@ def _unpaired_notes(comparisons: pd.DataFrame) -> list[str]:
 
 
 def _power_notes(comparisons: pd.DataFrame, looks: Sequence[int]) -> list[str]:
-    """Say for the smallest n that is tested what its tests cannot do."""
+    """Say for the smallest n that is tested what its tests cannot do: of the family, without the primary comparison."""
     tested = comparisons[comparisons["p"].notna()]
+    further = tested[tested["plan"] != plan_check.PRIMARY]
+    tested = further if len(further) else tested
     family, tested = len(tested), tested[tested["pairing"] == PAIRED]
     if tested.empty:
         return []

@@ -58,6 +58,11 @@ def _count(source: str, header: str | None = None) -> _Column:
     return _Column(header or source, source, lambda row: text.whole(row[source]))
 
 
+def _plan() -> _Column:
+    """Return what the plan says of a row; left out where no plan was registered."""
+    return _Column("plan", "plan", lambda row: row["plan"] or text.NOTHING, words=True)
+
+
 def _estimate(source: str, header: str, decimals: int, low: str, high: str, sign: bool = True) -> _Column:
     return _Column(
         header, source, lambda row: text.estimate(row[source], row[low], row[high], decimals=decimals, sign=sign)
@@ -94,6 +99,18 @@ def _exact(row: dict[str, Any]) -> str:
     return text.probability(row["p_max_t"]) if row["sign_flip_floor"] <= ALPHA else text.NOTHING
 
 
+def _median(row: dict[str, Any]) -> str:
+    return "diverged" if pd.isna(row["median"]) else text.number(row["median"])
+
+
+def _diverged(row: dict[str, Any]) -> str:
+    """Return how many runs diverged, `2 of 5 [0.05, 0.85]`."""
+    if not row["diverged"]:
+        return "0"
+    ends = text.interval(row["diverged_low"], row["diverged_high"], 2)
+    return f"{text.whole(row['diverged'])} of {text.whole(row['n'] + row['diverged'])} {ends}"
+
+
 def _ranking(results: Results) -> list[_Column]:
     return [
         _count("rank"),
@@ -106,7 +123,7 @@ def _ranking(results: Results) -> list[_Column]:
         _Column("groups", "groups", lambda row: row["groups"] if isinstance(row["groups"], str) else text.NOTHING),
         _Column("accuracy", "val_accuracy", lambda row: text.number(row["val_accuracy"])),
         _count("params_total", "parameters"),
-        _count("diverged"),
+        _Column("diverged [95 % of rate]", "diverged", _diverged),
         _count("failed"),
         _count(INVALID),
         _count("missing"),
@@ -115,6 +132,7 @@ def _ranking(results: Results) -> list[_Column]:
 
 COMPARISONS = [
     _name("cell"),
+    _plan(),
     _word("verdict"),
     _Column("pairing", "pairing", lambda row: UNPAIRED if row["pairing"] == UNPAIRED else text.NOTHING, words=True),
     _count("n"),
@@ -168,11 +186,13 @@ CONTRIBUTIONS = [
     _signed("difference", "difference [95 %]", 4),
     _signed("percent", "% of perplexity [95 %]", 2),
     _Column("accuracy", "accuracy_change", lambda row: text.number(row["accuracy_change"], sign=True)),
+    _plan(),
     _word("verdict"),
 ]
 MAIN_EFFECTS = [
     _name("effect"),
     _word("kind"),
+    _plan(),
     _word("verdict"),
     _count("n"),
     _signed("difference", "difference [95 %]", 4),
@@ -276,6 +296,34 @@ VARIANCE = [
     _Column("share of variance", "share", lambda row: text.number(row["share"], 2)),
     _Column("df", "df", lambda row: text.number(row["df"], 1)),
 ]
+DIVERGENCE = [
+    _name("cell"),
+    _Column("rate", "rate", lambda row: f"{text.whole(row['diverged'])} of {text.whole(row['runs'])}"),
+    _Column("its interval [95 %]", "rate_low", lambda row: text.interval(row["rate_low"], row["rate_high"], 2)),
+    _estimate("mean", "mean of survivors [95 %]", 4, "mean_low", "mean_high", sign=False),
+    _Column("median, diverged as worst", "median", _median),
+    _Column(
+        "better / worse / tied", "better",
+        lambda row: text.NOTHING
+        if row["cell"] == row["baseline"]
+        else f"{row['better']} / {row['worse']} / {row['tied']}",
+    ),
+    _p("p_sign", "sign test p"),
+    _p("p_holm", "Holm p"),
+    _word("verdict"),
+]  # fmt: skip
+FINAL_TEST = [
+    _name("cell"),
+    _plan(),
+    _count("n"),
+    _estimate("test_loss", "test loss [95 %]", 4, "test_loss_low", "test_loss_high", sign=False),
+    _signed("difference", "difference [95 %]", 4),
+    _Column(
+        "on validation", "validation_difference", lambda row: text.number(row["validation_difference"], sign=True)
+    ),
+    _p("p", "p"),
+]  # fmt: skip
+PLAN_CHECK = [_word("item"), _word("planned"), _word("done"), _word("agrees")]
 AUDITS = [
     _word("audit"),
     _word("severity"),
@@ -301,6 +349,9 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         "efficiency": EFFICIENCY,
         "pareto": _pareto(results),
         "variance": VARIANCE,
+        "divergence": DIVERGENCE,
+        "final_test": FINAL_TEST,
+        "plan_check": PLAN_CHECK,
         "audits": AUDITS,
     }
     made = {

@@ -48,6 +48,11 @@ def probability(p: float | None) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 seed` or `2 seeds`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def listing(items: list[str]) -> str:
     """Return `a, b and c`."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -1,7 +1,8 @@
-"""What the audits cost a run: `python benchmarks/audits.py [SCALE]`, one thread, as a trial has on a CPU.
+"""What the audits and the final test cost a run: `python benchmarks/audits.py [SCALE]`.
 
-Trains one run of exp6's `baseline` and of its largest cell and prints what the audits took at its start, in its loop
-and at its end, and their share of its time. Exits with 1 where a share is above 2 %.
+One thread, as a trial has on a CPU. Trains one run of exp6's `baseline` and of its largest cell and prints what the
+audits took at its start, in its loop and at its end, and their share of its time; beside it what one scoring of the
+test split takes. Exits with 1 where a share of the audits is above 2 %.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def main() -> int:
     scale = scale_named(sys.argv[1] if len(sys.argv) > 1 else "cpu")
     corpus = prepare_corpus("web", vocab_size=scale.vocab_size, seq_len=scale.training.seq_len)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    table = Table("cell", "run s", "start s", "loop s", "end s", "share")
+    table = Table("cell", "run s", "start s", "loop s", "end s", "share", "test split s", "its share")
     shares = []
     for cell in STUDY.designs["default"].cells:
         if cell.name in CELLS:
@@ -75,7 +76,10 @@ def main() -> int:
             trainer = Trainer(config, 0, corpus, device)
             run, audits = measure(trainer, Auditor(trainer, corpus))
             shares.append(sum(audits) / run)
-            table.add_row(cell.name, f"{run:.1f}", *(f"{seconds:.3f}" for seconds in audits), f"{shares[-1]:.2%}")
+            test = Stopwatch()
+            test(trainer.evaluate_test)()
+            figures = [*(f"{seconds:.3f}" for seconds in audits), f"{shares[-1]:.2%}"]
+            table.add_row(cell.name, f"{run:.1f}", *figures, f"{test.seconds:.3f}", f"{test.seconds / run:.2%}")
     Console().print(table)
     return int(max(shares) > LARGEST_SHARE)
 

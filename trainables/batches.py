@@ -50,6 +50,12 @@ def evaluation_batches(config: TrialConfig, corpus: TokenizedCorpus) -> Evaluati
     )
 
 
+def test_batches(config: TrialConfig, corpus: TokenizedCorpus) -> EvaluationBatches:
+    """Return the whole test split, whatever a run is evaluated on while it trains."""
+    training = config.training
+    return EvaluationBatches(corpus.test, seq_len=training.seq_len, batch_size=training.evaluation_batch_size)
+
+
 def epochs(config: TrialConfig, corpus: TokenizedCorpus) -> float:
     """Return how often a run sees each of its training windows."""
     training = config.training

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from analysis import schema
 from moe_models.accounting import count
 from moe_models.model import build_model
 from moe_models.streams import Noise
-from trainables.batches import evaluation_batches, training_batches
+from trainables.batches import EvaluationBatches, evaluation_batches, test_batches, training_batches
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus
 from trainables.memory import PeakMemory
@@ -33,6 +33,8 @@ class Divergence(ArithmeticError):
 
 class Trainer:
     """Trains one (configuration, seed) and evaluates it on the whole validation split, or what a flaw makes of it.
+
+    The test split is read by `evaluate_test` alone, which nothing here calls.
 
     Attributes:
         update: optimizer updates made.
@@ -56,6 +58,7 @@ class Trainer:
         self.counts = count(config.counted_model)
         self.batches = training_batches(config, corpus, seed)
         self.validation = evaluation_batches(config, corpus)
+        self.test = test_batches(config, corpus)
         self.update = 0
         self.rows: list[dict[str, Any]] = []
         self.witness = Witness()
@@ -162,28 +165,41 @@ class Trainer:
             return None
         return max((load_E.max() / load_E.mean()).item() for load_E in self._window_loads)
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float | None]:
         """Return loss, accuracy and perplexity over the whole validation split; the model is left as it was."""
+        self.witness.evaluation_begins()
+        loss, accuracy = self._score(self.validation, self.witness.scored)
+        return {
+            schema.VAL_LOSS: loss,
+            schema.VAL_ACCURACY: accuracy,
+            schema.VAL_PERPLEXITY: math.exp(loss) if loss < 700 else math.inf,
+        }
+
+    def evaluate_test(self) -> dict[str, float | None]:
+        """Return loss and accuracy over the whole test split: for a finished run's record, once.
+
+        Nothing of it enters rows, audits or the run's state; null where it is not finite.
+        """
+        loss, accuracy = self._score(self.test, lambda *_: None)
+        return {schema.TEST_LOSS: _finite(loss), schema.TEST_ACCURACY: _finite(accuracy)}
+
+    @torch.no_grad()
+    def _score(self, batches: EvaluationBatches, seen: Callable[[Tensor, Tensor, Tensor], None]) -> tuple[float, float]:
+        """Return loss and accuracy over all scored tokens of these batches, each of which is shown to `seen`."""
         started = time.perf_counter()
         self.model.eval()
-        self.witness.evaluation_begins()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for batch in self.validation:
+        for batch in batches:
             inputs_BT, targets_BT = self._to_device(batch)
             with self.autocast():
                 losses_N, correct_N = self.model.token_losses(self.model(inputs_BT), targets_BT)
-            self.witness.scored(inputs_BT, targets_BT, losses_N)
+            seen(inputs_BT, targets_BT, losses_N)
             loss_sum += losses_N.double().sum()
             correct += correct_N.sum()
-        loss = loss_sum.item() / self.validation.scored_tokens
+        loss, accuracy = loss_sum.item() / batches.scored_tokens, correct.item() / batches.scored_tokens
         self.evaluation_seconds += time.perf_counter() - started
-        return {
-            schema.VAL_LOSS: loss,
-            schema.VAL_ACCURACY: correct.item() / self.validation.scored_tokens,
-            schema.VAL_PERPLEXITY: math.exp(loss) if loss < 700 else math.inf,
-        }
+        return loss, accuracy
 
     def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return batch[0].to(self.device, non_blocking=True), batch[1].to(self.device, non_blocking=True)

@@ -35,8 +35,10 @@ class AblationTrainable(tune.Trainable):
     """Trains a configuration for each of its seeds. Actors can be reused: `reset_config` starts afresh.
 
     Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory`, `labels` (study, cell, scale,
-    factors, flaws: for the record), `environment` (for the record), `threads` (of torch, 1 by default) and `pauses`
-    (updates after which the run is evaluated and reported at once, for a scheduler to decide on).
+    factors, flaws: for the record), `environment` (for the record), `threads` (of torch, 1 by default), `pauses`
+    (updates after which the run is evaluated and reported at once, for a scheduler to decide on), `divergence_limit`
+    (final validation loss, nats, above which a run has diverged) and `final_test` (whether a finished run's record is
+    to hold its result on the test split, which no report of the trial does).
 
     Each report holds the latest row, the latest validation figures, all `rows` since the last report (each with its
     `seed`), the `status` of the seed last trained and `seconds_busy`, time spent training or evaluating since then.
@@ -50,6 +52,8 @@ class AblationTrainable(tune.Trainable):
         self.pending_seeds = list(config["seeds"])
         self.labels = config.get("labels", {})
         self.environment = config.get("environment", {})
+        self.divergence_limit: float | None = config.get("divergence_limit")
+        self.final_test: bool = config.get("final_test", False)
         self.study_directory = Path(config["study_directory"]) if config.get("study_directory") else None
         self.corpus: TokenizedCorpus = open_corpus(Path(config["corpus_directory"]))
         self.latest: dict[str, Any] = {}
@@ -145,12 +149,22 @@ class AblationTrainable(tune.Trainable):
         except Divergence as error:
             return schema.DIVERGED, str(error)
         if self.trainer.finished:
-            return schema.FINISHED, None
+            return self._judge()
         path = self._checkpoint_path()
         if path is not None and time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS:
             save_checkpoint(path, self.trainer.state_dict())
             self.checkpointed_at = time.monotonic()
         return "running", None
+
+    def _judge(self) -> tuple[str, str | None]:
+        """Return how a run ended that was trained through its last update, by the loss after it."""
+        loss, limit = self.trainer.rows[-1][schema.VAL_LOSS], self.divergence_limit
+        if loss is None:
+            return schema.DIVERGED, f"{schema.VAL_LOSS} is not finite after the last update"
+        if limit is not None and loss > limit:
+            above = f"{schema.VAL_LOSS} after the last update is {loss:.4f} nats"
+            return schema.DIVERGED, f"{above}, above the plan's divergence limit of {limit:g}"
+        return schema.FINISHED, None
 
     def _end_seed(self, status: str, error: str | None) -> None:
         """Write the record, then drop the checkpoint: at every moment one of the two is there."""
@@ -178,6 +192,7 @@ class AblationTrainable(tune.Trainable):
             digest=self.trainer.witness.digest,
             scores=self.auditor.scores,
             params_dead=self.auditor.params_dead,
+            test=self.trainer.evaluate_test() if self.final_test and status == schema.FINISHED else {},
             flaws=self.labels.get("flaws", []),
         )
         record.write(self.study_directory / schema.RECORDS_FOLDER)

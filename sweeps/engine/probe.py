@@ -83,7 +83,7 @@ def estimate_runs(
             else:
                 update = flops * (sum(known) / len(known) if known else 1 / rate)
             training = config.training
-            evaluations = -(-training.updates // training.evaluate_every)
+            evaluations = -(-training.updates // training.evaluate_every) + 1  # and the test split, as large
             # A forward pass is a third of the training FLOPs.
             tokens = evaluation_batches(config, corpus).scored_tokens / training.tokens_per_update / 3
             total += runs * update * (training.updates + evaluations * tokens)

@@ -6,8 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.registered import AMENDMENTS, CELLS, HASH, REGISTERED, SEEDS, Comparison, Family, Registered, sha256
+from analysis.registered import (
+    AGAINST_BASELINE,
+    AMENDMENTS,
+    CELLS,
+    HASH,
+    REGISTERED,
+    SEEDS,
+    WHOLE_FACTORS,
+    Comparison,
+    Family,
+    Registered,
+    sha256,
+)
 from analysis.schema import VAL_LOSS
+from analysis.text import counted
 
 if TYPE_CHECKING:
     from sweeps.engine.plan import Plan
@@ -16,8 +29,6 @@ DIVERGENCE_MARGIN = 1.0
 """Nats above log(vocabulary), the loss of a uniform guess, beyond which a run has diverged. A model that has learned
 nothing yet is near it: logits of unit variance cost half a nat. Beyond a nat, e times the perplexity of guessing, a
 model is worse than before it was trained."""
-AGAINST_BASELINE = "against the baseline"
-WHOLE_FACTORS = "effects of whole factors"
 EXCLUSIONS = (
     "runs that an audit finds invalid are in no number, and counted",
     "runs that an error ended are in no number, counted, and tried again by the same command",
@@ -139,7 +150,8 @@ def lines(plan: Plan) -> list[str]:
     if further:
         said.append(f"further tests planned: {further}; " + _looks(section["looks"]))
     said += [
-        f"beyond the registered plan, after {amendment['ended']} runs: {amendment['count']} more {amendment['what']}; "
+        f"beyond the registered plan, after {counted(amendment['ended'], 'run')}: "
+        f"{amendment['count']} more {amendment['what']}; "
         "what they change is exploratory"
         for amendment in plan.amendments
         if amendment["ended"]

@@ -287,6 +287,8 @@ def trial_config(plan: Plan, run: PlannedRun, environment: Mapping[str, str]) ->
         "study_directory": str(plan.folder),
         "environment": dict(environment),
         "threads": plan.choices["threads"],
+        "divergence_limit": plan.divergence_limit(run.cell.scale),
+        "final_test": plan.final_test,
     }
 
 

@@ -226,3 +226,39 @@ def test_a_divergence_is_a_result(corpus: TokenizedCorpus, tmp_path: Path) -> No
     assert record.error is not None
     assert "became" in record.error
     assert record.result_row()["val_loss"] is None
+
+
+def ended(corpus: TokenizedCorpus, folder: Path, **settings: Any) -> tuple[TrialRecord, list[dict[str, Any]]]:
+    """Train one seed to its end, without a cluster; return its record and the trial's reports."""
+    actor = AblationTrainable({**trial(corpus, folder, [0]), **settings})
+    reports = [actor.train()]
+    while not reports[-1]["done"]:
+        reports.append(actor.train())
+    return TrialRecord.read(folder / "records" / f"{config(corpus).hash(0)}.json"), reports
+
+
+def test_the_test_split_is_opened_once_and_stands_in_the_record_alone(corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    record, reports = ended(corpus, tmp_path / "a", final_test=True)
+    assert record.status == "finished"
+    assert set(record.test) == {schema.TEST_LOSS, schema.TEST_ACCURACY}
+    assert record.test[schema.TEST_LOSS] != record.rows[-1][schema.VAL_LOSS]
+    texts = [str(reports), str(record.rows), str(record.result_row())]
+    assert not any("test_loss" in text or "test_accuracy" in text for text in texts)
+    without, _ = ended(corpus, tmp_path / "b")
+    assert without.test == {}
+    assert deterministic(without.rows) == deterministic(record.rows)
+
+
+def test_a_run_that_ends_above_the_limit_has_diverged(corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    loss = ended(corpus, tmp_path / "free")[0].rows[-1][schema.VAL_LOSS]
+    kept, _ = ended(corpus, tmp_path / "kept", divergence_limit=loss, final_test=True)
+    assert kept.status == "finished"  # at the limit, not above it
+    record, reports = ended(corpus, tmp_path / "above", divergence_limit=loss - 0.01, final_test=True)
+    assert (record.status, reports[-1]["status"]) == ("diverged", "diverged")
+    assert record.error == (
+        f"val_loss after the last update is {loss:.4f} nats, above the plan's divergence limit of {loss - 0.01:g}"
+    )
+    assert record.test == {}
+    assert record.rows[-1][schema.VAL_LOSS] == loss  # it is kept, and is no result
+    assert record.result_row()["val_loss"] is None
+    assert {audit.name for audit in record.audits} == {audit.name for audit in kept.audits}

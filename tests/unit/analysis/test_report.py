@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis import report, text
 from analysis.errors import AnalysisError
@@ -74,7 +75,9 @@ def test_markdown_holds_the_ranking(written: Report, analysis: Analysis) -> None
         mean, low, high = (f"{row[name]:.4f}" for name in ("mean", "ci_low", "ci_high"))
         assert shown["val_loss [95 %]"] == f"{mean} [{low}, {high}]"
         assert shown["parameters"] == f"{int(row['params_total']):,}"
-        assert shown["diverged"] == str(row["diverged"])
+        exact = stats.binomtest(row["diverged"], 5).proportion_ci(0.95, method="exact")
+        rate = f"{row['diverged']} of 5 [{exact.low:.2f}, {exact.high:.2f}]"
+        assert shown["diverged [95 % of rate]"] == (rate if row["diverged"] else "0")
     assert rows[-1]["rank"] == text.NOTHING  # diverged: no rank
 
 

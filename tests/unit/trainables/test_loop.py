@@ -176,3 +176,26 @@ def test_gradients_are_clipped(corpus: TokenizedCorpus) -> None:
     rows(trainer)
     assert len(norms) == 6
     assert max(norms) < 1.1e-9
+
+
+def test_the_test_split_is_scored_as_a_whole_and_leaves_no_trace(corpus: TokenizedCorpus) -> None:
+    plain, tested = (Trainer(config(corpus), 3, corpus, CPU) for _ in range(2))
+    expected = rows(plain)
+    rows(tested)
+    before = {name: value.clone() for name, value in tested.model.state_dict().items()}
+    scores, rows_before = tested.witness.scores, list(tested.rows)
+    result = tested.evaluate_test()
+    assert result == tested.evaluate_test()
+    assert set(result) == {"test_loss", "test_accuracy"}
+    assert (tested.witness.scores, tested.rows) == (scores, rows_before)
+    assert deterministic(tested.rows) == expected
+    assert all(torch.equal(value, before[name]) for name, value in tested.model.state_dict().items())
+    tokens = torch.from_numpy(corpus.test.tokens.astype("int64"))
+    losses = []
+    for start in range(0, len(tokens) - 1, 16):
+        piece = tokens[start : start + 17]
+        with torch.no_grad():
+            logits = tested.model.logits(tested.model(piece[None, :-1]).hidden_BTD)[0]
+        losses.append(torch.nn.functional.cross_entropy(logits.double(), piece[1:], reduction="sum").item())
+    assert result["test_loss"] == pytest.approx(sum(losses) / (len(tokens) - 1), abs=1e-5)
+    assert result["test_loss"] != tested.rows[-1]["val_loss"]

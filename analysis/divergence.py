@@ -1,0 +1,102 @@
+"""Runs that diverged as results: how often, and a comparison in which they count as worst.
+
+The mean of a cell's survivors flatters it, so such a cell has no rank and no t test. A rank needs no value: a diverged
+run is worse than any that finished, and two diverged runs of one seed are tied.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from scipy import stats
+
+from analysis import schema
+from analysis.results import Results
+from analysis.significance import ALPHA, clopper_pearson, holm, t_interval
+
+DIVERGENCE_COLUMNS = {
+    "scale": "scale of the model; empty where scale is no factor of the study",
+    "cell": "name of the cell",
+    "baseline": "the cell it is compared with",
+    "runs": "runs that finished or diverged",
+    "diverged": "those that diverged",
+    "rate": "diverged / runs",
+    "rate_low": "lower end of its exact 95 % interval (Clopper-Pearson)",
+    "rate_high": "upper end",
+    "mean": "mean of the metric over the survivors: flatters the cell",
+    "mean_low": "95 % t interval of that mean, lower end",
+    "mean_high": "upper end",
+    "median": "median over all runs, diverged ones counting as worst; null where the median run itself diverged",
+    "better": "seeds in which the cell is better than its baseline, diverged runs counting as worst",
+    "worse": "seeds in which it is worse",
+    "tied": "seeds in which both diverged, or are equal",
+    "p_sign": "exact two-sided sign test of better against worse (ties left out), paired by seed",
+    "p_holm": "p_sign, Holm-corrected over this table",
+    "floor": "smallest p_sign that so many seeds can give, 2 / 2^n",
+    "verdict": "of the sign test, in words",
+}
+
+
+def divergence(results: Results) -> pd.DataFrame:
+    """Describe and compare every cell that has diverged runs, or whose baseline has.
+
+    Runs that an audit found invalid and seeds that one of the two lacks are in no count.
+
+    Returns:
+        DIVERGENCE_COLUMNS, in the cells' order; empty where nothing diverged.
+    """
+    values = results.finished(results.metric)
+    ended = results.statuses.where(results.statuses.isin((schema.FINISHED, schema.DIVERGED)))
+    is_diverged = ended == schema.DIVERGED
+    worst = math.inf if results.direction == "min" else -math.inf
+    ranked = values.mask(is_diverged, worst)
+    rows = []
+    for cell in results.cells.index:
+        baseline = results.baselines.get(cell, cell)
+        if not (is_diverged.loc[cell].any() or is_diverged.loc[baseline].any()):
+            continue
+        known = ended.loc[cell].notna() & ended.loc[baseline].notna()
+        here, there = ranked.loc[cell, known], ranked.loc[baseline, known]
+        lower, higher = int((here < there).sum()), int((here > there).sum())
+        better, worse = (lower, higher) if results.direction == "min" else (higher, lower)
+        median = float(ranked.loc[cell].dropna().median()) if ended.loc[cell].notna().any() else math.nan
+        rows.append(
+            {
+                "scale": results.scales[cell],
+                "cell": cell,
+                "baseline": baseline,
+                "runs": int(ended.loc[cell].notna().sum()),
+                "diverged": int(is_diverged.loc[cell].sum()),
+                "n": values.loc[cell].count(),
+                "mean": values.loc[cell].mean(),
+                "sd": values.loc[cell].std(),
+                "median": median if math.isfinite(median) else math.nan,
+                "better": better,
+                "worse": worse,
+                "tied": int(known.sum()) - better - worse,
+                "p_sign": _sign_test(better, worse) if cell != baseline else math.nan,
+                "floor": 2.0 ** (1 - better - worse) if better + worse and cell != baseline else math.nan,
+            }
+        )
+    table = pd.DataFrame(rows, columns=[*DIVERGENCE_COLUMNS, "n", "sd"])
+    table["rate"] = table["diverged"] / table["runs"]
+    table["rate_low"], table["rate_high"] = clopper_pearson(table["diverged"], table["runs"])
+    table["mean_low"], table["mean_high"] = t_interval(table["mean"], table["sd"], table["n"])
+    table["p_holm"] = holm(table["p_sign"])
+    table["verdict"] = [_verdict(*row) for row in table[["better", "worse", "p_holm", "floor"]].itertuples(index=False)]
+    return table[list(DIVERGENCE_COLUMNS)]
+
+
+def _sign_test(better: int, worse: int) -> float:
+    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else math.nan
+
+
+def _verdict(better: int, worse: int, p_holm: float, floor: float) -> str:
+    if math.isnan(p_holm):
+        return "not tested"
+    if p_holm <= ALPHA:
+        return "better" if better > worse else "worse"
+    if floor > ALPHA:
+        return f"cannot reject with {better + worse} seeds (smallest p {floor:.2g})"
+    return "not resolved"

@@ -1,0 +1,76 @@
+"""Diverged runs as results: rates with exact intervals, and the comparison in which they count as worst."""
+
+from __future__ import annotations
+
+import pytest
+from scipy import stats
+
+from analysis.divergence import divergence
+from analysis.render import content, markdown
+from analysis.summary import analyse
+from tests.fakes_results import make_results
+
+D = "diverged"
+LOSSES = {
+    "baseline": [4.30, 4.32, 4.29, 4.31, 4.33, 4.30, 4.28],
+    "wild": [4.20, D, 4.19, D, 4.24, 4.22, 4.21],
+    "lost": [D, D, D, D, D, D, D],
+    "calm": [4.31, 4.33, 4.30, 4.32, 4.34, 4.31, 4.29],
+}
+
+
+def rows() -> dict:
+    return {row["cell"]: row for row in divergence(make_results(LOSSES)).to_dict("records")}
+
+
+def test_only_what_diverged_is_there() -> None:
+    assert list(rows()) == ["wild", "lost"]
+    assert divergence(make_results({"baseline": [1.0, 2.0], "other": [1.0, 2.0]})).empty
+
+
+def test_the_rate_has_its_exact_interval() -> None:
+    found = rows()["wild"]
+    assert (found["diverged"], found["runs"], found["rate"]) == (2, 7, pytest.approx(2 / 7))
+    exact = stats.binomtest(2, 7).proportion_ci(0.95, method="exact")
+    assert (found["rate_low"], found["rate_high"]) == pytest.approx((exact.low, exact.high), rel=1e-10)
+    assert rows()["lost"]["rate_high"] == 1
+
+
+def test_diverged_runs_count_as_worst_in_an_exact_sign_test() -> None:
+    wild, lost = rows()["wild"], rows()["lost"]
+    assert (wild["better"], wild["worse"], wild["tied"]) == (5, 2, 0)
+    assert wild["p_sign"] == pytest.approx(stats.binomtest(5, 7).pvalue)
+    assert (lost["better"], lost["worse"]) == (0, 7)
+    assert lost["p_sign"] == pytest.approx(2 / 2**7)
+    assert lost["p_holm"] == pytest.approx(2 * 2 / 2**7)
+    assert (wild["verdict"], lost["verdict"]) == ("not resolved", "worse")
+
+
+def test_the_median_counts_them_as_worst_and_the_mean_is_of_survivors() -> None:
+    wild = rows()["wild"]
+    assert wild["median"] == 4.22  # of 4.19 4.20 4.21 [4.22] 4.24 inf inf
+    assert wild["mean"] == pytest.approx((4.20 + 4.19 + 4.24 + 4.22 + 4.21) / 5)
+    assert rows()["lost"]["median"] != rows()["lost"]["median"]  # null: the median run diverged
+
+
+def test_a_baseline_that_diverged_is_compared_too_and_few_seeds_are_said() -> None:
+    table = divergence(make_results({"baseline": [D, 4.3, 4.3], "other": [4.2, 4.2, D]}))
+    found = {row["cell"]: row for row in table.to_dict("records")}
+    assert found["baseline"]["verdict"] == "not tested"
+    assert (found["other"]["better"], found["other"]["worse"]) == (2, 1)
+    assert found["other"]["verdict"] == "cannot reject with 3 seeds (smallest p 0.25)"
+
+
+def test_where_more_is_better_diverged_runs_are_still_worst() -> None:
+    results = make_results(LOSSES, plan={"metric": "val_accuracy", "direction": "max"})
+    found = {row["cell"]: row for row in divergence(results).to_dict("records")}
+    assert (found["wild"]["better"], found["wild"]["worse"], found["wild"]["tied"]) == (0, 2, 5)  # accuracies are equal
+
+
+def test_the_report_has_the_rate_in_the_ranking_and_a_table_of_its_own() -> None:
+    results = make_results(LOSSES)
+    analysis = analyse(results)
+    text = markdown(content(results, analysis), [])
+    assert "| 2 of 7 [0.04, 0.71] |" in text
+    assert "## Runs that diverged" in text
+    assert analysis.ranking.set_index("cell")["rank"].isna()[["wild", "lost"]].all()

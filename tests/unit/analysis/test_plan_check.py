@@ -1,0 +1,186 @@
+"""What was registered against what is done: the primary comparison, families, and what is exploratory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from analysis import narrative
+from analysis.results import Results
+from analysis.summary import Analysis, analyse
+from tests.fakes_plan import added, registered
+from tests.fakes_results import make_results
+
+CELLS = ("baseline", "attention", "mlp", "moe")
+LOSSES = {
+    "baseline": [4.300, 4.320, 4.290, 4.310, 4.330],
+    "attention": [4.281, 4.299, 4.268, 4.296, 4.311],
+    "mlp": [4.330, 4.345, 4.325, 4.335, 4.368],
+    "moe": [4.302, 4.311, 4.296, 4.312, 4.325],
+}
+LATER = {cell: [*losses, losses[0] + 0.001, losses[1] - 0.001] for cell, losses in LOSSES.items()}
+
+
+def analysed(losses: Any = LOSSES, **changes: Any) -> tuple[Results, Analysis]:
+    results = make_results(losses, plan=registered(CELLS, **changes))
+    return results, analyse(results)
+
+
+def row(analysis: Analysis, cell: str) -> Any:
+    return analysis.comparisons.set_index("cell").loc[cell]
+
+
+def checked(analysis: Analysis) -> dict[str, tuple[str, str]]:
+    table = analysis.plan_check
+    return {
+        item: (done, agrees) for item, done, agrees in zip(table["item"], table["done"], table["agrees"], strict=True)
+    }
+
+
+def claims(results: Results, analysis: Analysis) -> list[str]:
+    return [finding.claim for finding in narrative.verdict(results, analysis)[""]]
+
+
+def paired_p(cell: str) -> float:
+    return float(stats.ttest_rel(LOSSES[cell], LOSSES["baseline"]).pvalue)
+
+
+def test_the_primary_comparison_is_tested_alone_and_the_others_without_it() -> None:
+    results, analysis = analysed()
+    primary = row(analysis, "attention")
+    assert (primary["plan"], primary["family"]) == ("primary", 1)
+    assert primary["p_holm"] == primary["p"] == pytest.approx(paired_p("attention"), rel=1e-10)
+    others = [row(analysis, cell) for cell in ("mlp", "moe")]
+    assert [(other["plan"], other["family"]) for other in others] == [("planned", 2)] * 2
+    holm = multipletests([paired_p("mlp"), paired_p("moe")], method="holm")[1]
+    assert [other["p_holm"] for other in others] == pytest.approx(list(holm), rel=1e-10)
+    first = narrative.verdict(results, analysis)[""][0]
+    assert first.claim == "Primary comparison, attention against baseline, tested alone at 5 %, at one learning rate"
+    assert [cell for cell, _ in first.cells] == ["attention"]
+    assert first.cells[0][1].startswith("better: ")
+    for finding in narrative.verdict(results, analysis)[""][1:]:
+        assert "attention" not in [cell for cell, _ in finding.cells if finding.kind not in ("best",)]
+
+
+def test_all_agrees_where_the_study_is_as_planned() -> None:
+    _, analysis = analysed()
+    assert set(analysis.plan_check["agrees"]) == {"yes"}
+    assert set(checked(analysis)) >= {
+        "registered plan", "metric", "primary comparison", "family: against the baseline", "anything else", "cells",
+        "seeds a cell", "looks", "equivalence margin", "divergence limit", "exclusions", "learning rates",
+    }  # fmt: skip
+    assert checked(analysis)["primary comparison"][0] == "alone, n = 5"
+
+
+def test_without_registration_all_is_as_it_was() -> None:
+    plain = make_results(LOSSES)
+    analysis = analyse(plain)
+    assert set(analysis.comparisons["plan"]) == {""}
+    assert set(analysis.comparisons["family"]) == {3}
+    assert analysis.plan_check.empty
+    assert not any("plan" in note for note in analysis.notes)  # a table of anybody's
+    plan = {"cells": registered(CELLS)["cells"]}
+    own = analyse(make_results(LOSSES, plan=plan))
+    assert own.comparisons.equals(analysis.comparisons)
+    assert any(note.startswith("no plan was registered") for note in own.notes)
+    assert any(note.startswith("one learning rate for all cells") for note in own.notes)
+
+
+def test_seeds_added_after_results_make_all_but_the_primary_comparison_exploratory() -> None:
+    results, analysis = analysed(LATER, amendments=[added("seeds", [5, 6], ended=20)])
+    primary = row(analysis, "attention")
+    assert (primary["plan"], primary["n"]) == ("primary", 5)
+    assert primary["p"] == pytest.approx(paired_p("attention"), rel=1e-10)  # as if nothing had been added
+    for cell in ("mlp", "moe"):
+        assert (row(analysis, cell)["plan"], row(analysis, cell)["n"]) == (
+            "exploratory: seeds were added after the plan", 7,
+        )  # fmt: skip
+    assert "Exploratory: seeds were added after the plan" in claims(results, analysis)
+    assert "Clearly worse than baseline" not in claims(results, analysis)
+    assert checked(analysis)["looks"] == ("1 undeclared: seeds were added", "no")
+    assert checked(analysis)["seeds a cell"] == ("5, and 2 added after results were known", "no")
+    assert any(
+        "2 seeds were added to the plan on 2026-01-02, after 20 runs had ended" in note for note in analysis.notes
+    )
+    assert not any("left out are" in note for note in analysis.notes)
+
+
+def test_seeds_added_before_any_result_are_planned() -> None:
+    _, analysis = analysed(LATER, amendments=[added("seeds", [5, 6], ended=0)])
+    assert [row(analysis, cell)["plan"] for cell in CELLS[1:]] == ["primary", "planned", "planned"]
+    assert row(analysis, "attention")["n"] == 7
+    assert set(analysis.plan_check["agrees"]) == {"yes"}
+
+
+def test_seeds_that_no_amendment_names_are_exploratory_too() -> None:
+    _, analysis = analysed(LATER)
+    assert row(analysis, "mlp")["plan"] == "exploratory: seeds were added after the plan"
+
+
+def test_before_the_planned_look_nothing_is_confirmed() -> None:
+    early = {cell: losses[:4] for cell, losses in LOSSES.items()}
+    results, analysis = analysed(early)
+    assert set(analysis.comparisons["plan"]) == {"exploratory: tested after 4 of the 5 seeds planned"}
+    assert checked(analysis)["primary comparison"] == ("exploratory: tested after 4 of the 5 seeds planned", "no")
+    assert not any(claim.startswith(("Primary", "Clearly")) for claim in claims(results, analysis))
+
+
+def test_a_failed_run_does_not_hide_the_look() -> None:
+    _, analysis = analysed({**LOSSES, "mlp": [*LOSSES["mlp"][:4], "failed"]})
+    assert (row(analysis, "mlp")["plan"], row(analysis, "mlp")["n"]) == ("planned", 4)
+
+
+def test_another_baseline_and_cells_added_later_are_exploratory() -> None:
+    results = make_results(LOSSES, baseline="mlp", plan=registered(CELLS))
+    assert set(analyse(results).comparisons["plan"]) == {"exploratory: not in the plan"}
+    plan = registered(CELLS[:3], amendments=[added("cells", ["moe"], ended=15)])
+    plan["cells"] = registered(CELLS)["cells"]
+    analysis = analyse(make_results(LOSSES, plan=plan))
+    assert row(analysis, "moe")["plan"] == "exploratory: not in the plan"
+    assert row(analysis, "mlp")["plan"] == "planned"
+    assert checked(analysis)["cells"] == ("1 added after results were known: moe", "no")
+    plan["amendments"] = [added("cells", ["moe"], ended=0)]
+    assert row(analyse(make_results(LOSSES, plan=plan)), "moe")["plan"] == "planned"
+
+
+def test_another_metric_is_exploratory() -> None:
+    plan = registered(CELLS) | {"metric": "train_loss", "direction": "min"}
+    analysis = analyse(make_results(LOSSES, plan=plan))
+    assert set(analysis.comparisons["plan"]) == {"exploratory: another metric than the plan's"}
+    assert checked(analysis)["metric"] == ("train_loss, lower is better", "no")
+
+
+@pytest.mark.parametrize("how", ["section", "hash", "run"])
+def test_a_changed_plan_is_an_alarm(how: str) -> None:
+    plan = registered(CELLS)
+    if how == "section":
+        plan["registered"]["primary"]["cell"] = "mlp"
+    elif how == "hash":
+        plan["registered_sha256"] = "0" * 64
+    else:  # rewritten with its hash: the runs still know the one that they were trained under
+        plan["environment"] = {"registered_sha256": registered(CELLS, n=6)["registered_sha256"]}
+    results = make_results(LOSSES, plan=plan)
+    analysis = analyse(results)
+    first = narrative.verdict(results, analysis)[""][0]
+    assert (first.kind, first.claim) == ("alarm", "ALARM, the registered plan was changed")
+    assert set(analysis.comparisons["plan"]) == {"exploratory: the registered plan was changed"}
+    assert checked(analysis)["registered plan"] == ("CHANGED", "no")
+
+
+def test_only_tuned_comparisons_are_claims_about_components() -> None:
+    results, analysis = analysed(tuned=True)
+    assert claims(results, analysis)[0].endswith("tested alone at 5 %, learning rates tuned")
+    assert not any("one learning rate" in note for note in analysis.notes)
+    assert any("not claims about components" in note for note in analysed()[1].notes)
+
+
+def test_the_registered_margin_is_the_one_that_counts() -> None:
+    _, analysis = analysed(equivalence_margin=0.02)
+    assert row(analysis, "moe")["verdict"] == "equivalent within \u00b10.02 nats"
+    plan = registered(CELLS) | {"equivalence_margin": 0.02}
+    late = analyse(make_results(LOSSES, plan=plan))
+    assert row(late, "moe")["verdict"].startswith("not resolved")
+    assert checked(late)["equivalence margin"] == ("the plan's file says 0.02 nats: not used", "no")
