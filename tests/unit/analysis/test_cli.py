@@ -59,7 +59,8 @@ def test_an_error_is_one_line(table: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["report", str(table)]) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err == f"error: {table}: column 'val_loss' is missing: it has variant, seed, nll\n"
+    has = "it has variant, seed, nll; --metric names the column that holds the validation loss"
+    assert shown.err == f"error: {table}: column 'val_loss' is missing: {has}\n"
     assert sorted(path.name for path in table.parent.iterdir()) == ["mine.csv"]
 
 
