@@ -229,7 +229,7 @@ def test_columns_without_news_are_left_out(tmp_path: Path) -> None:
     results = tiny_study(tmp_path, baseline=[1.0, 2.0, 3.0], new=[1.5, 2.0, 3.5])
     page = write_report(results, tmp_path / "out").markdown.read_text()
     assert list(markdown_table(page, "Ranking")[0]) == [
-        "rank", "cell", "n", "val_loss [95 %]", "sd", "P(best)", "likely ranks",
+        "rank", "cell", "n", "val_loss [95 %]", "sd", "P(best)", "likely ranks", "groups",
     ]  # fmt: skip
 
 
