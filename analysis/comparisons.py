@@ -98,7 +98,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     """Compare each cell with its baseline, paired by seed; seeds that finished in one of the two alone are left out.
 
     Two cells that share no seed at all are compared unpaired. The plan's primary comparison is tested alone, on the
-    registered seeds, and its verdict rests on that test: what the joint analysis says of all is not asked.
+    registered seeds, and is not in the joint analysis.
 
     Args:
         results: the study.
@@ -132,17 +132,17 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     apart = table.index[table["p"].notna() & ~by_seed]
     sizes = ["cohens_d", "hedges_g", "hedges_g_low", "hedges_g_high"]
     table.loc[apart, sizes] = unpaired.loc[apart, sizes]
-    # The joint analysis is of one look.
-    tested = {} if results.looks else {cell: pairs[cell] for cell in table.index[by_seed]}
+    # The joint analysis is of one look, and of the same family as Holm's: without the primary comparison.
+    family = by_seed & (plan != plan_check.PRIMARY)
+    tested = {} if results.looks else {cell: pairs[cell] for cell in table.index[family]}
     # Only one of the two is there, so that their promise is for all comparisons.
     joint = joint_table(values, tested, models) if tested else dunnett_table(values, {c: pairs[c] for c in apart})
     table = table.join(joint)
     table["plan"] = plan
-    beside = table["p_joint"].mask(plan == plan_check.PRIMARY)
     table["verdict"] = [
         _beside_joint(verdict, difference, holm, joint, results.direction)
         for verdict, difference, holm, joint in zip(
-            table["verdict"], table["difference"], table["p_holm"], beside, strict=True
+            table["verdict"], table["difference"], table["p_holm"], table["p_joint"], strict=True
         )
     ]
     better = differences < 0 if results.direction == "min" else differences > 0

@@ -291,6 +291,7 @@ def _power_notes(comparisons: pd.DataFrame, looks: Sequence[int]) -> list[str]:
 def _joint_notes(comparisons: pd.DataFrame) -> list[str]:
     """Say what the joint analysis rests on, and which tested comparisons are not in it."""
     tested = comparisons[comparisons["p"].notna() & (comparisons["pairing"] == PAIRED)]
+    tested = tested[tested["plan"] != plan_check.PRIMARY]
     alone = tested.loc[tested["p_joint"].isna(), "cell"]
     notes = []
     if len(alone) < len(tested):

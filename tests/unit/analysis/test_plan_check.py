@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -63,6 +64,16 @@ def test_the_primary_comparison_is_tested_alone_and_the_others_without_it() -> N
     assert first.cells[0][1].startswith("better: ")
     for finding in narrative.verdict(results, analysis)[""][1:]:
         assert "attention" not in [cell for cell, _ in finding.cells if finding.kind not in ("best",)]
+
+
+def test_the_joint_analysis_is_of_the_same_family_as_holms() -> None:
+    _, analysis = analysed()
+    assert np.isnan(row(analysis, "attention")["p_joint"])
+    without = {cell: losses for cell, losses in LOSSES.items() if cell != "attention"}
+    family = analyse(make_results(without)).comparisons.set_index("cell")
+    for cell in ("mlp", "moe"):
+        assert row(analysis, cell)["p_joint"] == pytest.approx(family.loc[cell, "p_joint"], rel=1e-12)
+        assert row(analysis, cell)["joint_family"] == 2
 
 
 def test_all_agrees_where_the_study_is_as_planned() -> None:
