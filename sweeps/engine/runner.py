@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 import ray
 import ray.cloudpickle
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -149,10 +150,23 @@ class _RaceQueue(Suggestions):
             self._progress.say(f"the look at {self._race.next_look} seeds waits for runs that failed: {len(waited)}")
 
 
-class _Stop(tune.Stopper):
-    """Stops the whole experiment once a signal came, or once Ray has no node left: Tune would wait for one for ever."""
+class TrialObserver(tune.Callback):
+    """Hears of everything that happens to trials."""
 
-    def __init__(self) -> None:
+    restart = False
+    """Whether a worker was lost: all trials are to stop and to go on from their checkpoints. Tune's own way of trying a
+    trial again gives up where it hears of one death twice."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks into snapshots, which nobody reads here."""
+        return {}
+
+
+class _Stop(tune.Stopper):
+    """Stops the whole experiment: after a signal, for a restart, or where Ray has no node left for Tune to wait for."""
+
+    def __init__(self, observer: TrialObserver) -> None:
+        self._observer = observer
         self.asked = False
         self.lost = False
         self._looked = time.monotonic()
@@ -164,10 +178,14 @@ class _Stop(tune.Stopper):
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
             self.lost = not any(node["Alive"] for node in ray.nodes())
-        return self.asked or self.lost
+        return self.asked or self.lost or self._observer.restart
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its stopper into snapshots, which nobody reads here."""
+        return {}
 
 
-class _Observer(tune.Callback):
+class _Observer(TrialObserver):
     """Turns Tune's events into MLflow runs, progress and, where a run failed, its record."""
 
     def __init__(
@@ -186,10 +204,8 @@ class _Observer(tune.Callback):
         self._runs = {(run.cell.name, run.seed): run for run in runs}
         self._rows: dict[str, list[dict[str, Any]]] = {run.config_hash: [] for run in runs}
         self.ended: set[str] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks into snapshots, which nobody reads here."""
-        return {}
+        self._lost: Counter[str] = Counter()
+        """How often a run's worker died."""
 
     def _runs_of(self, trial: Trial) -> list[PlannedRun]:
         return [self._runs[trial.config["labels"]["cell"], seed] for seed in trial.config["seeds"]]
@@ -225,7 +241,13 @@ class _Observer(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         error = error_of(trial)
         for run in self._runs_of(trial):
-            if run.config_hash not in self.ended and not self._end_if_recorded(run):
+            if run.config_hash in self.ended or self._end_if_recorded(run):
+                continue
+            self._lost[run.config_hash] += lost_its_worker(trial)
+            if 0 < self._lost[run.config_hash] <= LOST_WORKERS:
+                self.progress.say(f"{run.cell.name}, seed {run.seed}: its worker died; it goes on from its checkpoint")
+                self.restart = True
+            else:
                 self._fail(run, error)
 
     def _end_if_recorded(self, run: PlannedRun) -> bool:
@@ -240,10 +262,6 @@ class _Observer(tune.Callback):
         self._rows.pop(run.config_hash)
         self.tracker.end(record)
         self.progress.ended(run, record)
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        for run in self._runs_of(trial):
-            self.progress.say(f"{run.cell.name}, seed {run.seed}: its worker died; it goes on from its checkpoint")
 
     def _fail(self, run: PlannedRun, error: str, traceback: str = "") -> None:
         record = TrialRecord(
@@ -332,7 +350,7 @@ def run_trials(
     suggestions: Callable[[], Suggestions],
     *,
     most: int,
-    observer: tune.Callback,
+    observer: TrialObserver,
     say: Callable[[str], None],
     scheduler: TrialScheduler | None = None,
     lost_clusters: int = LOST_CLUSTERS,
@@ -353,19 +371,18 @@ def run_trials(
     Returns:
         Whether a signal, or a Ray that is not started anew, stopped it.
     """
-    stop = _Stop()
+    stop = _Stop(observer)
     with _signals(stop, say), _quiet():
-        for left in reversed(range(lost_clusters + 1)):
-            if stop.asked:
-                break
+        while not stop.asked:
             with _scratch(folder) as scratch:
                 _fit(trainable, resources, scratch, suggestions(), most, observer, scheduler, stop)
-            if not stop.lost:
-                return stop.asked
-            if stop.asked or not _restart_ray(resources, say, left):
+            if stop.asked or not (stop.lost or observer.restart):
                 break
-            stop.lost = False
-    return True
+            if stop.lost and not _restart_ray(resources, say, lost_clusters):
+                return True
+            lost_clusters -= stop.lost
+            stop.lost = observer.restart = False
+    return stop.asked
 
 
 def _fit(
@@ -374,7 +391,7 @@ def _fit(
     scratch: Path,
     suggestions: Suggestions,
     most: int,
-    observer: tune.Callback,
+    observer: TrialObserver,
     scheduler: TrialScheduler | None,
     stop: _Stop,
 ) -> None:
@@ -395,7 +412,7 @@ def _fit(
             callbacks=[observer],
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
+            failure_config=tune.FailureConfig(max_failures=0),
         ),
     ).fit()
 
@@ -491,6 +508,13 @@ def _signals(stop: _Stop, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def lost_its_worker(trial: Trial) -> bool:
+    """Return whether a trial failed because its process died, and not by an error of its own."""
+    if trial.pickled_error_file is None:
+        return False
+    return isinstance(ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()), RayActorError)
 
 
 def error_of(trial: Trial) -> str:

@@ -19,7 +19,7 @@ from analysis.schema import DIVERGED, FAILED, FINISHED, VAL_LOSS, Audit
 from analysis.tuning_records import RUNNING, SEARCH, STOPPED, TuningRecord
 from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
-from sweeps.engine.runner import Suggestions, error_of, run_trials
+from sweeps.engine.runner import Suggestions, TrialObserver, error_of, run_trials
 from sweeps.engine.search import Arm
 
 Place = tuple[Arm, int]
@@ -73,7 +73,7 @@ class _Rungs(FIFOScheduler):
         return str(TrialScheduler.CONTINUE if going else TrialScheduler.STOP)
 
 
-class _Observer(tune.Callback):
+class _Observer(TrialObserver):
     """Turns Tune's events into records.
 
     Args:
@@ -85,10 +85,6 @@ class _Observer(tune.Callback):
         self._arms = arms
         self._ended = ended
         self._curves: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks into snapshots, which nobody reads here."""
-        return {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

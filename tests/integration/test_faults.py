@@ -82,7 +82,7 @@ def test_a_killed_worker_or_raylet_costs_nothing(
     if not kill_one(process, what):  # Tune may have given its actors another name
         assert kill_one(process, "ray::ResourceTrainable")
     output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0
+    assert process.returncode == 0, output
     assert said in output
     assert results_of(Path.cwd()) == undisturbed
     require_each_run_once(f"sqlite:///{Path('mlflow.db').absolute()}")
@@ -140,7 +140,7 @@ def test_a_locked_database_costs_no_result(arguments: list[str], undisturbed: li
     output, _ = process.communicate(timeout=500)
     other.rollback()
     other.close()
-    assert process.returncode == 0
+    assert process.returncode == 0, output
     assert output.count("MLflow cannot be written") == 1
     assert results_of(Path.cwd()) == undisturbed
     (folder,) = Path("results").iterdir()
@@ -186,7 +186,7 @@ def test_a_server_that_goes_down_costs_no_result(
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
         output, _ = process.communicate(timeout=500)
-        assert process.returncode == 0
+        assert process.returncode == 0, output
         assert output.count("MLflow cannot be written") == 1
         assert results_of(Path.cwd()) == undisturbed
         running = server(port, tmp_path / "server.db")
