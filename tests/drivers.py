@@ -53,9 +53,9 @@ def processes_of(session: int) -> dict[int, str]:
 
 
 def kill_one(process: subprocess.Popen[str], what: str) -> bool:
-    """Kill one process of a driver's session whose command line holds a text; False where there is none."""
+    """Kill one process of a driver's session whose command, its options apart, holds a text; False where none does."""
     for pid, line in sorted(processes_of(process.pid).items(), reverse=True):
-        if what in line:
+        if what in line.partition(" -")[0]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 return True
