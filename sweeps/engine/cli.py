@@ -258,7 +258,7 @@ def train(
         **({"race": race.standing(plan).to_json()} if plan.is_race else {}),
     }
     _print_end(plan, summary, options, console, tracker.experiment_id)
-    return EXIT_FAILURES if plan.failed_runs() else 0
+    return EXIT_FAILURES if plan.failed_runs() or outcome.failures else 0
 
 
 def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:

@@ -276,9 +276,12 @@ class _Observer(TrialObserver):
             config=run.cell.config.to_dict(),
             environment=dict(self.environment),
         )
-        path = record.write(self.plan.folder / FAILURES_FOLDER)
-        if traceback:
-            path.with_suffix(".log").write_text(traceback)
+        try:
+            path = record.write(self.plan.folder / FAILURES_FOLDER)
+            if traceback:
+                path.with_suffix(".log").write_text(traceback)
+        except OSError as problem:  # a full disk: the run is left open, and the next start trains it
+            self.progress.say(f"the failure of {run.cell.name}, seed {run.seed} cannot be kept: {problem}")
         self.failures.append(record)
         self._end(run, record)
 

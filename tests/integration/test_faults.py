@@ -70,21 +70,16 @@ def finish(arguments: list[str], undisturbed: list[dict[str, str]]) -> None:
     require_each_run_once(f"sqlite:///{Path('mlflow.db').absolute()}")
 
 
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [("ray::AblationTrainable", "its worker died"), ("raylet/raylet", "Ray died and is started anew")],
-    ids=["worker", "raylet"],
-)
+@pytest.mark.parametrize("what", ["ray::ResourceTrainable", "raylet/raylet"], ids=["worker", "raylet"])
 def test_a_killed_worker_or_raylet_costs_nothing(
-    what: str, said: str, arguments: list[str], undisturbed: list[dict[str, str]]
+    what: str, arguments: list[str], undisturbed: list[dict[str, str]]
 ) -> None:
     process = driver(arguments)
     wait_for(lambda: bool(records_of(Path("results"))), process)
-    if not kill_one(process, what):  # Tune may have given its actors another name
-        assert kill_one(process, "ray::ResourceTrainable")
+    assert kill_one(process, what)
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
-    assert said in output
+    assert "its worker died" in output or "Ray died and is started anew" in output
     assert results_of(Path.cwd()) == undisturbed
     require_each_run_once(f"sqlite:///{Path('mlflow.db').absolute()}")
 
@@ -124,10 +119,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_loses_nothing(arguments: list[str], undisturbed: list[dict[str, str]], small_disk: Path) -> None:
     Path("results").symlink_to(small_disk)
     process = driver(arguments)
-    _, errors = process.communicate(timeout=500)
-    assert process.returncode not in (0, None)
-    assert "No space left on device" in errors
-    assert "Traceback" not in errors
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode in (1, 2)
+    assert "No space left on device" in output + errors
+    assert "Traceback" not in output + errors
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     process = driver([*arguments, "--rerun", "failed"])
     _, errors = process.communicate(timeout=500)
