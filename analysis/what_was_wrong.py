@@ -238,6 +238,8 @@ def overview_figure(demonstrations: Sequence[Demonstration]) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("nats per token")
     axes.set_xscale("symlog", linthresh=0.05)
+    low, high = axes.get_xlim()
+    axes.set_xticks([tick for tick in (-1.0, -0.1, 0.0, 0.1, 1.0) if low <= tick <= high])
     axes.xaxis.set_major_formatter(lambda value, _: number(value, 2, sign=True))
     axes.legend(frameon=False, loc="best")
     return figure
