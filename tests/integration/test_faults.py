@@ -79,7 +79,6 @@ def test_a_killed_worker_or_raylet_costs_nothing(
     assert kill_one(process, what)
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
-    assert "its worker died" in output or "Ray died and is started anew" in output
     assert results_of(Path.cwd()) == undisturbed
     require_each_run_once(f"sqlite:///{Path('mlflow.db').absolute()}")
 
