@@ -145,7 +145,8 @@ def test_a_record_has_what_the_audits_found(corpus: TokenizedCorpus, tmp_path: P
     assert deterministic(sound.rows) == expected_rows(setting, 1, corpus)
     assert frozen.environment == {
         "git_commit": "abc",
-        "audits": "causality,targets,split_overlap,dead_parameters,evaluation,budget,treatment_applied",
+        "device": "cpu",
+        "audits": "causality,targets,split_overlap,dead_parameters,evaluation,too_good,budget,treatment_applied",
     }
 
 
