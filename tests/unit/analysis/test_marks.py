@@ -96,7 +96,7 @@ def test_nothing_that_is_rendered_lacks_the_mark(sound: Results, flaws: dict[str
         for row in table.rows:
             cell = marks.bare(row[place])
             made_of = [cell]
-            if name in ("comparisons", "contributions"):
+            if name in ("comparisons", "contributions", "divergence"):
                 made_of.append(results.baselines[cell])
             if name == "negative_control":
                 made_of.append(data.set_index("cell")["partner"][cell])
