@@ -622,7 +622,7 @@ def earlier_evaluation(replace: Replace) -> None:
 
 
 SUM = "loss_sum += losses_N.double().sum()"
-MEAN = "loss = loss_sum.item() / self.validation.scored_tokens"
+MEAN = "loss_sum.item() / batches.scored_tokens"
 
 EVALUATIONS: dict[str, tuple[Patch, str, str, dict[str, Any]]] = {
     "two batches evaluated": (
@@ -644,7 +644,7 @@ EVALUATIONS: dict[str, tuple[Patch, str, str, dict[str, Any]]] = {
         {},
     ),
     "dropout left on while evaluating": (
-        line(Trainer, "evaluate", ("self.model(inputs_BT)", "self.model(inputs_BT, Noise(self.seed, 0, 0))")),
+        line(Trainer, "_score", ("self.model(inputs_BT)", "self.model(inputs_BT, Noise(self.seed, 0, 0))")),
         "evaluation",
         INVALID,
         {},
@@ -652,9 +652,9 @@ EVALUATIONS: dict[str, tuple[Patch, str, str, dict[str, Any]]] = {
     "the mean of the batches' means": (
         line(
             Trainer,
-            "evaluate",
+            "_score",
             (SUM, "loss_sum += losses_N.double().mean()"),
-            (MEAN, "loss = loss_sum.item() / len(self.validation)"),
+            (MEAN, "loss_sum.item() / len(batches)"),
         ),
         "evaluation",
         INVALID,

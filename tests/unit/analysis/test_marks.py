@@ -354,12 +354,12 @@ def test_audits_are_summed_up_the_worst_first(audited: Results) -> None:
 
 
 def test_no_finding_is_not_the_same_as_no_audit(tmp_path: Path, sound: Results) -> None:
-    clean = load_results(make_study(tmp_path / "clean", cells=CELLS, seeds=2, audits={}))
+    clean = load_results(make_study(tmp_path / "clean", cells=CELLS, seeds=3, audits={}))
     _, page = report(clean)
     assert page.split("## Audits")[1].split("\n## ")[0].strip() == "No audit found anything."
     assert clean.plan["environment"]["audits"] == "causality,targets"
     partly = dataclasses.replace(clean, audited=3)
-    assert "No audit found anything in the 3 of 10 runs that were audited." in report(partly)[1]
+    assert "No audit found anything in the 3 of 15 runs that were audited." in report(partly)[1]
     assert "## Audits" not in report(sound)[1]
 
 

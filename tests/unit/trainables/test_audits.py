@@ -746,7 +746,7 @@ def test_audits_change_nothing(corpus: TokenizedCorpus, feed_forward: str, monke
     for _ in watched.run():
         auditor._causality()
     auditor.end()
-    for name in ("batch", "gradients", "scored"):
+    for name in ("batch", "gradients", "scored", "update_made"):
         monkeypatch.setattr(Witness, name, lambda self, *arguments: None)
     alone = Trainer(setting, 0, corpus, CPU)
     for _ in alone.run():
