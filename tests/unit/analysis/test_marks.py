@@ -95,7 +95,7 @@ def test_nothing_that_is_rendered_lacks_the_mark(sound: Results, flaws: dict[str
         place = next(i for i, header in enumerate(table.headers) if header in HEADS)
         for row in table.rows:
             cell = marks.bare(row[place])
-            made_of = [cell]
+            made_of = [cell, *(marks.bare(words) for words in row if marks.bare(words) in CELLS)]
             if name in ("comparisons", "contributions", "divergence"):
                 made_of.append(results.baselines[cell])
             if name == "negative_control":
