@@ -22,7 +22,7 @@ from analysis.runs import (
     was_audited,
 )
 from analysis.same_model import mark_same_models
-from analysis.schema import CELL, FAILURES_FOLDER, PLAN_FILE, SEED, TrialRecord, read_records
+from analysis.schema import CELL, PLAN_FILE, SEED, TrialRecord, read_failures, read_records
 
 
 def load_results(
@@ -97,12 +97,9 @@ def _read_plan(path: Path) -> dict[str, Any]:
 def _read_records(folder: Path) -> list[TrialRecord]:
     """Read the records, and of the runs that have none the failures."""
     try:
-        records = read_records(folder)
-        failures = [TrialRecord.read(path) for path in sorted((folder / FAILURES_FOLDER).glob("*.json"))]
+        return [*read_records(folder), *read_failures(folder)]
     except (ValueError, OSError) as error:
         raise AnalysisError(str(error)) from error
-    ended = {record.config_hash for record in records}
-    return [*records, *(failure for failure in failures if failure.config_hash not in ended)]
 
 
 def _check_addresses(folder: Path, plan: dict[str, Any], records: list[TrialRecord]) -> None:

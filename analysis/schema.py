@@ -243,6 +243,18 @@ def read_records(folder: Path) -> list[TrialRecord]:
     return [TrialRecord.read(path) for path in sorted((folder / RECORDS_FOLDER).glob("*.json"))]
 
 
+def error_line(error: BaseException) -> str:
+    """Return an exception as the one line that a record keeps of it: its type and message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def read_failures(folder: Path) -> list[TrialRecord]:
+    """Read what is kept of a study's failed runs, those without a record, ordered by file name."""
+    records = folder / RECORDS_FOLDER
+    paths = sorted((folder / FAILURES_FOLDER).glob("*.json"))
+    return [TrialRecord.read(path) for path in paths if not (records / path.name).exists()]
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, even across a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)

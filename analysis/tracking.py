@@ -30,7 +30,6 @@ from analysis.schema import (
     DEVICE,
     DIVERGED,
     FAILED,
-    FAILURES_FOLDER,
     FINISHED,
     PARAMS_DEAD,
     PLAN_FILE,
@@ -44,6 +43,7 @@ from analysis.schema import (
     STEP,
     STUDY_AUDITS,
     TrialRecord,
+    read_failures,
     read_records,
 )
 
@@ -307,8 +307,8 @@ class MlflowTracker:
         Records, and the failures of runs that have no record.
         """
         with self.tolerant():
-            records = {record.config_hash: record for record in (*_failures(folder), *read_records(folder))}
-            for address, record in records.items():
+            for record in (*read_failures(folder), *read_records(folder)):
+                address = record.config_hash
                 complete = address in self._ids and address not in self._open and address not in self._behind
                 if not complete or self._last_step[address] < record.result_row()["steps"]:
                     self._copy(record)
@@ -509,7 +509,7 @@ def sync_mlflow(folder: Path, uri: str) -> list[str]:
 
     plan = _plan(folder / PLAN_FILE)
     try:
-        records = [*read_records(folder), *_failures(folder)]
+        records = [*read_records(folder), *read_failures(folder)]
     except (ValueError, OSError) as error:
         raise AnalysisError(str(error)) from error
     if not records:
@@ -533,10 +533,6 @@ def _plan(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AnalysisError(f"{path.parent} is no study's folder: {path.name}: {error!r}") from error
     return plan
-
-
-def _failures(folder: Path) -> list[TrialRecord]:
-    return [TrialRecord.read(path) for path in sorted((folder / FAILURES_FOLDER).glob("*.json"))]
 
 
 def ui_command(uri: str, experiment_id: str) -> str:

@@ -110,7 +110,7 @@ class AblationTrainable(tune.Trainable):
             return {
                 "rows": [],
                 "status": self.status,
-                "error": f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": "),
+                "error": schema.error_line(error),
                 "traceback": traceback.format_exc(),
                 "seconds_busy": 0.0,
                 tune.result.DONE: True,

@@ -32,7 +32,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord
+from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord, error_line
 from analysis.tracking import MlflowTracker
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
@@ -515,17 +515,22 @@ def _signals(stop: _Stop, say: Callable[[str], None]) -> Iterator[None]:
 
 def lost_its_worker(trial: Trial) -> bool:
     """Return whether a trial failed because its process died, and not by an error of its own."""
-    if trial.pickled_error_file is None:
-        return False
-    return isinstance(ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()), RayActorError)
+    return isinstance(_exception_of(trial), RayActorError)
 
 
 def error_of(trial: Trial) -> str:
     """Return in one line why a trial failed, without the layers that Ray wraps it in."""
-    if trial.pickled_error_file is None:
+    error = _exception_of(trial)
+    if error is None:
         return "the trial failed without an error that Ray could keep"
-    error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayTaskError):
-        cause = error.cause
-        return f"{type(cause).__name__}: {' '.join(str(cause).split())}".removesuffix(": ")
+        return error_line(error.cause)
     return f"{type(error).__name__}: {str(error).splitlines()[0]}"  # a dead worker: the rest is addresses
+
+
+def _exception_of(trial: Trial) -> Exception | None:
+    """Return the exception that Ray kept of a failed trial."""
+    if trial.pickled_error_file is None:
+        return None
+    error: Exception = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return error

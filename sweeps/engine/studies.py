@@ -19,12 +19,12 @@ from analysis.runs import parse_plan
 from analysis.schema import (
     DIVERGED,
     FAILED,
-    FAILURES_FOLDER,
     FINISHED,
     INVALID,
     PLAN_FILE,
     RECORDS_FOLDER,
     TrialRecord,
+    read_failures,
     read_records,
 )
 from moe_models.errors import ConfigError, require
@@ -99,12 +99,9 @@ def find_studies(folder: Path, *, single: bool = False) -> list[StudyFolder]:
 def _read(folder: Path) -> StudyFolder:
     try:
         plan = parse_plan((folder / PLAN_FILE).read_text(), str(folder / PLAN_FILE))
-        records = read_records(folder)
-        failures = [TrialRecord.read(path) for path in sorted((folder / FAILURES_FOLDER).glob("*.json"))]
+        return StudyFolder(folder, plan, read_records(folder), read_failures(folder))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    ended = {record.config_hash for record in records}
-    return StudyFolder(folder, plan, records, [one for one in failures if one.config_hash not in ended])
 
 
 def show_status(studies: Sequence[StudyFolder], console: Console) -> None:
