@@ -34,6 +34,7 @@ from ray.tune.search import Searcher
 
 from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord, error_line
 from analysis.tracking import MlflowTracker
+from moe_models.errors import ConfigError
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
 from sweeps.engine.race import asked_runs, news, standing
@@ -442,14 +443,17 @@ _ours = False
 
 
 def _start_ray(resources: Resources) -> None:
-    ray.init(
-        address="local",  # never join a cluster that happens to run
-        num_cpus=resources.slots,
-        num_gpus=resources.gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address="local",  # never join a cluster that happens to run
+            num_cpus=resources.slots,
+            num_gpus=resources.gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # of many kinds, none of which is the study's
+        raise ConfigError(f"Ray cannot be started: {error_line(error)}") from error
 
 
 def _restart_ray(resources: Resources, say: Callable[[str], None], left: int) -> bool:

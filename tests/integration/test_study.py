@@ -290,6 +290,16 @@ def test_a_tracking_server_that_is_not_there(
     assert not Path("results").exists()
 
 
+def test_a_ray_that_does_not_start_is_one_line(command: Callable[..., list[str]]) -> None:
+    Path("file").write_text("")
+    process = driver(command(), RAY_TMPDIR=str(Path("file").absolute()))  # its sessions would lie under a file
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.startswith("error: Ray cannot be started: ")
+    assert len(errors.splitlines()) == 1
+    assert not list(Path("results").glob("*/plan.json"))
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert STUDY.main(["--debug", "--scale", "gpu"]) == 2
     assert "Traceback" in capsys.readouterr().err
