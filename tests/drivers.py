@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from analysis.schema import NONDETERMINISTIC_COLUMNS, RECORDS_FOLDER, RESULTS_CS
 
 SCRIPT = Path(__file__).parents[1] / "sweeps" / "exp6_grid.py"
 PATIENCE_SECONDS = 300.0
+LISTEN = "0A"
+"""A socket's state in /proc/net/tcp."""
 
 
 def driver(arguments: list[str], folder: Path | None = None, **environment: str) -> subprocess.Popen[str]:
@@ -60,6 +62,23 @@ def kill_one(process: subprocess.Popen[str], what: str) -> bool:
                 os.kill(pid, signal.SIGKILL)
                 return True
     return False
+
+
+def listening(pids: Iterable[int]) -> dict[str, int]:
+    """Return the addresses (as /proc/net writes them) on which processes listen for TCP, with the pid of each."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            local, _, state, *_, inode = line.split()[1:10]
+            if state == LISTEN:
+                sockets[f"socket:[{inode}]"] = local
+    found = {}
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                if (target := os.readlink(entry)) in sockets:
+                    found[sockets[target]] = pid
+    return found
 
 
 def comparable(record: TrialRecord) -> list[dict[str, Any]]:
