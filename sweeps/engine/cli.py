@@ -97,14 +97,9 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
 
 
 def _dry_run(plan: Plan, resources: Resources, options: Options, console: Console, facts: Mapping[str, Any]) -> None:
-    from sweeps.engine.probe import estimate_runs
+    from sweeps.engine.forecast import forecast
 
-    runs = plan.open_runs()
-    counts = [sum(run.cell is cell for run in runs) for cell in plan.cells]
-    open_cells = [
-        (cell.config, plan.corpora[cell.scale], count) for cell, count in zip(plan.cells, counts, strict=True) if count
-    ]
-    estimate = estimate_runs(open_cells, min(resources.slots, len(runs) or 1), resources.device)
+    expected = forecast(plan, resources)
     if options.json:
         asked = {cell.name for cell in plan.cells}
         cells = [cell for cell in plan.to_json()["cells"] if cell["name"] in asked]
@@ -118,13 +113,12 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
                     "seeds": list(plan.seeds),
                     "cells": cells,
                     "runs": len(plan.runs()),
-                    "runs_left": len(runs),
+                    "runs_left": expected.runs,
                     "slots": resources.slots,
                     "gpus_per_trial": resources.gpus_per_trial,
                     "folder": str(plan.folder),
                     "choices": dict(plan.choices),
-                    "estimate_seconds": estimate.seconds,
-                    "estimate_method": estimate.method,
+                    **expected.to_json(),
                     **facts,
                 }
             )
@@ -132,11 +126,7 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
         return
     _print_plan(plan, resources, console)
     _print_cells(plan, console)
-    from sweeps.engine.progress import duration
-
-    console.print(
-        f"about {duration(estimate.seconds)} of training for {len(runs)} runs ({estimate.method})", soft_wrap=True
-    )
+    console.print(expected.line(), soft_wrap=True)
     console.print("dry run: nothing was trained")
 
 
@@ -253,6 +243,10 @@ def train(
         "runs": {status: progress.counts[status] for status in ("finished", "diverged", "failed")},
         "report": report,
         "wall_seconds": time.monotonic() - started,
+        "makespan_seconds": progress.makespan(),
+        "cost": resources.cost(progress.busy_seconds),
+        "cost_unit": resources.cost_unit,
+        "peak_memory_bytes": progress.peak_bytes,
         "utilisation": progress.utilisation(),
         **(facts or {}),
         **({"race": race.standing(plan).to_json()} if plan.is_race else {}),
@@ -292,6 +286,7 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
     lines = [
         f"{counts or 'nothing to train'}; {duration(summary['wall_seconds'])} in all"
         + ("" if used is None else f", {used:.0%} of the slots' time in training and evaluation"),
+        *([_spent(summary)] if used is not None else []),
         *([plan.protocol.sentence()] if plan.protocol.published else []),
         *([f"race: {race['runs']} runs, {race['fixed_runs']} without looks"] if race and not race["next_look"] else []),
         *([f"report: {summary['report']}"] if summary["report"] else []),
@@ -301,3 +296,12 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
         lines.append(f"failed runs are in {summary['folder']}/{FAILURES_FOLDER}; --rerun failed tries them again")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _spent(summary: Mapping[str, Any]) -> str:
+    from sweeps.engine.memory import gib
+    from sweeps.engine.progress import duration
+
+    peak = summary["peak_memory_bytes"]
+    memory = "" if peak is None else f"; the largest run took {gib(peak)} of memory"
+    return f"training: {duration(summary['makespan_seconds'])} and {summary['cost']:.2g} {summary['cost_unit']}{memory}"

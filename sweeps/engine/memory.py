@@ -6,6 +6,8 @@ killed half-way, not to pack a machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from moe_models.errors import require
 from moe_models.loss import CHUNK_ELEMENTS
 from moe_models.model import MoETransformer
 from moe_models.parameters import is_matrix
-from sweeps.engine.plan import Plan
+from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.resources import Resources
 from trainables.config import TrialConfig
 
@@ -79,6 +81,29 @@ def _field(path: Path, name: str) -> int:
     return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[0] == name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What the runs that train at a time take on each GPU, or in the machine's memory, were all like the largest."""
+
+    cell: str
+    """The largest."""
+    run_bytes: int
+    together: int
+
+    @property
+    def bytes(self) -> int:
+        """Of all that run at a time."""
+        return self.together * self.run_bytes
+
+
+def footprint(runs: Sequence[PlannedRun], resources: Resources) -> Footprint:
+    """Estimate the memory of the runs, of which there are some, that train at a time."""
+    needs = {run.cell.name: run_bytes(run.cell.config, resources.device) for run in runs}
+    largest = max(needs, key=lambda name: needs[name])
+    together = -(-min(resources.slots, len(runs)) // max(1, resources.gpus))
+    return Footprint(cell=largest, run_bytes=needs[largest], together=together)
+
+
 def require_memory(plan: Plan, resources: Resources) -> None:
     """Refuse a plan whose largest runs, as many as run at a time, do not fit into what is free.
 
@@ -89,19 +114,18 @@ def require_memory(plan: Plan, resources: Resources) -> None:
     free = free_bytes(resources.device)
     if not runs or free is None:
         return
-    needs = {run.cell.name: run_bytes(run.cell.config, resources.device) for run in runs}
-    largest = max(needs, key=lambda name: needs[name])
-    together = -(-min(resources.slots, len(runs)) // max(1, resources.gpus))
-    fitting = free // needs[largest]
+    need = footprint(runs, resources)
+    fitting = free // need.run_bytes
     where = "on each GPU" if resources.gpus else "in memory"
     smaller = f"--max-concurrent {fitting * max(1, resources.gpus)}, or a smaller --scale"
     require(
-        together <= fitting,
-        f"{_gib(needs[largest])} a run ('{largest}' needs most) times {together} at a time are "
-        f"{_gib(together * needs[largest])}, and {_gib(free)} are free {where}: take "
+        need.together <= fitting,
+        f"{gib(need.run_bytes)} a run ('{need.cell}' needs most) times {need.together} at a time are "
+        f"{gib(need.bytes)}, and {gib(free)} are free {where}: take "
         + (smaller if fitting else "a smaller --scale, such as cpu"),
     )
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Return a size in words."""
     return f"{size / 2**30:.1f} GiB"

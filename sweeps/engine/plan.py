@@ -133,9 +133,9 @@ class Plan:
         return self.folder.name
 
     def runs(self) -> list[PlannedRun]:
-        """Return the runs asked for: seed by seed, the longest first within a seed."""
-        cells = sorted(self.cells, key=lambda cell: -cell.cost)
-        return [PlannedRun(cell=cell, seed=seed) for seed in self.seeds for cell in cells]
+        """Return the runs asked for, the longest first, so that no slot waits long at the end; else seed by seed."""
+        runs = [PlannedRun(cell=cell, seed=seed) for seed in self.seeds for cell in self.cells]
+        return sorted(runs, key=lambda run: -run.cell.cost)
 
     def has_record(self, run: PlannedRun) -> bool:
         """Return whether a run has ended."""

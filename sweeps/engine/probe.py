@@ -34,9 +34,10 @@ PROBE_SEED = 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a study will take."""
+    """How long runs will take."""
 
-    seconds: float
+    run_seconds: tuple[float, ...]
+    """Of one run of each cell."""
     method: str
     """How it was found, in words."""
 
@@ -58,22 +59,19 @@ def faster_precision(config: TrialConfig, corpus: TokenizedCorpus, device: torch
     return "bf16" if bf16 < CLEARLY_FASTER * fp32 else "fp32"
 
 
-def estimate_runs(
-    configs: list[tuple[TrialConfig, TokenizedCorpus, int]], slots: int, device: torch.device
-) -> Estimate:
-    """Estimate the time of a study's runs, start-up and report apart.
+def estimate_runs(cells: Sequence[tuple[TrialConfig, TokenizedCorpus]], device: torch.device) -> Estimate:
+    """Estimate the time of a run of each cell, start-up apart, as if it ran alone.
 
     Args:
-        configs: each cell's configuration, its corpus, and the number of its runs.
-        slots: runs at a time.
+        cells: each one's configuration and corpus.
         device: what they train on.
     """
     started = time.monotonic()
-    total, measured = 0.0, 0
+    run_seconds, measured = [], 0
     with _one_thread():
         rate = matmul_rate(device) * EFFICIENCY
         known: list[float] = []  # seconds per FLOP of the updates that were measured
-        for config, corpus, runs in configs:
+        for config, corpus in cells:
             flops = _flops(config)
             fits = flops / rate < LONGEST_UPDATE_SECONDS and time.monotonic() - started < PROBE_SECONDS
             if fits:
@@ -82,15 +80,20 @@ def estimate_runs(
                 measured += 1
             else:
                 update = flops * (sum(known) / len(known) if known else 1 / rate)
-            training = config.training
-            evaluations = -(-training.updates // training.evaluate_every) + 1  # and the test split, as large
-            # A forward pass is a third of the training FLOPs.
-            tokens = evaluation_batches(config, corpus).scored_tokens / training.tokens_per_update / 3
-            total += runs * update * (training.updates + evaluations * tokens)
+            run_seconds.append(update * updates_in_all(config, corpus))
     method = "from FLOPs and the measured rate of matrix products"
     if measured:
-        method = f"from measured updates of {measured} of {len(configs)} cells"
-    return Estimate(total / slots, method)
+        method = f"from measured updates of {measured} of {len(cells)} cells"
+    return Estimate(tuple(run_seconds), method)
+
+
+def updates_in_all(config: TrialConfig, corpus: TokenizedCorpus) -> float:
+    """Return the updates that would take as long as a run's training and evaluation do together."""
+    training = config.training
+    evaluations = -(-training.updates // training.evaluate_every) + 1  # and the test split, as large
+    # A forward pass is a third of the training FLOPs.
+    tokens = evaluation_batches(config, corpus).scored_tokens / training.tokens_per_update / 3
+    return training.updates + evaluations * tokens
 
 
 def update_seconds(

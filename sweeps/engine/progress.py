@@ -15,7 +15,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from analysis.schema import DIVERGED, FAILED, FINISHED, INVALID, STEP, TRAIN_LOSS, VAL_LOSS, TrialRecord
+from analysis.schema import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    INVALID,
+    PEAK_MEMORY_BYTES,
+    STEP,
+    TRAIN_LOSS,
+    VAL_LOSS,
+    TrialRecord,
+)
 from sweeps.engine.plan import PlannedRun
 
 REFRESHES_A_SECOND = 2
@@ -57,6 +67,8 @@ class Progress:
         self.console = console
         self.counts: Counter[str] = Counter()
         self.busy_seconds = 0.0
+        self.peak_bytes: int | None = None
+        """Largest peak memory of a run that has ended since; None where none is known."""
         self._losses: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         for record in earlier:
             self._count(record)
@@ -116,14 +128,20 @@ class Progress:
         self._running.pop(run.config_hash, None)
         self._share[run.config_hash] = 1.0
         self._count(record)
+        self.peak_bytes = max(filter(None, (self.peak_bytes, record.result_row()[PEAK_MEMORY_BYTES])), default=None)
         if not self.console.is_terminal or record.status != FINISHED or record.result_row()[INVALID]:
             self.say(self._line(record))
 
-    def utilisation(self) -> float | None:
-        """Share of slots x (first start to last end) that was training or evaluation; None before anything ended."""
+    def makespan(self) -> float | None:
+        """Return the seconds from the first start to the last end; None before anything ended."""
         if self._first_start is None or self._last_end is None:
             return None
-        return self.busy_seconds / (self.slots * (self._last_end - self._first_start))
+        return self._last_end - self._first_start
+
+    def utilisation(self) -> float | None:
+        """Share of slots x (first start to last end) that was training or evaluation; None before anything ended."""
+        span = self.makespan()
+        return None if span is None else self.busy_seconds / (self.slots * span)
 
     def seconds_left(self) -> float | None:
         """Return the time left, by the FLOPs done so far; None before there are any."""

@@ -27,6 +27,15 @@ class Resources:
         """What runs train on."""
         return torch.device("cuda" if self.gpus_per_trial else "cpu")
 
+    @property
+    def cost_unit(self) -> str:
+        """What training costs: `GPU-hours`, or `core-hours` where runs have no GPU."""
+        return "GPU-hours" if self.gpus else "core-hours"
+
+    def cost(self, busy_seconds: float) -> float:
+        """Return what so many seconds of runs cost, each with its share of a GPU or its core."""
+        return busy_seconds * (self.gpus_per_trial or 1.0) / 3600
+
 
 def find_resources(max_concurrent: int | None, gpus_per_trial: float | None) -> Resources:
     """Return what a study may use.

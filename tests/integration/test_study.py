@@ -85,6 +85,7 @@ def test_one_command_gives_a_finished_study_and_extends_it(
     assert all(record.rows[-1]["step"] == 3 for record in records)
     output = capsys.readouterr().out
     assert "4 finished" in output
+    assert " core-hours; the largest run took 0." in output
     assert "mlflow ui --backend-store-uri sqlite:///" in output
     assert "report.html" in output
     require_mlflow_to_equal_the_records(folder)
@@ -240,6 +241,8 @@ def test_a_dry_run_says_all_and_writes_nothing(
     assert plan["cells"][1]["factors"] == {"attention": 0, "rmsnorm": 0, "mlp": 1, "moe": 0}
     assert all(cell["params_total"] > 0 for cell in plan["cells"])
     assert plan["estimate_seconds"] > 0
+    assert (plan["estimate_cost"] > 0, plan["cost_unit"]) == (True, "core-hours")
+    assert plan["estimate_memory_bytes"] > 2**20
     assert STUDY.main([*command(), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert plan["study"] in text

@@ -108,12 +108,16 @@ def test_a_choice_is_kept_on_resume(plan_for: Callable[..., Plan], monkeypatch: 
     assert {cell.config.training.precision for cell in again.cells} == {"bf16"}
 
 
-def test_runs_go_seed_by_seed_and_the_longest_first(plan_for: Callable[..., Plan]) -> None:
-    runs = plan_for().runs()
-    assert [run.seed for run in runs] == [0] * 16 + [1] * 16
-    costs = [run.cell.cost for run in runs[:16]]
+def test_the_longest_runs_go_first_and_equal_ones_seed_by_seed(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for()
+    runs = plan.runs()
+    costs = [run.cell.cost for run in runs]
     assert costs == sorted(costs, reverse=True)
     assert len({run.config_hash for run in runs}) == 32
+    names = [cell.name for cell in plan.cells]
+    for cost in set(costs):
+        equal = [(run.seed, names.index(run.cell.name)) for run in runs if run.cell.cost == cost]
+        assert equal == sorted(equal)
 
 
 def test_runs_with_a_record_are_not_open(plan_for: Callable[..., Plan]) -> None:

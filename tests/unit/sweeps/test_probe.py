@@ -22,19 +22,21 @@ def test_an_estimate_comes_from_measured_updates(
     monkeypatch.setattr(probe, "PROBE_SECONDS", 60.0)  # this machine may be busy
     plan = plan_for(variants="baseline,mlp")
     threads = torch.get_num_threads()
-    one = estimate_runs([(cell.config, plan.corpora["cpu"], 1) for cell in plan.cells], 1, CPU)
-    assert one.method == "from measured updates of 2 of 2 cells"
-    assert 0 < one.seconds < 60
+    estimate = estimate_runs([(cell.config, plan.corpora["cpu"]) for cell in plan.cells], CPU)
+    assert estimate.method == "from measured updates of 2 of 2 cells"
+    assert all(0 < seconds < 60 for seconds in estimate.run_seconds)
     assert torch.get_num_threads() == threads
 
 
-def test_an_estimate_counts_runs_and_slots(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimate_counts_updates_and_evaluations(
+    plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(probe, "update_seconds", lambda configs, *_, **__: [2.0] * len(configs))
     plan = plan_for(variants="baseline")
     config, corpus = plan.cells[0].config, plan.corpora["cpu"]
     evaluation = 2.0 * (len(corpus.validation.tokens) - 1) / config.training.tokens_per_update / 3
     both = 2 * evaluation  # of the validation split, and at the end of the test split
-    assert estimate_runs([(config, corpus, 6)], 2, CPU).seconds == pytest.approx(6 / 2 * (4 * 2.0 + both))
+    assert estimate_runs([(config, corpus)], CPU).run_seconds == (pytest.approx(4 * 2.0 + both),)
 
 
 def test_what_would_take_too_long_is_computed_from_flops(
@@ -44,9 +46,9 @@ def test_what_would_take_too_long_is_computed_from_flops(
     monkeypatch.setattr(probe, "update_seconds", lambda *_, **__: pytest.fail("an update was tried"))
     plan = plan_for(variants="baseline")
     config, corpus = plan.cells[0].config, plan.corpora["cpu"]
-    estimate = estimate_runs([(config, corpus, 1)], 1, CPU)
+    estimate = estimate_runs([(config, corpus)], CPU)
     assert "FLOPs" in estimate.method
-    assert estimate.seconds > plan.cells[0].cost / 1e6
+    assert estimate.run_seconds[0] > plan.cells[0].cost / 1e6
     assert faster_precision(config, corpus, CPU) == "fp32"
 
 

@@ -77,8 +77,8 @@ def test_without_a_terminal_there_is_one_line_a_run(plan_for: Callable[..., Plan
         progress.ended(other, record(other, None, DIVERGED, error="val_loss became nan"))
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("[2/4] mlp, seed 0: val_loss 3.2500, 12 s of training, about ")
-    assert lines[1].startswith("[3/4] baseline, seed 1: diverged: val_loss became nan")
+    assert lines[0].startswith("[2/4] baseline, seed 1: val_loss 3.2500, 12 s of training, about ")
+    assert lines[1].startswith("[3/4] mlp, seed 0: diverged: val_loss became nan")
 
 
 def test_utilisation_is_busy_time_over_slots_and_span(plan_for: Callable[..., Plan], clock: Clock) -> None:
@@ -96,6 +96,20 @@ def test_utilisation_is_busy_time_over_slots_and_span(plan_for: Callable[..., Pl
     progress.ended(second, record(second))
     clock.now += 50  # the report is no part of it
     assert progress.utilisation() == pytest.approx(15 / (2 * 10))
+
+
+def test_what_training_took(plan_for: Callable[..., Plan], clock: Clock) -> None:
+    plan = plan_for(variants="baseline,mlp")
+    progress, _ = make(plan, terminal=False, earlier=1)
+    assert (progress.makespan(), progress.peak_bytes) == (None, None)
+    for run, peak in zip(plan.runs()[1:], (3_000, 5_000, None), strict=True):
+        progress.started(run)
+        clock.now += 10
+        ended = record(run)
+        ended.rows[-1]["peak_memory_bytes"] = peak
+        progress.ended(run, ended)
+    clock.now += 50  # the report is no part of it
+    assert (progress.makespan(), progress.peak_bytes) == (30.0, 5_000)
 
 
 def test_time_left_follows_the_work_done(plan_for: Callable[..., Plan], clock: Clock) -> None:
@@ -149,7 +163,7 @@ def test_a_terminal_shows_the_state_of_the_study(plan_for: Callable[..., Plan], 
     text = out.getvalue()
     for part in (
         plan.name, "1 of 4 finished", "2 running", "1 failed", "left", "slots 45% used",
-        "mlp, seed 0", "update 2 of 4, training loss 4.000", "best at cpu", "baseline: val_loss 3.0000 (n = 1)",
-        "baseline, seed 1: failed: no memory",
+        "baseline, seed 1", "update 2 of 4, training loss 4.000", "best at cpu", "baseline: val_loss 3.0000 (n = 1)",
+        "mlp, seed 0: failed: no memory",
     ):  # fmt: skip
         assert part in text

@@ -1,0 +1,74 @@
+"""What training a plan's open runs will presumably take: time, cost and memory, before anything trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sweeps.engine.memory import footprint, gib
+from sweeps.engine.packing import schedule
+from sweeps.engine.plan import Plan
+from sweeps.engine.probe import estimate_runs
+from sweeps.engine.progress import duration
+from sweeps.engine.resources import Resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Of training and evaluation; start-up and report apart."""
+
+    runs: int
+    seconds: float
+    """From the first start to the last end."""
+    busy_seconds: float
+    """Of all runs together."""
+    memory_bytes: int
+    """Of the runs that train at a time: on each GPU, or in all."""
+    method: str
+    """How the times were found, in words."""
+    resources: Resources
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `--dry-run --json` prints of it."""
+        return {
+            "estimate_seconds": self.seconds,
+            "estimate_cost": self.cost,
+            "cost_unit": self.resources.cost_unit,
+            "estimate_memory_bytes": self.memory_bytes,
+            "estimate_method": self.method,
+        }
+
+    @property
+    def cost(self) -> float:
+        """In the resources' unit."""
+        return self.resources.cost(self.busy_seconds)
+
+    def line(self) -> str:
+        """Say it in words."""
+        if self.runs == 0:
+            return self.method
+        where = " on each GPU" if self.resources.gpus > 1 else ""
+        return (
+            f"{self.runs} runs to train: about {duration(self.seconds)} and {self.cost:.2g} "
+            f"{self.resources.cost_unit}, with up to {gib(self.memory_bytes)} of memory{where} ({self.method})"
+        )
+
+
+def forecast(plan: Plan, resources: Resources) -> Forecast:
+    """Lay the open runs, each as long as its cell is estimated to take, over the slots in the order they will have."""
+    runs = plan.open_runs()
+    if not runs:
+        nothing = "nothing is left to train"
+        return Forecast(runs=0, seconds=0.0, busy_seconds=0.0, memory_bytes=0, method=nothing, resources=resources)
+    cells = {run.cell.name: run.cell for run in runs}
+    estimate = estimate_runs([(cell.config, plan.corpora[cell.scale]) for cell in cells.values()], resources.device)
+    kinds = {name: kind for kind, name in enumerate(cells)}
+    laid = schedule([kinds[run.cell.name] for run in runs], [estimate.run_seconds] * resources.slots)
+    return Forecast(
+        runs=len(runs),
+        seconds=laid.seconds,
+        busy_seconds=laid.busy_seconds,
+        memory_bytes=footprint(runs, resources).bytes,
+        method=estimate.method,
+        resources=resources,
+    )

@@ -1,0 +1,57 @@
+"""What a dry run says that training will take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
+from sweeps.engine import forecast as module
+from sweeps.engine.forecast import forecast
+from sweeps.engine.memory import footprint
+from sweeps.engine.plan import Plan
+from sweeps.engine.probe import Estimate
+from sweeps.engine.resources import Resources
+
+TWO = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="")
+QUARTERS = Resources(slots=8, gpus=2, gpus_per_trial=0.25, reason="")
+
+
+@pytest.fixture
+def plan(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Two runs of an hour and two of half an hour."""
+    plan = plan_for(variants="baseline,mlp")
+    hours = [1.0 if cell.name == plan.runs()[0].cell.name else 0.5 for cell in plan.cells]
+    by_config = {cell.config.hash(0): 3600 * h for cell, h in zip(plan.cells, hours, strict=True)}
+    monkeypatch.setattr(
+        module, "estimate_runs", lambda cells, _: Estimate(tuple(by_config[c.hash(0)] for c, _ in cells), "as told")
+    )
+    return plan
+
+
+def test_runs_are_laid_over_the_slots(plan: Plan) -> None:
+    found = forecast(plan, TWO)
+    assert (found.runs, found.seconds, found.busy_seconds) == (4, 1.5 * 3600, 3 * 3600)
+    assert found.memory_bytes == 2 * footprint(plan.runs(), TWO).run_bytes
+    assert found.line().startswith("4 runs to train: about 1 h 30 min and 3 core-hours, with up to ")
+    assert found.to_json()["estimate_cost"] == pytest.approx(3.0)
+
+
+def test_a_share_of_a_gpu_is_paid_as_a_share(plan: Plan) -> None:
+    found = forecast(plan, QUARTERS)
+    assert found.seconds == 3600
+    assert found.cost == pytest.approx(0.75)
+    assert " 0.75 GPU-hours" in found.line()
+    assert " on each GPU" in found.line()
+    assert footprint(plan.runs(), QUARTERS).together == 2
+
+
+def test_what_is_done_costs_nothing(plan: Plan) -> None:
+    for run in plan.runs():
+        TrialRecord(
+            study=plan.name, cell=run.cell.name, scale="cpu", factors={}, seed=run.seed, config_hash=run.config_hash,
+            status=FINISHED,
+        ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+    found = forecast(plan, TWO)
+    assert (found.seconds, found.memory_bytes, found.line()) == (0.0, 0, "nothing is left to train")
