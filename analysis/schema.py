@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SCHEMA_VERSION = 1
 
@@ -226,11 +228,20 @@ class TrialRecord:
         write_json(path, dataclasses.asdict(self))
         return path
 
+    def to_bytes(self) -> bytes:
+        """Return what `write` writes."""
+        return json_bytes(dataclasses.asdict(self))
+
     @classmethod
     def read(cls, path: Path) -> TrialRecord:
         """Read a record; a file that is not one raises ValueError with the path."""
+        return cls.parse(path.read_bytes(), str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, path: str) -> TrialRecord:
+        """Return the record that a file holds; content that is none raises ValueError with the path."""
         try:
-            data = {**json.loads(path.read_text())}
+            data = {**json.loads(content)}
             scores = data.get("scores")
             data["audits"] = [Audit(**audit) for audit in data.get("audits", ())]
             return cls(**{**data, "scores": None if scores is None else DocumentScores(**scores)})
@@ -257,14 +268,30 @@ def read_failures(folder: Path) -> list[TrialRecord]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, even across a crash."""
+    with replacing(path) as file:
+        file.write(json_bytes(data))
+
+
+def json_bytes(data: Mapping[str, Any]) -> bytes:
+    """Return data as the JSON that every file of a study is written in."""
+    return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes `path`'s place, whole, when the block ends; across a crash, too, not after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump(data, file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    # Processes of several machines may share the folder.
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)

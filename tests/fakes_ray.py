@@ -64,7 +64,7 @@ class FaultyTrainable(AblationTrainable):
     """The real trainable, except that the cell `mlp` raises with seed 1 while `fault` lies in the study's folder."""
 
     def _step(self) -> dict[str, Any]:
-        fault = self.study_directory is not None and (self.study_directory / "fault").exists()
+        fault = self.store is not None and self.store.exists("fault")
         if fault and self.labels["cell"] == "mlp" and self.trainer.seed == 1:
             raise RuntimeError("planned\nfault")
         return super()._step()

@@ -3,6 +3,9 @@
 It can be dropped into any `tune.Tuner`: its configuration needs `config` (TrialConfig.to_dict(), search spaces allowed
 inside), `seeds` and `corpus_directory`. With `study_directory` it also writes a record when a seed ends, and keeps a
 checkpoint of its own by the run's hash, from which any later trial of that hash goes on.
+
+On a cluster the nodes need not have the tokens: `tune.with_parameters(AblationTrainable, corpora={directory: corpus})`
+sends them through Ray's object store, whose copy all trials of a node read in place.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus, open_corpus
 from trainables.loop import Divergence, Trainer
 from trainables.memory import settle_process
+from trainables.store import Store, open_store
 
 REPORT_SECONDS = 2.0
 """Least time between two reports to Tune."""
@@ -34,18 +39,19 @@ CHECKPOINT_SECONDS = 10.0
 class AblationTrainable(tune.Trainable):
     """Trains a configuration for each of its seeds. Actors can be reused: `reset_config` starts afresh.
 
-    Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory`, `labels` (study, cell, scale,
-    factors, flaws: for the record), `environment` (for the record), `threads` (of torch, 1 by default), `pauses`
-    (updates after which the run is evaluated and reported at once, for a scheduler to decide on), `divergence_limit`
-    (final validation loss, nats, above which a run has diverged) and `final_test` (whether a finished run's record is
-    to hold its result on the test split, which no report of the trial does).
+    Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory` (a path or URL, see
+    `trainables.store`), `labels` (study, cell, scale, factors, flaws: for the record), `environment` (for the record),
+    `threads` (of torch, 1 by default), `pauses` (updates after which the run is evaluated and reported at once, for a
+    scheduler to decide on), `divergence_limit` (final validation loss, nats, above which a run has diverged) and
+    `final_test` (whether a finished run's record is to hold its result on the test split, which no report of the trial
+    does).
 
     Each report holds the latest row, the latest validation figures, all `rows` since the last report (each with its
     `seed`), the `status` of the seed last trained and `seconds_busy`, time spent training or evaluating since then.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Check the configuration and start its first seed."""
+    def setup(self, config: dict[str, Any], corpora: Mapping[str, TokenizedCorpus] | None = None) -> None:
+        """Check the configuration and start its first seed; `corpora` are by `corpus_directory`."""
         torch.set_num_threads(config.get("threads", 1))
         settle_process()
         self.trial_config = TrialConfig.from_dict(config["config"])
@@ -54,8 +60,9 @@ class AblationTrainable(tune.Trainable):
         self.environment = config.get("environment", {})
         self.divergence_limit: float | None = config.get("divergence_limit")
         self.final_test: bool = config.get("final_test", False)
-        self.study_directory = Path(config["study_directory"]) if config.get("study_directory") else None
-        self.corpus: TokenizedCorpus = open_corpus(Path(config["corpus_directory"]))
+        self.store: Store | None = open_store(config["study_directory"]) if config.get("study_directory") else None
+        directory = config["corpus_directory"]
+        self.corpus: TokenizedCorpus = corpora[directory] if corpora else open_corpus(Path(directory))
         self.latest: dict[str, Any] = {}
         self.pauses = frozenset(config.get("pauses", ()))
         self._start_seed(self.pending_seeds.pop(0))
@@ -70,12 +77,13 @@ class AblationTrainable(tune.Trainable):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
         self.checkpointed_at = time.monotonic()
-        path = self._checkpoint_path()
-        if path is not None and path.exists():
+        if self.store is not None:
             try:
-                self.trainer.load_state_dict(load_checkpoint(path))
+                state = load_checkpoint(self.store, self._checkpoint_name)
+                if state is not None:
+                    self.trainer.load_state_dict(state)
             except Exception as error:  # whatever a damaged file raises: training from the start gives the same result
-                print(f"{path} cannot be read and is ignored: {error}", file=sys.stderr)
+                print(f"{self._checkpoint_name} cannot be read and is ignored: {error}", file=sys.stderr)
                 self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
         self.trainer.evaluate_at = self.pauses
         self.auditor = Auditor(self.trainer, self.corpus)
@@ -85,15 +93,15 @@ class AblationTrainable(tune.Trainable):
 
     def _is_recorded(self) -> bool:
         """Return whether the seed has ended: a worker that dies just then is tried again."""
-        if self.study_directory is None:
-            return False
-        name = f"{self.trial_config.hash(self.trainer.seed)}.json"
-        return (self.study_directory / schema.RECORDS_FOLDER / name).exists()
+        return self.store is not None and self.store.exists(self._record_name)
 
-    def _checkpoint_path(self) -> Path | None:
-        if self.study_directory is None:
-            return None
-        return self.study_directory / "checkpoints" / f"{self.trial_config.hash(self.trainer.seed)}.pt"
+    @property
+    def _record_name(self) -> str:
+        return f"{schema.RECORDS_FOLDER}/{self.trial_config.hash(self.trainer.seed)}.json"
+
+    @property
+    def _checkpoint_name(self) -> str:
+        return f"checkpoints/{self.trial_config.hash(self.trainer.seed)}.pt"
 
     def step(self) -> dict[str, Any]:
         """Train for about REPORT_SECONDS, to a pause, or to the end of the trial.
@@ -104,7 +112,7 @@ class AblationTrainable(tune.Trainable):
         try:
             return self._step()
         except Exception as error:
-            if self.study_directory is None:
+            if self.store is None:
                 raise
             self.status = schema.FAILED  # an update may be half made: its state is not worth keeping
             return {
@@ -150,9 +158,8 @@ class AblationTrainable(tune.Trainable):
             return schema.DIVERGED, str(error)
         if self.trainer.finished:
             return self._judge()
-        path = self._checkpoint_path()
-        if path is not None and time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS:
-            save_checkpoint(path, self.trainer.state_dict())
+        if self.store is not None and time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS:
+            save_checkpoint(self.store, self._checkpoint_name, self.trainer.state_dict())
             self.checkpointed_at = time.monotonic()
         return "running", None
 
@@ -168,8 +175,7 @@ class AblationTrainable(tune.Trainable):
 
     def _end_seed(self, status: str, error: str | None) -> None:
         """Write the record, then drop the checkpoint: at every moment one of the two is there."""
-        path = self._checkpoint_path()
-        if self.study_directory is None or path is None:
+        if self.store is None:
             return
         audits = self.auditor.end()
         record = TrialRecord(
@@ -195,26 +201,27 @@ class AblationTrainable(tune.Trainable):
             test=self.trainer.evaluate_test() if self.final_test and status == schema.FINISHED else {},
             flaws=self.labels.get("flaws", []),
         )
-        record.write(self.study_directory / schema.RECORDS_FOLDER)
-        path.unlink(missing_ok=True)
+        with self.store.writing(self._record_name) as file:
+            file.write(record.to_bytes())
+        self.store.delete(self._checkpoint_name)
 
     def cleanup(self) -> None:
         """Keep what an interrupted seed has reached (Tune calls this when it stops the actor).
 
         Tune also sets actors up that it then never runs: those have nothing to keep.
         """
-        path = self._checkpoint_path()
-        if path is not None and self.status == "running" and self.trainer.update > self.started_at:
-            save_checkpoint(path, self.trainer.state_dict())
+        if self.store is not None and self.status == "running" and self.trainer.update > self.started_at:
+            save_checkpoint(self.store, self._checkpoint_name, self.trainer.state_dict())
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save the whole trial for Tune."""
         state = {"trainer": self.trainer.state_dict(), "pending_seeds": self.pending_seeds, "latest": self.latest}
-        save_checkpoint(Path(checkpoint_dir) / "trial.pt", state)
+        save_checkpoint(open_store(checkpoint_dir), "trial.pt", state)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Continue a trial that Tune saved."""
-        state = load_checkpoint(Path(checkpoint_dir) / "trial.pt")
+        state = load_checkpoint(open_store(checkpoint_dir), "trial.pt")
+        assert state is not None, "Tune gives back the folder that it was given"
         self.pending_seeds = list(state["pending_seeds"])
         self.latest = dict(state["latest"])
         self._start_seed(state["trainer"]["seed"])

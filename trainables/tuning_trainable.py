@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from trainables.data import TokenizedCorpus
 from trainables.ray_trainable import AblationTrainable
 
 
@@ -15,10 +17,10 @@ class TuningTrainable(AblationTrainable):
     `findings` of the audits. The test split is never touched.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], corpora: Mapping[str, TokenizedCorpus] | None = None) -> None:
         """Check the configuration and start its seed."""
         self.ended: dict[str, Any] = {"error": None, "findings": []}
-        super().setup(config)
+        super().setup(config, corpora)
 
     def step(self) -> dict[str, Any]:
         """Train to the next pause or report."""

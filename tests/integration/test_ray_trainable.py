@@ -23,6 +23,7 @@ from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.loop import Trainer
 from trainables.ray_trainable import AblationTrainable
 from trainables.scales import SCALES
+from trainables.store import Folder
 
 LABELS = {"study": "s", "cell": "c", "scale": "cpu", "factors": {"attention": 0}}
 
@@ -119,7 +120,7 @@ def test_a_half_trained_run_goes_on_from_its_own_checkpoint(corpus: TokenizedCor
         next(progress)
     half.train_seconds = 1000.0
     path = tmp_path / "checkpoints" / f"{setting.hash(0)}.pt"
-    save_checkpoint(path, half.state_dict())
+    save_checkpoint(Folder(tmp_path), f"checkpoints/{path.name}", half.state_dict())
     actor = AblationTrainable(trial(corpus, tmp_path, [0]))
     assert actor.trainer.update == 4
     while not actor.train()["done"]:
@@ -176,7 +177,9 @@ def test_a_stopped_trial_keeps_what_it_reached(corpus: TokenizedCorpus, tmp_path
     assert 0 < reached < 2_000
     actor.stop()
     (path,) = (tmp_path / "checkpoints").glob("*.pt")
-    assert load_checkpoint(path)["update"] == reached
+    kept = load_checkpoint(Folder(path.parent), path.name)
+    assert kept is not None
+    assert kept["update"] == reached
     finished = AblationTrainable(trial(corpus, tmp_path / "other", [0]))
     while not finished.train()["done"]:
         pass
@@ -190,7 +193,8 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(
 ) -> None:
     setting = config(corpus)
     path = tmp_path / "checkpoints" / f"{setting.hash(0)}.pt"
-    save_checkpoint(path, Trainer(setting, 0, corpus, torch.device("cpu")).state_dict())
+    state = Trainer(setting, 0, corpus, torch.device("cpu")).state_dict()
+    save_checkpoint(Folder(tmp_path), f"checkpoints/{path.name}", state)
     whole = path.read_bytes()
     path.write_bytes({"truncated": whole[: len(whole) // 2], "garbage": b"x" * 500, "empty": b""}[damage])
     actor = AblationTrainable(trial(corpus, tmp_path, [0]))
@@ -211,7 +215,9 @@ def test_tunes_own_checkpoint_restores_the_whole_trial(corpus: TokenizedCorpus, 
     second.load_checkpoint(str(folder))
     assert second.trainer.state_dict()["update"] == first.trainer.state_dict()["update"]
     assert second.pending_seeds == first.pending_seeds
-    assert load_checkpoint(folder / "trial.pt")["latest"] == first.latest
+    saved = load_checkpoint(Folder(folder), "trial.pt")
+    assert saved is not None
+    assert saved["latest"] == first.latest
 
 
 def test_a_divergence_is_a_result(corpus: TokenizedCorpus, tmp_path: Path) -> None:

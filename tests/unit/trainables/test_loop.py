@@ -16,6 +16,7 @@ from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.loop import Divergence, Trainer
 from trainables.scales import SCALES
+from trainables.store import Folder
 
 CPU = torch.device("cpu")
 
@@ -82,10 +83,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     progress = first.run()
     while first.update < stop_at:
         next(progress)
-    save_checkpoint(tmp_path / "c.pt", first.state_dict())
+    save_checkpoint(Folder(tmp_path), "c.pt", first.state_dict())
     torch.rand(10)  # the global generator must not matter
     second = Trainer(setting, 7, corpus, CPU)
-    second.load_state_dict(load_checkpoint(tmp_path / "c.pt"))
+    state = load_checkpoint(Folder(tmp_path), "c.pt")
+    assert state is not None
+    second.load_state_dict(state)
     assert rows(second) == expected
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name

@@ -1,0 +1,100 @@
+"""Stores: a folder, and the same through a file system of pyarrow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from moe_models.errors import ConfigError
+from trainables.store import Folder, Remote, Store, open_store, require_place
+
+KINDS: dict[str, Callable[[Path], Store]] = {
+    "folder": Folder,
+    "path": lambda root: open_store(str(root)),
+    "url": lambda root: open_store(root.as_uri()),
+    "subtree": lambda root: Remote(SubTreeFileSystem(str(root), LocalFileSystem()), "below"),
+}
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return KINDS[request.param](tmp_path)
+
+
+def put(store: Store, name: str, content: bytes) -> None:
+    with store.writing(name) as file:
+        file.write(content)
+
+
+def test_what_was_written_is_read(store: Store) -> None:
+    assert store.read("records/a.json") is None
+    assert store.open("records/a.json") is None
+    assert not store.exists("records/a.json")
+    assert store.list("records") == []
+    put(store, "records/b.json", b"1")
+    put(store, "records/a.json", b"first")
+    put(store, "records/a.json", b"second")
+    assert store.read("records/a.json") == b"second"
+    assert store.list("records") == ["records/a.json", "records/b.json"]
+    file = store.open("records/a.json")
+    assert file is not None
+    with file:
+        file.seek(3)
+        assert file.read() == b"ond"
+    store.delete("records/a.json")
+    store.delete("records/a.json")
+    assert not store.exists("records/a.json")
+    assert not store.exists("records")
+
+
+def test_an_error_while_writing_leaves_what_was_there(store: Store, tmp_path: Path) -> None:
+    put(store, "a", b"whole")
+
+    def fail() -> None:
+        with store.writing("a") as file:
+            file.write(b"ha")
+            raise RuntimeError("planned")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert store.read("a") == b"whole"
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"whole"]
+
+
+def test_readers_see_whole_files_alone(store: Store) -> None:
+    contents = [bytes([number]) * 1_000_000 for number in range(40)]
+    put(store, "a", contents[0])
+    writer = threading.Thread(target=lambda: [put(store, "a", content) for content in contents])
+    writer.start()
+    seen = []
+    while writer.is_alive():
+        seen.append(store.read("a"))
+    writer.join()
+    assert set(seen) <= set(contents)
+    assert store.read("a") == contents[-1]
+
+
+@pytest.mark.parametrize("place", ["nonsense://bucket", "s3://", "file://relative"])
+def test_a_url_that_nothing_understands_is_one_line(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be used.*give a path"):
+        open_store(place)
+
+
+@pytest.mark.parametrize(
+    "place", ["s3://me:hunter2@bucket/a", "gs://bucket?access_token=hunter2", "abfss://a.b/c?account_key=hunter2"]
+)
+def test_a_secret_in_a_url_is_refused_and_not_repeated(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"--storage.*environment of every node") as caught:
+        require_place(place, "--storage")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_places_that_can_be_shown_pass() -> None:
+    for place in ("/nfs/a", "relative/b", "s3://bucket/a?region=eu-west-1&endpoint_override=localhost:9", "gs://b/a"):
+        require_place(place, "--storage")
+    with pytest.raises(ConfigError, match="--storage is empty"):
+        require_place(" ", "--storage")
