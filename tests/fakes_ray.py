@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
+import torch
 from ray import tune
 
 from analysis.schema import FINISHED, RECORDS_FOLDER, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, TrialRecord
@@ -68,6 +70,35 @@ class FaultyTrainable(AblationTrainable):
         if fault and self.labels["cell"] == "mlp" and self.trainer.seed == 1:
             raise RuntimeError("planned\nfault")
         return super()._step()
+
+
+class HungryTrainable(AblationTrainable):
+    """The real trainable, except for memory: `mlp` needs a whole GPU, and `moe` more than that.
+
+    `mlp` lacks it after its first update, `moe` before it has a model. What each trial had is noted in the study's
+    folder.
+    """
+
+    def _start_seed(self, seed: int) -> None:
+        self.seed = seed
+        if self.labels["cell"] == "moe":
+            raise self._error("3.00 GiB")
+        super()._start_seed(seed)
+
+    def step(self) -> dict[str, Any]:
+        had = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+        with Path(self.config["study_directory"], "had.txt").open("a") as file:
+            file.write(f"{self.labels['cell']} {self.seed} {had:g}\n")
+        return super().step()
+
+    def _step(self) -> dict[str, Any]:
+        if self.labels["cell"] == "mlp" and self.gpus < 1:
+            next(self.progress)
+            raise self._error("2.00 GiB")
+        return super()._step()
+
+    def _error(self, size: str) -> torch.OutOfMemoryError:
+        return torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size}. GPU 0 has\na total capacity of")
 
 
 class MadeUpTuningTrainable(TuningTrainable):

@@ -1,18 +1,23 @@
-"""Peak memory of one trial in a process that runs many."""
+"""Memory of one trial in a process that runs many: its peak, its share of a GPU, and what it lacked."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import gc
+import re
 from pathlib import Path
 
 import torch
+
+from moe_models.errors import require
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 KEPT_BYTES = 2**30
+CONTEXT_BYTES = 600 * 2**20
+"""What a process takes of a GPU beside its tensors, about."""
 
 
 class PeakMemory:
@@ -43,6 +48,38 @@ class PeakMemory:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
         return None
+
+
+def limit_to_share(gpus: float, device: torch.device) -> None:
+    """Keep this process's tensors within its share of a GPU, so that no trial takes what others were promised.
+
+    The process's own context there is part of the share, and torch does not count it.
+
+    Raises:
+        ConfigError: the share has no room for a tensor.
+    """
+    if device.type != "cuda" or gpus >= 1:
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    share = gpus - CONTEXT_BYTES / total
+    require(share > 0, f"{gpus:g} of a GPU of {_gib(total)} is less than a process takes before its first tensor")
+    torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def out_of_memory(error: torch.OutOfMemoryError, gpus: float, device: torch.device) -> str:
+    """Return in one line what a trial asked for, what it had, and what was free."""
+    asked = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
+    what = f"asked for {asked[1]}" if asked else " ".join(str(error).split())
+    line = f"{type(error).__name__}: {what}, with {gpus:g} GPU"
+    if device.type != "cuda":
+        return line
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device)
+    return f"{line}, of which it held {_gib(held)}; {_gib(free)} of {_gib(total)} were free"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 @functools.cache

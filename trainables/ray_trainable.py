@@ -27,13 +27,15 @@ from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus, open_corpus
 from trainables.loop import Divergence, Trainer
-from trainables.memory import settle_process
+from trainables.memory import limit_to_share, out_of_memory, settle_process
 from trainables.store import Store, open_store
 
 REPORT_SECONDS = 2.0
 """Least time between two reports to Tune."""
 CHECKPOINT_SECONDS = 10.0
 """Time between two checkpoints by the run's hash: what an interruption can cost."""
+OUT_OF_MEMORY = "out_of_memory"
+"""A report's status: the trial's share of a GPU was too small, which a whole one may not be. Never a record's."""
 
 
 class AblationTrainable(tune.Trainable):
@@ -41,7 +43,8 @@ class AblationTrainable(tune.Trainable):
 
     Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory` (a path or URL, see
     `trainables.store`), `labels` (study, cell, scale, factors, flaws: for the record), `environment` (for the record),
-    `threads` (of torch, 1 by default), `pauses` (updates after which the run is evaluated and reported at once, for a
+    `threads` (of torch, 1 by default), `gpus` (of the trial, 1 by default: 0 trains on the CPU, and below 1 it is kept
+    to that share of a GPU's memory), `pauses` (updates after which the run is evaluated and reported at once, for a
     scheduler to decide on), `divergence_limit` (final validation loss, nats, above which a run has diverged) and
     `final_test` (whether a finished run's record is to hold its result on the test split, which no report of the trial
     does).
@@ -65,17 +68,27 @@ class AblationTrainable(tune.Trainable):
         self.corpus: TokenizedCorpus = corpora[directory] if corpora else open_corpus(Path(directory))
         self.latest: dict[str, Any] = {}
         self.pauses = frozenset(config.get("pauses", ()))
-        self._start_seed(self.pending_seeds.pop(0))
+        self.gpus: float = config.get("gpus", 1.0)
+        self.device = torch.device("cuda" if self.gpus and torch.cuda.is_available() else "cpu")
+        limit_to_share(self.gpus, self.device)
+        self.unstarted: dict[str, Any] | None = None
+        """The report of a trial whose model did not fit."""
+        try:
+            self._start_seed(self.pending_seeds.pop(0))
+        except torch.OutOfMemoryError as error:
+            if self.store is None:
+                raise
+            self.unstarted = self._failure(error)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Replace everything of the trial before (Tune calls this when it reuses the actor)."""
-        del self.trainer, self.progress, self.auditor
+        for name in ("trainer", "progress", "auditor"):
+            self.__dict__.pop(name, None)  # of a trial whose model did not fit they may be missing
         self.setup(new_config)
         return True
 
     def _start_seed(self, seed: int) -> None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
+        self.trainer = Trainer(self.trial_config, seed, self.corpus, self.device)
         self.checkpointed_at = time.monotonic()
         if self.store is not None:
             try:
@@ -84,7 +97,7 @@ class AblationTrainable(tune.Trainable):
                     self.trainer.load_state_dict(state)
             except Exception as error:  # whatever a damaged file raises: training from the start gives the same result
                 print(f"{self._checkpoint_name} cannot be read and is ignored: {error}", file=sys.stderr)
-                self.trainer = Trainer(self.trial_config, seed, self.corpus, device)
+                self.trainer = Trainer(self.trial_config, seed, self.corpus, self.device)
         self.trainer.evaluate_at = self.pauses
         self.auditor = Auditor(self.trainer, self.corpus)
         self.progress = self.trainer.run()
@@ -107,22 +120,33 @@ class AblationTrainable(tune.Trainable):
         """Train for about REPORT_SECONDS, to a pause, or to the end of the trial.
 
         An error of a study's trial is its outcome: reported, with status `failed`, `error` and `traceback`, and not
-        raised, since Tune would try again what fails every time. Only a lost worker is worth another try.
+        raised, since Tune would try again what fails every time. Only a lost worker is worth another try, and a share
+        of a GPU that was too small a whole one: that is reported with status OUT_OF_MEMORY.
         """
+        if self.unstarted is not None:
+            return self.unstarted
         try:
             return self._step()
         except Exception as error:
             if self.store is None:
                 raise
-            self.status = schema.FAILED  # an update may be half made: its state is not worth keeping
-            return {
-                "rows": [],
-                "status": self.status,
-                "error": schema.error_line(error),
-                "traceback": traceback.format_exc(),
-                "seconds_busy": 0.0,
-                tune.result.DONE: True,
-            }
+            return self._failure(error)
+
+    def _failure(self, error: Exception) -> dict[str, Any]:
+        """Return the report of a trial that an error ended."""
+        self.status = schema.FAILED  # an update may be half made: its state is not worth keeping
+        line, status = schema.error_line(error), self.status
+        if isinstance(error, torch.OutOfMemoryError):
+            line = out_of_memory(error, self.gpus, self.device)
+            status = OUT_OF_MEMORY if 0 < self.gpus < 1 else status
+        return {
+            "rows": [],
+            "status": status,
+            "error": line,
+            "traceback": traceback.format_exc(),
+            "seconds_busy": 0.0,
+            tune.result.DONE: True,
+        }
 
     def _step(self) -> dict[str, Any]:
         started = time.monotonic()

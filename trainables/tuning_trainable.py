@@ -24,7 +24,8 @@ class TuningTrainable(AblationTrainable):
 
     def step(self) -> dict[str, Any]:
         """Train to the next pause or report."""
-        return {**self.ended, **super().step(), "curve": list(self.trainer.rows)}
+        report = super().step()
+        return {**self.ended, **report, "curve": [] if self.unstarted else list(self.trainer.rows)}
 
     def _end_seed(self, status: str, error: str | None) -> None:
         """Keep for the report what the end showed."""

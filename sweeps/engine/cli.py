@@ -244,7 +244,7 @@ def train(
         "report": report,
         "wall_seconds": time.monotonic() - started,
         "makespan_seconds": progress.makespan(),
-        "cost": resources.cost(progress.busy_seconds),
+        "cost": progress.device_seconds / 3600,
         "cost_unit": resources.cost_unit,
         "peak_memory_bytes": progress.peak_bytes,
         "utilisation": progress.utilisation(),

@@ -20,9 +20,10 @@ from moe_models.parameters import is_matrix
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.resources import Resources
 from trainables.config import TrialConfig
+from trainables.memory import CONTEXT_BYTES
 
 FLOAT_BYTES = 4
-PROCESS_BYTES = {"cpu": 400 * 2**20, "cuda": 600 * 2**20}
+PROCESS_BYTES = {"cpu": 400 * 2**20, "cuda": CONTEXT_BYTES}
 """A worker with its libraries; on a GPU its context there."""
 ELEMENTWISE = 2
 """Norms, activations, dropout and routing keep about as much as matrix products do."""

@@ -67,6 +67,8 @@ class Progress:
         self.console = console
         self.counts: Counter[str] = Counter()
         self.busy_seconds = 0.0
+        self.device_seconds = 0.0
+        """Of GPUs, or of cores."""
         self.peak_bytes: int | None = None
         """Largest peak memory of a run that has ended since; None where none is known."""
         self._losses: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
@@ -106,15 +108,22 @@ class Progress:
             self._first_start = time.monotonic()
         self._running[run.config_hash] = (run, "starting")
 
-    def reported(self, run: PlannedRun, rows: Iterable[Mapping[str, Any]], busy_seconds: float) -> None:
-        """A run has made rows, and was training or evaluating for so long since it last said so."""
+    def reported(
+        self, run: PlannedRun, rows: Iterable[Mapping[str, Any]], busy_seconds: float, share: float = 1.0
+    ) -> None:
+        """A run has made rows, and was training or evaluating so long since it last said so, with a share of a GPU."""
         self.busy_seconds += busy_seconds
+        self.device_seconds += busy_seconds * share
         for row in rows:
             updates = run.cell.config.training.updates
             self._share[run.config_hash] = row[STEP] / updates
             loss = row.get(TRAIN_LOSS)
             what = f"update {row[STEP]} of {updates}" + ("" if loss is None else f", training loss {loss:.3f}")
             self._running[run.config_hash] = (run, what)
+
+    def waits(self, run: PlannedRun) -> None:
+        """A run has stopped and will be started again."""
+        self._running.pop(run.config_hash, None)
 
     def limit_to(self, runs: Iterable[PlannedRun]) -> None:
         """Of the runs that have not ended, no others than these will be trained."""

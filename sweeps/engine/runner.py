@@ -41,6 +41,8 @@ from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
 from sweeps.engine.race import asked_runs, news, standing
 from sweeps.engine.resources import Resources
+from sweeps.engine.suggestions import OnGpus, Queue, Suggestions
+from trainables.ray_trainable import OUT_OF_MEMORY
 
 SCRATCH_FOLDER = ".tune"
 LOST_WORKERS = 2
@@ -69,37 +71,6 @@ class Outcome:
     """Runs that an error ended."""
 
 
-class Suggestions(Searcher):
-    """What Tune is to run next, decided by this project: Tune's own variant generator would start trials in any order.
-
-    A subclass has `suggest`: the configuration of a trial, None to wait for others, or Searcher.FINISHED.
-    """
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to learn from results."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the records say what is left."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
-
-
-class _Queue(Suggestions):
-    """Hands Tune the runs one by one, in order."""
-
-    def __init__(self, configs: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__()
-        self._configs = list(configs)
-        self._next = 0
-
-    def suggest(self, trial_id: str) -> Any:
-        if self._next == len(self._configs):
-            return Searcher.FINISHED
-        self._next += 1
-        return dict(self._configs[self._next - 1])
-
-
 class _RaceQueue(Suggestions):
     """Hands Tune the runs up to a race's next look, waits until all have ended, looks, and goes on with what is open.
 
@@ -119,10 +90,6 @@ class _RaceQueue(Suggestions):
         self._handed: set[str] = set()
         """Hashes of runs that were suggested: as of those that ended, one without a record has failed."""
         self._race = standing(plan)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its searcher into snapshots, which nobody reads here."""
-        return {}
 
     def suggest(self, trial_id: str) -> Any:
         if not self._queue:
@@ -231,12 +198,16 @@ class _Observer(TrialObserver):
                 known = self._rows[run.config_hash]
                 known += [row for row in rows if not known or row["step"] > known[-1]["step"]]
                 self.tracker.log_rows(run.config_hash, rows)
-            self.progress.reported(run, rows, busy)
+            self.progress.reported(run, rows, busy, trial.config["gpus"] or 1.0)
             busy = 0.0
-            if not self._end_if_recorded(run) and result.get("status") == FAILED:
+            if result.get("status") == OUT_OF_MEMORY:
+                self.progress.waits(run)
+            elif not self._end_if_recorded(run) and result.get("status") == FAILED:
                 self._fail(run, result["error"], result["traceback"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if trial.last_result.get("status") == OUT_OF_MEMORY:
+            return  # it is tried again
         for run in self._runs_of(trial):
             if run.config_hash not in self.ended and not self._end_if_recorded(run):
                 self._fail(run, "the trial ended without writing its record")
@@ -341,7 +312,7 @@ def run_plan(
     def suggestions() -> Suggestions:
         if plan.is_race:
             return _RaceQueue(plan, progress, environment, observer.ended)
-        return _Queue([trial_config(plan, run, environment) for run in runs if run.config_hash not in observer.ended])
+        return Queue([trial_config(plan, run, environment) for run in runs if run.config_hash not in observer.ended])
 
     interrupted = run_trials(
         trainable, resources, plan.folder, suggestions, most=len(runs), observer=observer, say=progress.say
@@ -363,6 +334,8 @@ def run_trials(
 ) -> bool:
     """Run what is suggested, as many trials at a time as there are slots, in the Ray of a `ray_session`.
 
+    A trial that runs out of memory on its share of a GPU is tried once more, with a whole one.
+
     Args:
         trainable: what a trial runs.
         resources: what there is, and a trial's share of it.
@@ -381,7 +354,8 @@ def run_trials(
     with _signals(stop, say), _quiet():
         while not stop.asked:
             with _scratch(folder) as scratch:
-                _fit(trainable, resources, scratch, suggestions(), most, observer, scheduler, stop)
+                trials = OnGpus(suggestions(), resources.gpus_per_trial, say)
+                _fit(trainable, resources, scratch, trials, most, observer, scheduler, stop)
             if stop.asked or not (stop.lost or observer.restart):
                 break
             if stop.lost and not _restart_ray(resources, say, lost_clusters):
@@ -402,11 +376,11 @@ def _fit(
     stop: _Stop,
 ) -> None:
     tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 1, "gpu": resources.gpus_per_trial}),
+        tune.with_resources(trainable, _resources_of),
         tune_config=tune.TuneConfig(
             search_alg=suggestions,
             scheduler=scheduler,
-            num_samples=most,
+            num_samples=2 * most,  # each may be tried once more
             # Beyond the slots some trials wait, staged: only for such does Tune keep an actor to be reused.
             max_concurrent_trials=2 * resources.slots,
             reuse_actors=True,
@@ -421,6 +395,11 @@ def _fit(
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     ).fit()
+
+
+def _resources_of(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """Return what Ray is to give a trial: one core, and the GPUs that its configuration says."""
+    return tune.PlacementGroupFactory([{"CPU": 1.0, **({"GPU": config["gpus"]} if config["gpus"] else {})}])
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from analysis.schema import DIVERGED, FAILED, FINISHED, VAL_LOSS, Audit
 from analysis.tuning_records import RUNNING, SEARCH, STOPPED, TuningRecord
 from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
-from sweeps.engine.runner import Suggestions, TrialObserver, error_of, run_trials
+from sweeps.engine.runner import TrialObserver, error_of, run_trials
 from sweeps.engine.search import Arm
+from sweeps.engine.suggestions import Suggestions
 
 Place = tuple[Arm, int]
 """A trial: its arm and its number there."""

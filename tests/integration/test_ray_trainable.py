@@ -21,9 +21,10 @@ from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.loop import Trainer
-from trainables.ray_trainable import AblationTrainable
+from trainables.ray_trainable import OUT_OF_MEMORY, AblationTrainable
 from trainables.scales import SCALES
 from trainables.store import Folder
+from trainables.tuning_trainable import TuningTrainable
 
 LABELS = {"study": "s", "cell": "c", "scale": "cpu", "factors": {"attention": 0}}
 
@@ -269,3 +270,33 @@ def test_a_run_that_ends_above_the_limit_has_diverged(corpus: TokenizedCorpus, t
     assert record.rows[-1][schema.VAL_LOSS] == loss  # it is kept, and is no result
     assert record.result_row()["val_loss"] is None
     assert {audit.name for audit in record.audits} == {audit.name for audit in kept.audits}
+
+
+@pytest.mark.parametrize(("gpus", "status"), [(0.5, OUT_OF_MEMORY), (1.0, schema.FAILED)])
+@pytest.mark.parametrize("kind", [AblationTrainable, TuningTrainable])
+def test_a_model_that_does_not_fit_is_a_report_and_its_actor_can_be_reused(
+    kind: type[AblationTrainable],
+    gpus: float,
+    status: str,
+    corpus: TokenizedCorpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_large(*_: Any) -> Trainer:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    settings = {**trial(corpus, tmp_path, [0]), "gpus": gpus}
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_trainable, "Trainer", too_large)
+        actor = kind(settings)
+        report = actor.train()
+        with pytest.raises(torch.OutOfMemoryError):
+            kind({name: value for name, value in settings.items() if name != "study_directory"})
+    assert (report["status"], report["done"]) == (status, True)
+    assert report["error"] == f"OutOfMemoryError: asked for 2.00 GiB, with {gpus:g} GPU"
+    assert actor.reset_config(settings)
+    while not (report := actor.train())["done"]:
+        pass
+    assert report["status"] == schema.FINISHED
+    actor.reset_config(settings)
+    actor.stop()

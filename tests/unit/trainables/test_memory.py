@@ -1,0 +1,57 @@
+"""A trial's share of a GPU, by torch's own calls on a device that is not there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from moe_models.errors import ConfigError
+from trainables.memory import CONTEXT_BYTES, limit_to_share, out_of_memory
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+GIB = 2**30
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The limits that were set on a GPU of 24 GiB, of which a process holds 5 and 2 are free."""
+    made: list[float] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=24 * GIB))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: made.append(share))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * GIB, 24 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 5 * GIB)
+    return made
+
+
+def test_all_shares_and_their_contexts_fit_on_the_gpu(limits: list[float]) -> None:
+    limit_to_share(0.25, CUDA)
+    (share,) = limits
+    assert 4 * (share * 24 * GIB + CONTEXT_BYTES) == pytest.approx(24 * GIB)
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(1.0, CUDA), (2.0, CUDA), (0.25, CPU), (0.0, CPU)])
+def test_a_whole_gpu_or_none_has_no_limit(limits: list[float], gpus: float, device: torch.device) -> None:
+    limit_to_share(gpus, device)
+    assert limits == []
+
+
+def test_a_share_without_room_is_refused(limits: list[float]) -> None:
+    with pytest.raises(ConfigError, match=r"0\.02 of a GPU of 24\.00 GiB is less than a process takes"):
+        limit_to_share(0.02, CUDA)
+
+
+@pytest.mark.usefixtures("limits")
+def test_what_was_lacked_is_one_line_with_its_figures() -> None:
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 24.00 GiB of which 2.00 GiB is "
+        "free.\nSee documentation for Memory Management"
+    )
+    assert out_of_memory(error, 0.25, CUDA) == (
+        "OutOfMemoryError: asked for 2.50 GiB, with 0.25 GPU, of which it held 5.00 GiB; "
+        "2.00 GiB of 24.00 GiB were free"
+    )
+    assert out_of_memory(torch.OutOfMemoryError("said\notherwise"), 1.0, CPU) == (
+        "OutOfMemoryError: said otherwise, with 1 GPU"
+    )
