@@ -13,7 +13,6 @@ import dataclasses
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from analysis.load import load_results
-from analysis.schema import DIVERGED, FINISHED, INVALID, RECORDS_FOLDER, WARNING, Audit, TrialRecord
+from analysis.schema import INVALID, WARNING, Audit
 from analysis.table_audit import audit_table
+from benchmarks.in_process import ONE_CORE, audited, trained
 from benchmarks.mutants import MUTANTS, Mutant, mutated
 from sweeps import exp1_attention_768d, exp1_components_512d, exp3_rmsnorm, exp4_mlp, exp5_moe, exp6_grid
 from sweeps.engine.flaws import (
@@ -37,33 +36,15 @@ from sweeps.engine.flaws import (
     TRAINED_INSTEAD,
 )
 from sweeps.engine.options import Options
-from sweeps.engine.plan import Plan, make_plan
-from sweeps.engine.resources import Resources
-from sweeps.engine.runner import labels_of
+from sweeps.engine.plan import make_plan
 from sweeps.engine.study import Study
-from trainables.audits import Auditor
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import Split, TokenizedCorpus, prepare_corpus
-from trainables.loop import Divergence, Trainer
 from trainables.scales import SCALES
 
-CPU = torch.device("cpu")
 SLOTS = {"attention": "mha", "norm": "rmsnorm", "feed_forward": "moe_softmax_plain", "placement": "pre"}
 TRAINING = {"updates": 12, "batch_size": 8, "row_every": 3, "evaluate_every": 12}
 UPDATES_OF_A_FLAW = 8
-ONE_CORE = Resources(slots=1, gpus=0, gpus_per_trial=0.0, reason="one core")
-
-
-def audited(config: TrialConfig, corpus: TokenizedCorpus, seed: int = 0) -> tuple[Trainer, Auditor]:
-    """Train and audit a run as a trial does."""
-    trainer = Trainer(config, seed, corpus, CPU)
-    auditor = Auditor(trainer, corpus)
-    auditor.start()
-    with suppress(Divergence):
-        for _ in trainer.run():
-            pass
-    auditor.end()
-    return trainer, auditor
 
 
 # --- The published flaws --------------------------------------------------------------------------------------------
@@ -123,32 +104,6 @@ TABLES = (
 """Number, what, the printed table, audit, severity."""
 
 
-def trained(plan: Plan) -> dict[str, dict[str, Audit]]:
-    """Train a plan's runs in this process, write their records, and return what a report finds: by cell and audit."""
-    for run in plan.runs():
-        config = run.cell.config
-        trainer, auditor = audited(config, plan.corpora[run.cell.scale], run.seed)
-        record = TrialRecord(
-            **labels_of(plan, run),
-            seed=run.seed,
-            config_hash=run.config_hash,
-            status=FINISHED if trainer.finished else DIVERGED,
-            rows=trainer.rows,
-            config=config.to_dict(),
-            environment={"audits": ",".join(auditor.ran)},
-            audits=auditor.found,
-            scores=auditor.scores,
-        )
-        record.write(plan.folder / RECORDS_FOLDER)
-    plan.write()
-    found = load_results(plan.folder).audits
-    return {
-        cell: {row["audit"]: Audit(name=row["audit"], severity=row["severity"], evidence=row["evidence"])
-               for row in rows.to_dict("records")}
-        for cell, rows in found.groupby("cell")
-    }  # fmt: skip
-
-
 def rebuild(case: Case, *, alone: bool) -> Audit | None:
     """Train a case and return what its audit found in its cell: the flaw alone, or with all others of its study."""
     assert case.study.published is not None
@@ -158,8 +113,9 @@ def rebuild(case: Case, *, alone: bool) -> Audit | None:
             variants=",".join((case.cell, *case.beside)), seeds=1, scale="cpu", steps=UPDATES_OF_A_FLAW,
             precision="fp32", protocol="published", undo=others if alone and others else None, output=Path(folder),
         )  # fmt: skip
-        found = trained(make_plan(case.study, options, ONE_CORE))
-    return found.get(case.cell, {}).get(case.audit)
+        found = trained(make_plan(case.study, options, ONE_CORE)).audits
+    rows = found[(found["cell"] == case.cell) & (found["audit"] == case.audit)].to_dict("records")
+    return Audit(name=case.audit, severity=rows[0]["severity"], evidence=rows[0]["evidence"]) if rows else None
 
 
 def flaws_part() -> Iterator[list[str]]:

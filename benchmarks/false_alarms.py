@@ -1,0 +1,180 @@
+"""Are sound studies left alone? `python benchmarks/false_alarms.py [PART ...]` trains more than 1,000 runs to find out.
+
+Parts, each with the audits of its runs and those between them, as a report has:
+
+- `studies`: every study of `sweeps/` in each of its designs, at three scales, with three seeds;
+- `components`: every registered preset of every slot in the baseline's place, before and after the block, at `cpu`;
+- `corpora`: exp6's baseline and `attention` on every generated corpus;
+- `seeds`: a significance study with ten fresh seeds, through Ray;
+- `tuning`: a search over learning rates and its confirmation, through Ray.
+
+Runs are short: what depends on length, such as a loss that a leak would make too good, is not tried by it. Prints one
+line a part and study, then everything that was found, by audit and severity. Exits with 1 above one `invalid` run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from analysis.load import load_results
+from analysis.results import Results
+from analysis.schema import FINISHED, INVALID, SEVERITIES
+from analysis.summary import analyse
+from analysis.tuning_records import read_tuning_records
+from benchmarks.in_process import ONE_CORE, trained
+from moe_models.attention import ATTENTION
+from moe_models.feed_forward import FEED_FORWARD
+from moe_models.norms import NORM
+from sweeps import exp6_grid, significance, tune
+from sweeps.engine.environment import cpu_cores
+from sweeps.engine.options import Options
+from sweeps.engine.plan import make_plan
+from sweeps.engine.study import BASELINE, Cell, Design, Study, find_study, variant
+from trainables.synthetic import LANGUAGES
+
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+SCALES = ("ladder_1", "ladder_2", "cpu")
+UPDATES = 12
+SLOTS = {"attention": ATTENTION, "norm": NORM, "feed_forward": FEED_FORWARD}
+MOST_INVALID = 1
+
+Task = tuple[str, Study, Options]
+"""A part's name for it, a study and what is asked of it."""
+
+
+def options(**asked: object) -> Options:
+    """Return the options of a short study of three seeds."""
+    return Options(**{"seeds": 3, "scale": "cpu", "steps": UPDATES, "precision": "fp32", **asked})  # type: ignore[arg-type]
+
+
+def studies() -> Iterator[Task]:
+    """Every study and design, a task for each scale."""
+    scripts = [path.stem for path in sorted(SWEEPS.glob("*.py")) if "\nSTUDY = Study(" in path.read_text()]
+    for study in map(find_study, scripts):
+        for design in study.designs:
+            for scale in SCALES:
+                yield f"{study.script}, {design}, {scale}", study, options(design=design, scale=scale)
+
+
+def components() -> Iterator[Task]:
+    """Every preset in the place of the baseline's, as a study of its own a slot and placement."""
+    for placement in ("pre", "post"):
+        for slot, registry in SLOTS.items():
+            cells = [
+                Cell(name=preset, factors={slot: preset}, build=variant(**{slot: preset, "placement": placement}))
+                for preset in registry.presets()
+            ]
+            yield (
+                f"{slot}, placement {placement}",
+                Study(
+                    script=f"every_{slot}_{placement}",
+                    title=f"Every {slot}",
+                    factors=(slot,),
+                    designs={"default": Design(cells=tuple(cells))},
+                    baseline=BASELINE[slot],
+                ),
+                options(),
+            )
+
+
+def corpora() -> Iterator[Task]:
+    """Every generated corpus."""
+    for language in LANGUAGES:
+        yield language, exp6_grid.STUDY, options(variants="baseline,attention", corpus=language)
+
+
+Found = tuple[str, int, list[dict[str, Any]]]
+"""Of a task: its name, its runs, and what its report would list as found: audit, severity, runs, cells, evidence."""
+
+
+def in_process(task: Task) -> Found:
+    """Train a task in this process."""
+    torch.set_num_threads(1)
+    name, study, asked = task
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(study, replace(asked, output=Path(folder)), ONE_CORE)
+        return found_in(name, trained(plan))
+
+
+def found_in(name: str, results: Results) -> Found:
+    """Return what a report of these results would list."""
+    return name, len(results.runs), analyse(results).audits.to_dict("records")
+
+
+def through_ray(name: str, command: Callable[[list[str]], int], arguments: str) -> Iterator[Found]:
+    """Run a command of `sweeps/` as a user does; its searches' trials count as runs of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = command([*arguments.split(), "--precision", "fp32", "--output", f"{folder}/results"])
+        if code:
+            sys.exit(said.getvalue())
+        (study,) = Path(folder, "results").iterdir()
+        yield found_in(name, load_results(study))
+        trials = [record for record in read_tuning_records(study) if record.status == FINISHED]
+        if trials:
+            rows = [{**vars(audit), "runs": 1, "cells": trial.cell} for trial in trials for audit in trial.audits]
+            yield f"{name}: its trials", len(trials), [{**row, "audit": row["name"]} for row in rows]
+
+
+PARTS: dict[str, Callable[[], Iterator[Task]]] = {"studies": studies, "components": components, "corpora": corpora}
+COMMANDS = {
+    "seeds": (significance.main, "--variants baseline,attention --seeds 10 --scale ladder_1 --steps 12"),
+    "tuning": (tune.main, "--variants baseline,attention --seeds 5 --scale ladder_1 --steps 24 --trials 16 --random 8"),
+}
+
+
+def found(parts: list[str]) -> Iterator[Found]:
+    """Train the parts and yield what was found, task by task."""
+    for part in (name for name in parts if name in COMMANDS):
+        yield from through_ray(part, *COMMANDS[part])
+    tasks = [task for part in parts if part in PARTS for task in PARTS[part]()]
+    with ProcessPoolExecutor(cpu_cores(), get_context("spawn")) as pool:
+        yield from pool.map(in_process, tasks)
+
+
+def main(parts: list[str]) -> int:
+    """Print the tables, as Markdown; 1 where more than MOST_INVALID runs were called invalid."""
+    counts: Counter[str] = Counter()
+    rows: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    print("| study | runs | invalid | warning | note |\n|:-- | --: | --: | --: | --: |", flush=True)
+    for name, runs, findings in found(parts):
+        own = Counter(dict.fromkeys(SEVERITIES, 0))
+        for row in findings:
+            own[row["severity"]] += row["runs"]
+            rows[row["audit"], row["severity"]].append((name, row))
+        counts += own
+        counts["runs"] += runs
+        print(f"| {name} | {runs} | {' | '.join(str(own[severity]) for severity in SEVERITIES)} |", flush=True)
+    print(f"| all | {counts['runs']:,} | {' | '.join(str(counts[severity]) for severity in SEVERITIES)} |")
+    print("\n| audit | severity | runs | studies | such as | evidence |\n|:-- |:-- | --: | --: |:-- |:-- |")
+    for (audit, severity), seen in sorted(rows.items(), key=lambda item: SEVERITIES.index(item[0][1])):
+        name, first = seen[0]
+        total = sum(row["runs"] for _, row in seen)
+        where = f"{name}: {first['cells']}"
+        print(f"| {audit} | {severity} | {total} | {len({name for name, _ in seen})} | {where} | {first['evidence']} |")
+    return int(counts[INVALID] > MOST_INVALID)
+
+
+if __name__ == "__main__":
+    known = [*COMMANDS, *PARTS]
+    unknown = [part for part in sys.argv[1:] if part not in known]
+    if unknown:
+        sys.exit(f"unknown part '{unknown[0]}': there are {', '.join(known)}")
+    sys.exit(main(sys.argv[1:] or known))

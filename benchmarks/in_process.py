@@ -1,0 +1,56 @@
+"""Trains a plan's runs in this process, as trials do but without Ray, and returns what its report would find."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+
+from analysis.load import load_results
+from analysis.results import Results
+from analysis.schema import AUDITS_RUN, DIVERGED, FINISHED, RECORDS_FOLDER, TrialRecord
+from sweeps.engine.plan import Plan
+from sweeps.engine.resources import Resources
+from sweeps.engine.runner import labels_of
+from trainables.audits import Auditor
+from trainables.config import TrialConfig
+from trainables.data import TokenizedCorpus
+from trainables.loop import Divergence, Trainer
+
+CPU = torch.device("cpu")
+ONE_CORE = Resources(slots=1, gpus=0, gpus_per_trial=0.0, reason="one core")
+
+
+def audited(config: TrialConfig, corpus: TokenizedCorpus, seed: int = 0) -> tuple[Trainer, Auditor]:
+    """Train and audit a run as a trial does."""
+    trainer = Trainer(config, seed, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    auditor.start()
+    with suppress(Divergence):
+        for _ in trainer.run():
+            pass
+    auditor.end()
+    return trainer, auditor
+
+
+def trained(plan: Plan) -> Results:
+    """Train a plan's runs, write their records, and return its results with what all audits found."""
+    for run in plan.runs():
+        config = run.cell.config
+        trainer, auditor = audited(config, plan.corpora[run.cell.scale], run.seed)
+        record = TrialRecord(
+            **labels_of(plan, run),
+            seed=run.seed,
+            config_hash=run.config_hash,
+            status=FINISHED if trainer.finished else DIVERGED,
+            rows=trainer.rows,
+            config=config.to_dict(),
+            environment={**plan.evidence, AUDITS_RUN: ",".join(auditor.ran)},
+            audits=auditor.found,
+            digest=trainer.witness.digest,
+            scores=auditor.scores,
+            params_dead=auditor.params_dead,
+        )
+        record.write(plan.folder / RECORDS_FOLDER)
+    plan.write()
+    return load_results(plan.folder)
