@@ -17,21 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from analysis.schema import INVALID, WARNING, Audit
+from analysis.schema import INVALID, SEVERITIES, WARNING, Audit
+from analysis.summary import analyse
 from analysis.table_audit import audit_table
-from benchmarks.in_process import ONE_CORE, audited, trained
+from benchmarks.in_process import ONE_CORE, audited, part_of, trained
 from benchmarks.mutants import MUTANTS, Mutant, mutated
 from sweeps import exp1_attention_768d, exp1_components_512d, exp3_rmsnorm, exp4_mlp, exp5_moe, exp6_grid
 from sweeps.engine.flaws import (
+    BALANCE_LOSS,
     DEAD_PARAMETERS,
+    DEFAULT_INIT,
+    EXPERTS_BESIDE,
     FIRST_BATCHES,
+    HIDDEN_WIDTH,
     HORIZON,
+    LAYERNORM,
     NO_CAUSAL_MASK,
+    NO_POSITIONS,
+    ONE_SEED,
     OVERLAPPING_WINDOWS,
     TRAINED_INSTEAD,
 )
@@ -39,7 +46,7 @@ from sweeps.engine.options import Options
 from sweeps.engine.plan import make_plan
 from sweeps.engine.study import Study
 from trainables.config import DataConfig, TrialConfig
-from trainables.data import Split, TokenizedCorpus, prepare_corpus
+from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.scales import SCALES
 
 SLOTS = {"attention": "mha", "norm": "rmsnorm", "feed_forward": "moe_softmax_plain", "placement": "pre"}
@@ -85,6 +92,18 @@ FLAWS = (
          audit="same_model", severity=INVALID, beside=("baseline",)),
     Case(number=3, what="training and validation overlap", study=exp3_rmsnorm.STUDY, cell="baseline",
          flaw=OVERLAPPING_WINDOWS, audit="split_overlap", severity=INVALID),
+    Case(number=4, what="more than the dense layer changed", study=exp4_mlp.STUDY, cell="deepseek_mlp",
+         flaw=NO_POSITIONS, audit="confound", severity=WARNING, beside=("baseline",)),
+    Case(number=4, what="more than the dense layer changed", study=exp4_mlp.STUDY, cell="deepseek_mlp",
+         flaw=EXPERTS_BESIDE, audit="confound", severity=WARNING, beside=("baseline",)),
+    Case(number=4, what="more than the experts changed", study=exp5_moe.STUDY, cell="deepseek_moe",
+         flaw=LAYERNORM, audit="confound", severity=WARNING, beside=("baseline",)),
+    Case(number=4, what="more than the experts changed", study=exp5_moe.STUDY, cell="deepseek_moe",
+         flaw=BALANCE_LOSS, audit="confound", severity=WARNING, beside=("baseline",)),
+    Case(number=4, what="initialised in another way", study=exp6_grid.STUDY, cell="attention",
+         flaw=DEFAULT_INIT, audit="confound", severity=WARNING, beside=("baseline",)),
+    Case(number=4, what="another hidden width", study=exp1_components_512d.STUDY, cell="mlp_512d",
+         flaw=HIDDEN_WIDTH, audit="confound", severity=WARNING, beside=("baseline",)),
     Case(number=5, what="parameters without a use", study=exp1_components_512d.STUDY, cell="moe_8e_2k_512d",
          flaw=DEAD_PARAMETERS, audit="dead_parameters", severity=WARNING),
     Case(number=6, what="the schedule never finished", study=exp6_grid.STUDY, cell="baseline", flaw=HORIZON,
@@ -93,15 +112,17 @@ FLAWS = (
          audit="evaluation", severity=WARNING),
     Case(number=7, what="three batches evaluated", study=exp1_components_512d.STUDY, cell="baseline",
          flaw=FIRST_BATCHES, audit="evaluation", severity=WARNING),
+    Case(number=8, what="one seed", study=exp6_grid.STUDY, cell="attention", flaw=ONE_SEED, audit="replication",
+         severity=WARNING, beside=("baseline",)),
 )  # fmt: skip
 
 TABLES = (
-    (8, "an effect size of zero, from one seed", "published:exp1_attention_768d", "effect_size", INVALID),
-    *((8, "one seed", f"published:{study}", "replication", WARNING) for study in ("exp3_rmsnorm", "exp6_grid")),
-    (9, "an efficiency that is not its formula", "published:exp6_grid", "derived_column", INVALID),
-    (2, "one model under two names", "published:exp6_grid", "same_model", INVALID),
+    (8, "an effect size of zero, from one seed", "exp1_attention_768d", "effect_size", INVALID),
+    *((8, "one seed", study, "replication", WARNING) for study in ("exp3_rmsnorm", "exp6_grid")),
+    (9, "an efficiency that is not its formula", "exp6_grid", "derived_column", INVALID),
+    (2, "one model under two names", "exp6_grid", "same_model", INVALID),
 )
-"""Number, what, the printed table, audit, severity."""
+"""Number, what, the printed table (as `python -m analysis audit` calls it), audit, severity."""
 
 
 def rebuild(case: Case, *, alone: bool) -> Audit | None:
@@ -113,9 +134,12 @@ def rebuild(case: Case, *, alone: bool) -> Audit | None:
             variants=",".join((case.cell, *case.beside)), seeds=1, scale="cpu", steps=UPDATES_OF_A_FLAW,
             precision="fp32", protocol="published", undo=others if alone and others else None, output=Path(folder),
         )  # fmt: skip
-        found = trained(make_plan(case.study, options, ONE_CORE)).audits
-    rows = found[(found["cell"] == case.cell) & (found["audit"] == case.audit)].to_dict("records")
-    return Audit(name=case.audit, severity=rows[0]["severity"], evidence=rows[0]["evidence"]) if rows else None
+        results = trained(make_plan(case.study, options, ONE_CORE))
+    own = results.audits[results.audits["cell"] == case.cell][["audit", "severity", "evidence"]]
+    found = [Audit(name=name, severity=severity, evidence=said) for name, severity, said in own.itertuples(index=False)]
+    found += [item.audit for item in analyse(results).study_audits if case.cell in item.cells]
+    of_name = [audit for audit in found if audit.name == case.audit]
+    return min(of_name, key=lambda audit: SEVERITIES.index(audit.severity), default=None)
 
 
 def flaws_part() -> Iterator[list[str]]:
@@ -129,7 +153,16 @@ def flaws_part() -> Iterator[list[str]]:
     for number, what, table, rule, severity in TABLES:
         hits = [finding for finding in audit_table(table).findings if finding.name == rule]
         caught = yes(bool(hits) and hits[0].severity == severity)
-        yield [f"{number}", what, table, rule, severity, "–", caught, evidence(hits[0] if hits else None)]
+        yield [
+            f"{number}",
+            what,
+            f"the printed table of {table}",
+            rule,
+            severity,
+            "–",
+            caught,
+            evidence(hits[0] if hits else None),
+        ]
 
 
 # --- Mutants --------------------------------------------------------------------------------------------------------
@@ -146,21 +179,6 @@ def short_run(corpus: TokenizedCorpus, setting: dict[str, Any]) -> TrialConfig:
         training=scale.with_training(**{**TRAINING, **training}),
         data=DataConfig(corpus=corpus.name, content_hash=corpus.content_hash),
     )
-
-
-def part_of(corpus: TokenizedCorpus, training: int, validation: int) -> TokenizedCorpus:
-    """Return the corpus with so many of its training and validation documents, evenly spread."""
-    return dataclasses.replace(
-        corpus, train=_documents(corpus.train, training), validation=_documents(corpus.validation, validation)
-    )
-
-
-def _documents(split: Split, count: int) -> Split:
-    places = np.linspace(0, len(split.documents) - 1, count).round().astype(int)
-    texts = np.split(split.tokens, split.document_starts[1:])
-    starts = np.cumsum([0, *(len(texts[place]) for place in places)])[:-1]
-    names, groups = (tuple(part[place] for place in places) for part in (split.documents, split.groups))
-    return Split(np.concatenate([texts[place] for place in places]), starts, names, groups, split.characters)
 
 
 def find(mutant: Mutant, corpus: TokenizedCorpus) -> Audit | None:

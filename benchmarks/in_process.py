@@ -1,9 +1,11 @@
-"""Trains a plan's runs in this process, as trials do but without Ray, and returns what its report would find."""
+"""Trains a plan's runs in this process, as trials do but without Ray, and on parts of a corpus."""
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 
+import numpy as np
 import torch
 
 from analysis.load import load_results
@@ -14,7 +16,7 @@ from sweeps.engine.resources import Resources
 from sweeps.engine.runner import labels_of
 from trainables.audits import Auditor
 from trainables.config import TrialConfig
-from trainables.data import TokenizedCorpus
+from trainables.data import Split, TokenizedCorpus
 from trainables.loop import Divergence, Trainer
 
 CPU = torch.device("cpu")
@@ -54,3 +56,18 @@ def trained(plan: Plan) -> Results:
         record.write(plan.folder / RECORDS_FOLDER)
     plan.write()
     return load_results(plan.folder)
+
+
+def part_of(corpus: TokenizedCorpus, training: int, validation: int) -> TokenizedCorpus:
+    """Return the corpus with so many of its training and validation documents, evenly spread."""
+    return dataclasses.replace(
+        corpus, train=_documents(corpus.train, training), validation=_documents(corpus.validation, validation)
+    )
+
+
+def _documents(split: Split, count: int) -> Split:
+    places = np.linspace(0, len(split.documents) - 1, count).round().astype(int)
+    texts = np.split(split.tokens, split.document_starts[1:])
+    starts = np.cumsum([0, *(len(texts[place]) for place in places)])[:-1]
+    names, groups = (tuple(part[place] for place in places) for part in (split.documents, split.groups))
+    return Split(np.concatenate([texts[place] for place in places]), starts, names, groups, split.characters)
