@@ -102,10 +102,10 @@ Found = tuple[str, int, list[dict[str, Any]]]
 """Of a task: its name, its runs, and what its report would list as found: audit, severity, runs, cells, evidence."""
 
 
-def in_process(task: Task) -> Found:
-    """Train a task in this process."""
+def in_process(part: str, place: int) -> Found:
+    """Train a part's task in this process: a worker makes it anew, since a study's functions do not travel."""
     torch.set_num_threads(1)
-    name, study, asked = task
+    name, study, asked = list(PARTS[part]())[place]
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(study, replace(asked, output=Path(folder)), ONE_CORE)
         return found_in(name, trained(plan))
@@ -144,9 +144,9 @@ def found(parts: list[str]) -> Iterator[Found]:
     """Train the parts and yield what was found, task by task."""
     for part in (name for name in parts if name in COMMANDS):
         yield from through_ray(part, *COMMANDS[part])
-    tasks = [task for part in parts if part in PARTS for task in PARTS[part]()]
+    tasks = [(part, place) for part in parts if part in PARTS for place, _ in enumerate(PARTS[part]())]
     with ProcessPoolExecutor(cpu_cores(), get_context("spawn")) as pool:
-        yield from pool.map(in_process, tasks)
+        yield from pool.map(in_process, *zip(*tasks, strict=True))
 
 
 def main(parts: list[str]) -> int:

@@ -21,8 +21,10 @@ from trainables.data import Split
 from trainables.witness import Witness
 
 NAME = "evaluation"
+SEQUENCES = 8
+"""Sequences of a batch that are scored once more."""
 TOLERANCE = 1e-3
-"""Largest difference of two passes over one batch that can be rounding, as a share of its mean loss."""
+"""Largest difference of two passes over the same sequences that can be rounding, as a share of its mean loss."""
 
 
 def by_document(validation: EvaluationBatches, witness: Witness) -> DocumentScores | None:
@@ -64,7 +66,7 @@ def audit(split: Split, scores: DocumentScores | None, witness: Witness) -> Audi
 
 @torch.no_grad()
 def reported(model: MoETransformer, witness: Witness, row: Mapping[str, Any], autocast: torch.autocast) -> Audit | None:
-    """Compare the loss that is reported with the scores, and the scores of a batch with those of the trained model.
+    """Compare the loss that is reported with the scores, and some sequences' scores with those of the trained model.
 
     Args:
         model: as trained; left as it was.
@@ -76,7 +78,8 @@ def reported(model: MoETransformer, witness: Witness, row: Mapping[str, Any], au
     if not math.isclose(row[VAL_LOSS], mean, rel_tol=1e-6):
         evidence = f"the validation loss is reported as {row[VAL_LOSS]:.4f} where the scored tokens' mean is {mean:.4f}"
         return Audit(name=NAME, severity=INVALID, evidence=evidence)
-    (inputs_BT, targets_BT), (_, scored_N) = witness.evaluated[-1], witness.scores[-1]
+    inputs_BT, targets_BT = (part_BT[:SEQUENCES] for part_BT in witness.evaluated[-1])
+    scored_N = witness.scores[-1][1][: targets_BT.numel()]
     modes = {module: module.training for module in model.modules()}
     model.eval()
     with autocast:
@@ -85,7 +88,7 @@ def reported(model: MoETransformer, witness: Witness, row: Mapping[str, Any], au
         module.training = mode
     apart = (losses_N - scored_N).abs().sum().item() / losses_N.sum().item()
     if apart > TOLERANCE:
-        evidence = f"the losses of a batch evaluated differ by {apart:.1%} from those that the trained model has on it"
+        evidence = f"the losses of text evaluated differ by {apart:.1%} from those that the trained model has on it"
         return Audit(name=NAME, severity=INVALID, evidence=evidence)
     return None
 

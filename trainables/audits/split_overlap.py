@@ -70,16 +70,15 @@ def audit(
 
 
 def _strays(windows: Windows, inputs_BT: np.ndarray) -> int:
-    """Return how many sequences begin at none of the windows."""
-    strays = 0
-    for inputs_T in inputs_BT:
-        starts = windows.starts
-        for offset, token in enumerate(inputs_T):
-            places = starts + offset
-            inside = places < len(windows.tokens)  # the last window of an evaluation is padded
-            starts = starts[~inside | (windows.tokens[places * inside] == token)]
-        strays += len(starts) == 0
-    return strays
+    """Return how many sequences are none of the windows."""
+    length = inputs_BT.shape[1]
+    texts = [windows.tokens[start : start + length] for start in windows.starts]
+    whole = {text.tobytes() for text in texts}
+    cut = [text for text in texts if len(text) < length]  # the last window of an evaluation is padded
+    return sum(
+        inputs_T.tobytes() not in whole and not any(np.array_equal(inputs_T[: len(text)], text) for text in cut)
+        for inputs_T in inputs_BT.astype(windows.tokens.dtype)
+    )
 
 
 def _copies(train: Split, validation: Split) -> list[str]:
