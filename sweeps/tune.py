@@ -145,6 +145,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     resources = find_resources(options.max_concurrent, options.gpus_per_trial)
     require_tracking(tracking_uri())
     plan = resolve(tuned_study(study), options, resources, kept=_kept_choices)
+    resources = cli.pack(plan, resources, options, console)
     space, budget = parse_space(options.space), make_budget(plan, options)
     declared = declare(plan, space, budget, options)
     storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from pathlib import Path
@@ -49,6 +50,15 @@ class TrivialTrainable(tune.Trainable):
     def loss(self, seed: int) -> float:
         """Return the validation loss."""
         return 3.0
+
+
+class NotingTrainable(TrivialTrainable):
+    """Notes in the study's folder which process had which cell."""
+
+    def step(self) -> dict[str, Any]:
+        with Path(self.settings["study_directory"], "processes.txt").open("a") as file:
+            file.write(f"{os.getpid()} {self.settings['labels']['cell']}\n")
+        return super().step()
 
 
 class RacingTrainable(TrivialTrainable):

@@ -19,6 +19,7 @@ from sweeps.engine.study import Study
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sweeps.engine.packing import Packing
     from sweeps.engine.plan import Plan
     from sweeps.engine.resources import Resources
 
@@ -88,12 +89,24 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
     resources = find_resources(options.max_concurrent, options.gpus_per_trial)
     require_tracking(tracking_uri())
     plan = make_plan(study, options, resources)
+    resources = pack(plan, resources, options, console)
     if options.dry_run:
         _dry_run(plan, resources, options, console, facts or {})
         return 0
     require_memory(plan, resources)
     with study_lock(plan.folder):
         return train(plan, resources, options, console, facts or {})
+
+
+def pack(plan: Plan, resources: Resources, options: Options, console: Console) -> Resources:
+    """Return the resources as measurement lays the plan's runs over them, where `auto` was asked for."""
+    from sweeps.engine.options import AUTO
+
+    if options.gpus_per_trial != AUTO:
+        return resources
+    from sweeps.engine.measure import packed
+
+    return packed(plan, resources, options.max_concurrent, lambda line: console.print(line, soft_wrap=True))
 
 
 def _dry_run(plan: Plan, resources: Resources, options: Options, console: Console, facts: Mapping[str, Any]) -> None:
@@ -116,6 +129,7 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
                     "runs_left": expected.runs,
                     "slots": resources.slots,
                     "gpus_per_trial": resources.gpus_per_trial,
+                    **({"packing": resources.packing.to_json()} if resources.packing else {}),
                     "folder": str(plan.folder),
                     "choices": dict(plan.choices),
                     **expected.to_json(),
@@ -149,12 +163,21 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
         + (f" at most, a race with looks at {', '.join(map(str, plan.looks))} seeds" if plan.is_race else "")
         + (f", {done} of them done before" if done else ""),
         f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
+        *([f"  {_packing(resources.packing)}"] if resources.packing else []),
         *(f"  {line}" for line in registration_lines(plan)),
     ):
         console.print(line, soft_wrap=True, markup=False)
     if all(cell["baseline"] == cell["name"] for cell in plan.to_json()["cells"]):
         line = f"  note: without another cell beside '{plan.study.baseline}' the report has no comparisons"
         console.print(line, soft_wrap=True)
+
+
+def _packing(packing: Packing) -> str:
+    from sweeps.engine.memory import gib
+    from sweeps.engine.progress import duration
+
+    ends = ", ".join(f"{duration(laid.seconds)} with {together}" for together, laid in packing.schedules.items())
+    return f"as measured: {ends} at a time on a device; a run takes up to {gib(packing.run_bytes)}, margin included"
 
 
 def _precision(plan: Plan) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sweeps.engine.memory import footprint, gib
-from sweeps.engine.packing import schedule
-from sweeps.engine.plan import Plan
+from sweeps.engine.packing import Schedule, schedule
+from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.probe import estimate_runs
 from sweeps.engine.progress import duration
 from sweeps.engine.resources import Resources
@@ -60,15 +61,23 @@ def forecast(plan: Plan, resources: Resources) -> Forecast:
     if not runs:
         nothing = "nothing is left to train"
         return Forecast(runs=0, seconds=0.0, busy_seconds=0.0, memory_bytes=0, method=nothing, resources=resources)
-    cells = {run.cell.name: run.cell for run in runs}
-    estimate = estimate_runs([(cell.config, plan.corpora[cell.scale]) for cell in cells.values()], resources.device)
-    kinds = {name: kind for kind, name in enumerate(cells)}
-    laid = schedule([kinds[run.cell.name] for run in runs], [estimate.run_seconds] * resources.slots)
+    laid, method = _laid(plan, runs, resources)
     return Forecast(
         runs=len(runs),
         seconds=laid.seconds,
         busy_seconds=laid.busy_seconds,
         memory_bytes=footprint(runs, resources).bytes,
-        method=estimate.method,
+        method=method,
         resources=resources,
     )
+
+
+def _laid(plan: Plan, runs: Sequence[PlannedRun], resources: Resources) -> tuple[Schedule, str]:
+    """Return how the runs lie on the slots, and how their times were found."""
+    if resources.packing is not None:
+        return resources.packing.schedule, f"from updates measured with {resources.packing.together} at a time"
+    cells = {run.cell.name: run.cell for run in runs}
+    estimate = estimate_runs([(cell.config, plan.corpora[cell.scale]) for cell in cells.values()], resources.device)
+    kinds = {name: kind for kind, name in enumerate(cells)}
+    order = [kinds[run.cell.name] for run in runs]
+    return schedule(order, [estimate.run_seconds] * resources.slots), estimate.method

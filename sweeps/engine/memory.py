@@ -98,11 +98,12 @@ class Footprint:
 
 
 def footprint(runs: Sequence[PlannedRun], resources: Resources) -> Footprint:
-    """Estimate the memory of the runs, of which there are some, that train at a time."""
+    """Estimate the memory of the runs (there are some) that train at a time; where `auto` measured, it is by that."""
     needs = {run.cell.name: run_bytes(run.cell.config, resources.device) for run in runs}
     largest = max(needs, key=lambda name: needs[name])
     together = -(-min(resources.slots, len(runs)) // max(1, resources.gpus))
-    return Footprint(cell=largest, run_bytes=needs[largest], together=together)
+    packing = resources.packing
+    return Footprint(cell=largest, run_bytes=packing.run_bytes if packing else needs[largest], together=together)
 
 
 def require_memory(plan: Plan, resources: Resources) -> None:
@@ -113,8 +114,8 @@ def require_memory(plan: Plan, resources: Resources) -> None:
     """
     runs = plan.open_runs()
     free = free_bytes(resources.device)
-    if not runs or free is None:
-        return
+    if not runs or free is None or resources.packing is not None:
+        return  # what was measured was made to fit
     need = footprint(runs, resources)
     fitting = free // need.run_bytes
     where = "on each GPU" if resources.gpus else "in memory"

@@ -50,8 +50,10 @@ class Options:
     """Folder that holds the studies' folders."""
     max_concurrent: int | None = None
     """Runs at a time; by default one for each CPU core, or as many as fit on the GPUs."""
-    gpus_per_trial: float | None = None
-    """Share of a GPU for each run: 0.25 packs four on one. By default 1 where there is a GPU, otherwise 0."""
+    gpus_per_trial: Literal["auto"] | float | None = None
+    """Share of a GPU for each run: 0.25 packs four on one. By default 1 where there is a GPU, otherwise 0. `auto`
+    measures, for some seconds a model, how much memory a run takes and how many at a time end the study soonest; on a
+    machine without a GPU it chooses how many runs share the cores."""
     rerun: Literal["failed"] | None = None
     """`failed` tries the runs again that an error ended; without it their failure stands."""
     dry_run: bool = False
@@ -69,8 +71,8 @@ class Options:
             require(value is None or value >= 1, f"{flag_of(name)} must be 1 or more but got {value}")
         share = self.gpus_per_trial
         require(
-            share is None or share == 0 or 0.01 <= share <= 1 or (share > 1 and share % 1 == 0),
-            f"--gpus-per-trial must be 0, a share from 0.01 to 1, or a whole number, but got {share}",
+            share is None or share == AUTO or share == 0 or 0.01 <= share <= 1 or (share > 1 and share % 1 == 0),
+            f"--gpus-per-trial must be auto, 0, a share from 0.01 to 1, or a whole number, but got {share}",
         )
         if self.design not in study.designs:
             raise unknown_name("design", self.design, study.designs)
@@ -157,14 +159,17 @@ def flag_of(name: str) -> str:
 def _one_line(box: str, argv: Sequence[str], kind: type[Options]) -> str:
     """Turn tyro's box into one line: its message up to the first rule, and the nearest option to an unknown one."""
     lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()[1:]]
-    message = []
+    message: list[str] = []
     for line in lines:
-        if line.startswith("──"):
+        is_rule = re.fullmatch(r"[─-]{3,}", line) is not None
+        if is_rule and message:
             break
-        message.append(line)
-    text = " ".join(message)
+        message += [] if is_rule else [line]  # without UTF-8 a rule stands above the message too
+    text = " ".join(" ".join(message).split())
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"must be a whole number but got \1", text)
     text = re.sub(r"could not convert string to float: (.*)", r"must be a number but got \1", text)
+    either = r"no type matching \{(\w+)\}\|FLOAT could be instantiated from \['(.*?)'\]\. Got errors: .*"
+    text = re.sub(either, r"must be \1 or a number but got '\2'", text)
     if "nrecognized" in text:
         flags = ["--help", *(flag_of(field.name) for field in fields(kind))]
         unknown = [word.partition("=")[0] for word in argv if word.startswith("-")]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from moe_models.errors import ConfigError, require
 from sweeps.engine.environment import cpu_cores
+from sweeps.engine.options import AUTO
+from sweeps.engine.packing import Packing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,8 @@ class Resources:
     gpus_per_trial: float
     reason: str
     """What was seen, in words."""
+    packing: Packing | None = None
+    """What was measured, where `auto` chose."""
 
     @property
     def device(self) -> torch.device:
@@ -37,12 +42,14 @@ class Resources:
         return busy_seconds * (self.gpus_per_trial or 1.0) / 3600
 
 
-def find_resources(max_concurrent: int | None, gpus_per_trial: float | None) -> Resources:
-    """Return what a study may use.
+def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] | float | None) -> Resources:
+    """Return what a study may use; for `auto` all that there is, of which `sweeps.engine.measure` chooses.
 
     Raises:
         ConfigError: more GPU is asked for than there is.
     """
+    if gpus_per_trial == AUTO:
+        return find_resources(None, None)
     available, cores = torch.cuda.device_count(), cpu_cores()
     share = gpus_per_trial if gpus_per_trial is not None else float(available > 0)
     require(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -111,6 +112,21 @@ def test_reused_actors_leave_nothing_behind(corpus: TokenizedCorpus, cluster: No
             loss = sum(record.scores.losses) / sum(record.scores.tokens)
             assert loss == pytest.approx(record.rows[-1]["val_loss"], rel=1e-12)
     assert not list((tmp_path / "study" / "checkpoints").glob("*"))
+
+
+def test_a_trial_reads_the_tokens_where_they_lie(corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    """All trials of a machine share one memory map: none has a copy."""
+    actor = AblationTrainable(trial(corpus, tmp_path, [0]))
+    trainer = actor.trainer
+    read = {
+        "train": trainer.batches.drawn(1),
+        "validation": trainer.validation.scored(),
+        "test": trainer.test.scored(),
+    }
+    for split, windows in read.items():
+        tokens = getattr(actor.corpus, split).tokens
+        assert isinstance(tokens.base, np.memmap)
+        assert np.shares_memory(tokens, windows.tokens)
 
 
 def test_a_half_trained_run_goes_on_from_its_own_checkpoint(corpus: TokenizedCorpus, tmp_path: Path) -> None:

@@ -119,6 +119,48 @@ def test_a_result_depends_on_neither_concurrency_nor_order(command: Callable[...
 
 
 @pytest.mark.usefixtures("one_ray")
+def test_what_measurement_packs_gives_the_same_results(
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = command("baseline,moe", 2, 3, "--gpus-per-trial", "auto")
+    assert STUDY.main([*auto, "--dry-run", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "measuring 2 models, up to 2 at a time" in captured.err
+    plan = json.loads(captured.out)
+    assert plan["slots"] == plan["packing"]["together"] in (1, 2)
+    assert set(plan["packing"]["seconds"]) == {"1", "2"}
+    assert plan["estimate_memory_bytes"] == plan["slots"] * plan["packing"]["run_bytes"]
+    assert plan["choices"]["threads"] == 1
+    assert not Path("results").exists()
+
+    assert STUDY.main(auto) == 0
+    assert "  as measured: " in capsys.readouterr().out
+    packed = {record.config_hash: record for record in read_records(study_folder())}
+    assert STUDY.main([*command("baseline,moe", 2), "--output", "plain"]) == 0
+    (plain,) = Path("plain").iterdir()
+    records = read_records(plain)
+    assert {address: comparable(record) for address, record in packed.items()} == {
+        record.config_hash: comparable(record) for record in records
+    }
+    peaks = [record.rows[-1]["peak_memory_bytes"] for record in packed.values()]
+    if None not in peaks:
+        assert max(peaks) <= plan["packing"]["run_bytes"] < 2 * max(peaks)
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_a_process_trains_one_run_after_the_other_of_any_cell(
+    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.NotingTrainable)
+    assert STUDY.main(command("baseline,mlp", 5)) == 0
+    trials = [line.split() for line in (study_folder() / "processes.txt").read_text().splitlines()]
+    assert len(trials) == 10
+    processes = {process for process, _ in trials}
+    assert len(processes) <= 4, "as many as run at a time, and as many that wait"
+    assert any({cell for other, cell in trials if other == process} == {"baseline", "mlp"} for process in processes)
+
+
+@pytest.mark.usefixtures("one_ray")
 def test_a_published_study_runs_and_every_number_carries_its_flaws(
     command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,6 +305,9 @@ def test_a_dry_run_says_all_and_writes_nothing(
         (["--steps", "-5"], "--steps must be 1 or more but got -5"),
         (["--output", "short.txt"], "--output short.txt"),
         (["--gpus-per-trial", "99"], "--gpus-per-trial 99 asks for more than this machine has"),
+        (["--gpus-per-trial", "all"], "--gpus-per-trial"),
+        (["--gpus-per-trial", "-1"], "--gpus-per-trial must be auto, 0, a share from 0.01 to 1, or a whole number"),
+        (["--gpus-per-trial", "nan"], "--gpus-per-trial must be auto, 0, a share"),
         (["--gpu", "1"], "did you mean"),
     ],
 )

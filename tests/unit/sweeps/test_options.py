@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
 from moe_models.errors import ConfigError
@@ -37,6 +40,8 @@ def test_cells_come_in_the_study_s_order_and_once() -> None:
         (["--gpus-per-trial", "1.5"], ["--gpus-per-trial", "1.5"]),
         (["--gpus-per-trial", "nan"], ["--gpus-per-trial", "nan"]),
         (["--gpus-per-trial", "inf"], ["--gpus-per-trial", "inf"]),
+        (["--gpus-per-trial", "all"], ["--gpus-per-trial: must be auto or a number but got 'all'"]),
+        (["--gpus-per-trial", ""], ["--gpus-per-trial: must be auto or a number but got ''"]),
         (["--precision", "fp8"], ["--precision", "fp8", "bf16"]),
         (["--seed", "3"], ["--seed", "did you mean --seeds?"]),
         (["--max_concurent", "3"], ["did you mean --max-concurrent?"]),
@@ -51,6 +56,16 @@ def test_bad_options_give_one_line(argv: list[str], parts: list[str], capsys: py
         assert part in str(error.value)
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_an_error_is_its_message_alone_whatever_can_be_drawn(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(ConfigError) as error:
+        parse(STUDY, ["--gpus-per-trial", "all"])
+    assert str(error.value) == (
+        "Error parsing --gpus-per-trial: must be auto or a number but got 'all' (all options: --help)"
+    )
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
