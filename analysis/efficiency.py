@@ -35,10 +35,7 @@ def efficiency(results: Results, order: Sequence[str]) -> pd.DataFrame:
         return values.where(values > 0)
 
     minutes = figure(schema.TRAIN_SECONDS) / 60
-    live = figure(schema.PARAMS_TOTAL)
-    if results.params_dead:
-        dead = pd.Series(dict(results.params_dead), dtype=float).unstack()
-        live = live - dead.reindex(index=live.index, columns=live.columns).fillna(0.0)
+    live = results.live_parameters().loc[list(order)]
     million = live.where(live > 0) / 1e6
     gigabytes = figure(schema.PEAK_MEMORY_BYTES) / 1e9
     n = results.count(schema.FINISHED).loc[list(order)]

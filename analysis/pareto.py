@@ -33,7 +33,7 @@ class Cost:
 
 
 COSTS = (
-    Cost("parameters", "trainable parameters", "parameters (millions)", 1e6, "M"),
+    Cost("live_parameters", "trainable parameters that training reached", "live parameters (millions)", 1e6, "M"),
     Cost("training_flops", "training FLOPs in all, forward and backward", "training FLOPs (10\u00b9\u00b2)", 1e12, "T"),
     Cost("train_seconds", "seconds of training alone", "training time (seconds)", 1.0, "s"),
     Cost("peak_memory_bytes", "peak memory of the run, bytes", "peak memory (10\u2079 bytes)", 1e9, "GB"),
@@ -95,7 +95,7 @@ def _costs(results: Results, name: str) -> pd.DataFrame:
     if name == "training_flops":
         values = results.finished(schema.FLOPS_PER_TOKEN) * results.finished(schema.TOKENS)
     else:
-        values = results.finished({"parameters": schema.PARAMS_TOTAL}.get(name, name))
+        values = results.live_parameters() if name == "live_parameters" else results.finished(name)
     return values.where(values > 0)
 
 

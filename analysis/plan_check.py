@@ -80,6 +80,11 @@ def standing_of_effects(results: Results) -> str:
     return f"{EXPLORATORY}: {reason}" if reason else PLANNED
 
 
+def standing_beyond(results: Results) -> str:
+    """Return what the plan says of tables that it never names; empty where none was registered."""
+    return f"{EXPLORATORY}: {NOT_NAMED}" if registration(results.plan) else ""
+
+
 def _whole_study(results: Results, found: Registration) -> str:
     """Return why nothing of the analysis is as planned, or empty text."""
     if not intact(results, found):

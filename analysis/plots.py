@@ -16,6 +16,7 @@ from analysis.plot_curves import loss_figure
 from analysis.plot_estimation import estimation_figure
 from analysis.plot_factorial import interactions_figure, shapley_figure
 from analysis.plot_pareto import pareto_figure
+from analysis.plot_power import power_figure
 from analysis.plot_ranks import ranks_figure
 from analysis.plot_scaling import scaling_figure
 from analysis.plot_variance import variance_figure
@@ -47,6 +48,7 @@ def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
         "mean_ranks": lambda: ranks_figure(results, analysis),
         "differences": lambda: differences_figure(results, analysis),
         "estimation": lambda: estimation_figure(results, analysis),
+        "power": lambda: power_figure(results, analysis),
         "contributions": lambda: contributions_figure(results, analysis),
         "scaling": lambda: scaling_figure(results, analysis.scaling),
         "interactions": lambda: interactions_figure(results, analysis),

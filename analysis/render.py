@@ -110,6 +110,7 @@ FIGURES = {
     "mean_ranks": ("ranking", "Mean rank of each cell over seeds, with bars over cells that cannot be told apart"),
     "differences": ("comparisons", "Difference of each cell from the baseline with intervals"),
     "estimation": ("comparisons", "Every seed of each cell and of the baseline, with the mean paired difference"),
+    "power": ("comparisons", "Probability of finding a difference against its size, for several numbers of seeds"),
     "contributions": ("contributions", "Contribution of each component with intervals"),
     "scaling": ("scaling", "Loss against parameters, active parameters, training FLOPs and time, with power laws"),
     "interactions": ("main_effects", "Mean at each combination of two components with intervals"),

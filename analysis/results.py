@@ -157,6 +157,18 @@ class Results:
         """Return a column of the counted runs: cells (all, in order) x seeds (rising), float, NaN elsewhere."""
         return self._by_seed(self.counted, column, float)
 
+    def live_parameters(self) -> pd.DataFrame:
+        """Return the parameters that training reached, as `finished` does; all, where no audit counted the others.
+
+        Of a cell's runs the one with the fewest unreached counts: single rows that a short run leaves out by chance, in
+        one seed and not in another, make no model smaller.
+        """
+        total = self.finished(schema.PARAMS_TOTAL)
+        if not self.params_dead:
+            return total
+        dead = pd.Series(dict(self.params_dead), dtype=float).unstack().min(axis=1)
+        return total.sub(dead.reindex(total.index).fillna(0.0), axis=0)
+
     def test_losses(self) -> pd.DataFrame:
         """Return the test losses of the counted runs, as `finished` does. For `final_test` alone."""
         found = zip(self.counted[schema.CELL], self.counted[schema.SEED], strict=True)

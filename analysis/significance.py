@@ -187,6 +187,21 @@ def detectable_effect(n: ArrayLike, family: float, power: float = POWER) -> Arra
     return effects[inverse].reshape(n.shape)
 
 
+def power(effect: ArrayLike, n: ArrayLike, family: float = 1) -> Array:
+    """Return the probability with which the two-sided t test finds a true |mean| / sd.
+
+    The level and the tail left out are those of `detectable_effect`, whose inverse this is.
+
+    Args:
+        effect: true |mean| / sd, not negative.
+        n: pairs, 2 or more; broadcasts with effect.
+        family: what 5 % is divided by.
+    """
+    effect, n = np.broadcast_arrays(np.asarray(effect, dtype=float), np.asarray(n, dtype=float))
+    critical = stats.t.isf(ALPHA / family / 2, n - 1)
+    return np.asarray(stats.nct.sf(critical, n - 1, effect * np.sqrt(n)))
+
+
 def noncentrality(t: ArrayLike, df: ArrayLike, probability: float) -> Array:
     """Return the noncentrality nc at which P(T <= t) = probability, T noncentral t with df degrees of freedom.
 

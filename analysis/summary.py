@@ -86,6 +86,7 @@ class Analysis:
 
 
 MARK_COLUMN = {schema.FLAWS: marks.MARK_MEANING}
+PLAN_COLUMN = {"plan": plan_check.PLAN_MEANING}
 COLUMNS: dict[str, dict[str, str]] = {
     "ranking": RANKING_COLUMNS | RANK_PROBABILITY_COLUMNS | GROUP_COLUMNS | MARK_COLUMN,
     "comparisons": pairs.COMPARISON_COLUMNS | MARK_COLUMN,
@@ -93,11 +94,11 @@ COLUMNS: dict[str, dict[str, str]] = {
     "race": RACE_COLUMNS | MARK_COLUMN,
     "negative_control": pairs.CONTROL_COLUMNS | MARK_COLUMN,
     "contributions": pairs.CONTRIBUTION_COLUMNS | MARK_COLUMN,
-    "main_effects": MAIN_EFFECT_COLUMNS | {"plan": plan_check.PLAN_MEANING} | MARK_COLUMN,
-    "scaling": SCALING_COLUMNS | MARK_COLUMN,
-    "growth": GROWTH_COLUMNS | MARK_COLUMN,
-    "interactions": INTERACTION_COLUMNS | MARK_COLUMN,
-    "shapley": SHAPLEY_COLUMNS | MARK_COLUMN,
+    "main_effects": MAIN_EFFECT_COLUMNS | PLAN_COLUMN | MARK_COLUMN,
+    "scaling": SCALING_COLUMNS | PLAN_COLUMN | MARK_COLUMN,
+    "growth": GROWTH_COLUMNS | PLAN_COLUMN | MARK_COLUMN,
+    "interactions": INTERACTION_COLUMNS | PLAN_COLUMN | MARK_COLUMN,
+    "shapley": SHAPLEY_COLUMNS | PLAN_COLUMN | MARK_COLUMN,
     "all_pairs": ALL_PAIRS_COLUMNS | MARK_COLUMN,
     "efficiency": EFFICIENCY_COLUMNS | MARK_COLUMN,
     "pareto": PARETO_COLUMNS | MARK_COLUMN,
@@ -126,7 +127,8 @@ def analyse(results: Results) -> Analysis:
     alone = pairs.contributions(results, comparisons)
     effects, effect_notes = main_effects(results)
     effects = effects.assign(plan=plan_check.standing_of_effects(results))
-    laws, growth = scaling(results)
+    beyond = plan_check.standing_beyond(results)
+    laws, growth = (table.assign(plan=beyond) for table in scaling(results))
     errors = noise.evaluation_noise(results, order)
     found = (*noise.audit(errors), *replication.audit(comparisons))
     names = {item.audit.name for item in found}
@@ -162,8 +164,8 @@ def analyse(results: Results) -> Analysis:
         main_effects=marks.mark_rows(results, effects),
         scaling=_mark_families(results, laws),
         growth=_mark_families(results, growth),
-        interactions=marks.mark_rows(results, interactions(results)),
-        shapley=marks.mark_rows(results, shapley(results)),
+        interactions=marks.mark_rows(results, interactions(results).assign(plan=beyond)),
+        shapley=marks.mark_rows(results, shapley(results).assign(plan=beyond)),
         all_pairs=marks.mark_rows(results, explored),
         efficiency=marks.mark_rows(results, efficiency(results, order)),
         pareto=marks.mark_rows(results, pareto(results, ranking, models)),

@@ -146,6 +146,7 @@ COMPARISONS = [
     _Column("seeds improved [95 % of probability]", "improved", _improved),
     _Column("exact p (max-t)", "p_max_t", _exact),
     _p("p_joint", "joint p"),
+    _count("joint_family", "joint family"),
     _Column(
         "joint interval [95 %, all together]", "joint_low",
         lambda row: text.interval(row["joint_low"], row["joint_high"], sign=True) or text.NOTHING,
@@ -207,6 +208,7 @@ MAIN_EFFECTS = [
 ]  # fmt: skip
 SHAPLEY = [
     _name("factor"),
+    _plan(),
     _count("n"),
     _signed("shapley", "Shapley value [95 %]", 4),
     _Column("main effect", "main_effect", lambda row: text.number(row["main_effect"], sign=True)),
@@ -265,6 +267,7 @@ def _pareto(results: Results) -> list[_Column]:
 
 SCALING = [
     _name("cell"),
+    _plan(),
     _word("against"),
     _count("scales"),
     _count("n"),
@@ -275,6 +278,7 @@ SCALING = [
 ]
 GROWTH = [
     _name("cell"),
+    _plan(),
     _word("from_scale", "from"),
     _word("to_scale", "to"),
     _count("n"),

@@ -150,6 +150,9 @@ def test_every_figure_names_the_flaws_and_its_flawed_labels_are_red(sound: Resul
     if fronts is not None:  # flawed cells are on none
         named = "\n".join(text.get_text() for axes in fronts.axes for text in axes.texts)
         assert not set(re.findall(r"^[a-z]  (\w+)", named, flags=re.MULTILINE)) & cells
+    power = drawn.pop("power", None)  # of what sound cells could show: it has no labels
+    assert (power is not None) == ("baseline" not in cells and not set(CELLS) <= cells | {"baseline"})
+    assert power is None or any(LEAK in text.get_text() for text in power.texts)
     assert set(drawn) == {
         "ranking", "differences", "estimation", "contributions", "loss_tokens", "loss_seconds", "difference_tokens",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -47,16 +48,16 @@ def test_a_front_is_what_nothing_dominates(points: list[tuple[int, int]]) -> Non
 
 def test_in_the_analysis() -> None:
     table = fronts(study({"baseline": (4.0, 5e6), "small": (4.5, 1e6), "bad": (4.6, 6e6), "wide": (3.5, 9e6)}))
-    assert table["parameters_front"].to_dict() == {"wide": True, "baseline": True, "small": True, "bad": False}
-    assert table["parameters_dominated_by"].to_dict() == {
+    assert table["live_parameters_front"].to_dict() == {"wide": True, "baseline": True, "small": True, "bad": False}
+    assert table["live_parameters_dominated_by"].to_dict() == {
         "wide": None,
         "baseline": None,
         "small": None,
         "bad": "baseline",
     }
-    assert table["parameters_p_front"].to_dict() == {"wide": 1.0, "baseline": 1.0, "small": 1.0, "bad": 0.0}
-    assert table["parameters"].to_dict() == {"wide": 9e6, "baseline": 5e6, "small": 1e6, "bad": 6e6}
-    assert table["parameters_low"].isna().all()  # all seeds cost the same
+    assert table["live_parameters_p_front"].to_dict() == {"wide": 1.0, "baseline": 1.0, "small": 1.0, "bad": 0.0}
+    assert table["live_parameters"].to_dict() == {"wide": 9e6, "baseline": 5e6, "small": 1e6, "bad": 6e6}
+    assert table["live_parameters_low"].isna().all()  # all seeds cost the same
     assert table["peak_memory_bytes_front"].isna().all()  # unknown
 
 
@@ -68,9 +69,9 @@ def test_how_sure_a_front_is() -> None:
     gap = losses.mean(axis=1)["baseline"] - losses.mean(axis=1)["dear"]
     expected = stats.t.cdf(gap / np.sqrt(2 * variance / 5), df)
     table = fronts(results)
-    assert table.loc["dear", "parameters_p_front"] == pytest.approx(expected, abs=0.02)
+    assert table.loc["dear", "live_parameters_p_front"] == pytest.approx(expected, abs=0.02)
     assert 0.02 < expected < 0.98
-    assert table.loc["baseline", "parameters_p_front"] == 1
+    assert table.loc["baseline", "live_parameters_p_front"] == 1
 
 
 def test_a_measured_cost_is_as_sure_as_its_seeds() -> None:
@@ -97,8 +98,8 @@ def test_one_model_under_two_names_shares_its_place() -> None:
         results.baselines | {"twin": "baseline"},
     )
     table = fronts(results)
-    assert table.loc["twin", "parameters_p_front"] == table.loc["wide", "parameters_p_front"] > 0.5
-    assert table.loc[["twin", "wide"], "parameters_front"].all()
+    assert table.loc["twin", "live_parameters_p_front"] == table.loc["wide", "live_parameters_p_front"] > 0.5
+    assert table.loc[["twin", "wide"], "live_parameters_front"].all()
 
 
 @pytest.mark.parametrize("lost", ["diverged", "flawed", "unknown"])
@@ -112,29 +113,36 @@ def test_what_is_no_result_is_on_no_front(lost: str) -> None:
     else:
         results.runs.loc[chosen, "params_total"] = np.nan
     table = fronts(results)
-    assert pd.isna(table.loc["wide", "parameters_front"])
-    assert np.isnan(table.loc["wide", "parameters_p_front"])
-    assert table.loc[["baseline", "small"], "parameters_front"].tolist() == [True, True]
+    assert pd.isna(table.loc["wide", "live_parameters_front"])
+    assert np.isnan(table.loc["wide", "live_parameters_p_front"])
+    assert table.loc[["baseline", "small"], "live_parameters_front"].tolist() == [True, True]
 
 
 def test_higher_may_be_better() -> None:
     plan = {"metric": "val_perplexity", "direction": "max"}
     table = fronts(study({"baseline": (4.0, 5e6), "small": (3.5, 1e6), "bad": (3.6, 6e6)}, plan=plan))
-    assert table["parameters_front"].to_dict() == {"baseline": True, "small": True, "bad": False}
+    assert table["live_parameters_front"].to_dict() == {"baseline": True, "small": True, "bad": False}
 
 
 def test_two_seeds_make_a_front_without_a_probability() -> None:
     results = make_results({"baseline": [4.0, 4.1], "new": [3.9, 4.0]})
     table = fronts(results)
-    assert table["parameters_front"].tolist() == [True, False]
-    assert table["parameters_p_front"].isna().all()
+    assert table["live_parameters_front"].tolist() == [True, False]
+    assert table["live_parameters_p_front"].isna().all()
 
 
 def test_the_report_says_it() -> None:
     results = study({"baseline": (4.0, 5e6), "small": (4.5, 1e6), "bad": (4.6, 6e6)})
     table = tables(results, analyse(results))["pareto"]
     shown = {row[0]: dict(zip(table.headers, row, strict=True)) for row in table.rows}
-    assert shown["small"]["front of parameters"] == "yes, P 1.00"
-    assert shown["bad"]["front of parameters"] == "P 0.00, behind baseline"
-    assert shown["bad"]["parameters, M [95 %]"] == "6.000"
+    assert shown["small"]["front of live parameters"] == "yes, P 1.00"
+    assert shown["bad"]["front of live parameters"] == "P 0.00, behind baseline"
+    assert shown["bad"]["live parameters, M [95 %]"] == "6.000"
     assert not any("memory" in header for header in table.headers)
+
+
+def test_what_training_never_reached_costs_nothing() -> None:
+    results = make_results({"baseline": [4.0, 4.1, 4.2], "whole": [4.0, 4.2, 4.1]}, params_total=3e6)
+    dead = {("whole", 0): 2_000_000, ("whole", 1): 2_000_010, ("whole", 2): 2_000_020}
+    table = fronts(dataclasses.replace(results, params_dead=dead))
+    assert table["live_parameters"].to_dict() == {"baseline": 3e6, "whole": 1e6}

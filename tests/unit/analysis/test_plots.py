@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy import stats
 
 from analysis import figure_style, plots
 from analysis.load import load_results
@@ -19,13 +21,16 @@ from analysis.outcomes import outcome
 from analysis.plot_curves import mean_curves, panels
 from analysis.plot_estimation import estimation_figure
 from analysis.plot_pareto import pareto_figure
+from analysis.plot_power import power_figure
+from analysis.registered import HASH, REGISTERED
 from analysis.results import Results
 from analysis.summary import Analysis, analyse
 from tests.fakes import GRID, make_study
+from tests.fakes_plan import registered
 
 ALL = (
-    "ranking", "differences", "estimation", "contributions", "loss_tokens", "loss_seconds", "difference_tokens",
-    "pareto",
+    "ranking", "differences", "estimation", "power", "contributions", "loss_tokens", "loss_seconds",
+    "difference_tokens", "pareto",
 )  # fmt: skip
 
 
@@ -223,11 +228,11 @@ def test_the_front_is_drawn_and_named(grid: tuple[Results, Analysis]) -> None:
     with figure_style.style():
         figure = pareto_figure(results, analysis)
     assert figure is not None
-    axes = next(axes for axes in figure.axes if axes.get_xlabel() == "parameters (millions)")
-    table = analysis.pareto[analysis.pareto["parameters_front"].notna()]
-    front = table[table["parameters_front"].astype(bool)]
+    axes = next(axes for axes in figure.axes if axes.get_xlabel() == "live parameters (millions)")
+    table = analysis.pareto[analysis.pareto["live_parameters_front"].notna()]
+    front = table[table["live_parameters_front"].astype(bool)]
     drawn = sorted((x[0], y[0]) for line in axes.lines if line.get_marker() == "D" for x, y in [data(line)])
-    assert drawn == sorted(zip(front["parameters"] / 1e6, front["mean"], strict=True))
+    assert drawn == sorted(zip(front["live_parameters"] / 1e6, front["mean"], strict=True))
     assert sum(line.get_marker() in ("D", "o") for line in axes.lines) == len(table) == 15  # one cell diverged
     named = axes.texts[-1].get_text()
     assert all(f"  {cell}" in named for cell in front["cell"])
@@ -316,7 +321,7 @@ def test_results_without_curves_have_no_curve_figures(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("cell,seed,val_loss\nbaseline,0,1\nbaseline,1,2\nbaseline,2,3\nnew,0,1\nnew,1,1\nnew,2,1\n")
     results = load_results(path)
-    assert tuple(plots.figures(results, analyse(results))) == ("ranking", "differences", "estimation")
+    assert tuple(plots.figures(results, analyse(results))) == ("ranking", "differences", "estimation", "power")
 
 
 # --- whole factors ---
@@ -349,3 +354,28 @@ def test_the_default_design_has_interactions_and_no_shapley_values(tmp_path: Pat
     assert figure is not None
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["feed_forward x attention"]
     assert plots.shapley_figure(results, analysis) is None
+
+
+def test_power_is_80_percent_at_the_detectable_difference(grid: tuple[Results, Analysis]) -> None:
+    results, analysis = grid
+    figure = power_figure(results, analysis)
+    assert figure is not None
+    (axes,) = figure.axes
+    tested = analysis.comparisons[analysis.comparisons["p"].notna()]
+    own, family = int(tested["n"].median()), int(tested["family"].max())
+    (label,) = [str(line.get_label()) for line in axes.lines if "this study" in str(line.get_label())]
+    (curve,) = [line for line in axes.lines if line.get_linewidth() == 2.6 and len(data(line)[0]) > 1]
+    differences, found = data(curve)
+    critical = stats.t.isf(0.05 / family / 2, own - 1)
+    sd = tested["sd_difference"].median()
+    expected = [stats.nct.sf(critical, own - 1, x / sd * np.sqrt(own)) for x in differences]
+    assert found == pytest.approx(expected)
+    at_80 = float(np.interp(0.8, found, differences))
+    assert float(label.split(": ")[1]) == pytest.approx(at_80, rel=0.05)
+
+
+def test_a_race_has_no_power_of_a_fixed_design(grid: tuple[Results, Analysis]) -> None:
+    results, analysis = grid
+    planned = registered(list(results.cells.index), looks=(3, 5))
+    race = dataclasses.replace(results, plan={**results.plan, **{name: planned[name] for name in (REGISTERED, HASH)}})
+    assert power_figure(race, analysis) is None

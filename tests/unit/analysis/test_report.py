@@ -24,7 +24,7 @@ from tests.fakes import make_study
 
 FILES = {
     "report.md", "report.html", "results.csv", "results.json", "ranking.tex", "ranking.png", "differences.png",
-    "estimation.png", "contributions.png", "loss_tokens.png", "loss_seconds.png", "difference_tokens.png",
+    "estimation.png", "power.png", "contributions.png", "loss_tokens.png", "loss_seconds.png", "difference_tokens.png",
     "pareto.png",
 }  # fmt: skip
 

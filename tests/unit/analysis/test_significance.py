@@ -17,6 +17,7 @@ from analysis.significance import (
     detectable_effect,
     holm,
     noncentrality,
+    power,
     sign_flip,
     sign_flip_floor,
     sign_flip_max_t,
@@ -248,3 +249,10 @@ def test_max_t_lies_between_the_single_test_and_bonferroni(k: int, n: int, seed:
 def test_max_t_of_many_seeds_and_of_nothing() -> None:
     assert np.isnan(sign_flip_max_t(np.ones((2, 21)))).all()
     assert sign_flip_max_t(np.empty((0, 5))).size == 0
+
+
+@pytest.mark.parametrize("n", [3, 5, 10, 40])
+@pytest.mark.parametrize("family", [1, 15])
+def test_power_is_the_inverse_of_what_is_detectable(n: int, family: int) -> None:
+    assert power(detectable_effect(n, family), n, family) == pytest.approx(0.8, abs=1e-6)
+    assert power(0.0, n, family) == pytest.approx(0.025 / family)  # one tail of the level
