@@ -15,7 +15,7 @@ from ray import tune
 
 from analysis.schema import FINISHED, RECORDS_FOLDER, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, TrialRecord
 from trainables.config import TrialConfig
-from trainables.ray_trainable import AblationTrainable
+from trainables.ray_trainable import OUT_OF_MEMORY, AblationTrainable
 from trainables.tuning_trainable import TuningTrainable
 
 
@@ -144,3 +144,14 @@ class MadeUpTuningTrainable(TuningTrainable):
 
     def cleanup(self) -> None:
         """Nothing is kept."""
+
+
+class HungryTuningTrainable(MadeUpTuningTrainable):
+    """Trial 1 of the search of `mlp` needs a whole GPU."""
+
+    def step(self) -> dict[str, Any]:
+        labels = self.settings["labels"]
+        if (labels["cell"], labels["number"]) == ("mlp", 1) and self.settings["gpus"] < 1:
+            report = {"rows": [], "curve": [], "status": OUT_OF_MEMORY, "error": "OutOfMemoryError: planned"}
+            return {**report, "findings": [], tune.result.DONE: True}
+        return super().step()

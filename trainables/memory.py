@@ -51,7 +51,7 @@ class PeakMemory:
 
 
 def limit_to_share(gpus: float, device: torch.device) -> None:
-    """Keep this process's tensors within its share of a GPU, so that no trial takes what others were promised.
+    """Keep this process's tensors within its share of its GPU, so that no trial takes what others were promised.
 
     The process's own context there is part of the share, and torch does not count it.
 
@@ -63,7 +63,7 @@ def limit_to_share(gpus: float, device: torch.device) -> None:
     total = torch.cuda.get_device_properties(device).total_memory
     share = gpus - CONTEXT_BYTES / total
     require(share > 0, f"{gpus:g} of a GPU of {_gib(total)} is less than a process takes before its first tensor")
-    torch.cuda.set_per_process_memory_fraction(share, device)
+    torch.cuda.set_per_process_memory_fraction(share)
 
 
 def out_of_memory(error: torch.OutOfMemoryError, gpus: float, device: torch.device) -> str:

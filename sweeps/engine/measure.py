@@ -214,6 +214,8 @@ def _results(waiting: Mapping[Connection, int], failed: str) -> list[list[Measur
 def _train_models(models: Sequence[Model], device: torch.device, barrier: Barrier, sending: Connection) -> None:
     """Do what one process of a measurement does, and send what was measured, or why not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's to hear
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     torch.set_num_threads(THREADS_PER_TRIAL)
     settle_process()
     importlib.import_module("trainables.ray_trainable")  # Ray is a quarter of what a small trial's process takes

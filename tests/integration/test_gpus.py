@@ -10,7 +10,9 @@ import ray
 import ray.cloudpickle
 import torch
 
-from analysis.schema import FAILURES_FOLDER, TrialRecord, read_records
+from analysis.schema import FAILURES_FOLDER, FINISHED, TrialRecord, read_records
+from analysis.tuning_records import SEARCH, STOPPED, of_arm, read_tuning_records
+from sweeps import tune
 from sweeps.engine import memory
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
@@ -81,3 +83,17 @@ def test_what_had_a_whole_gpu_is_not_tried_again(
     (folder,) = Path("results").iterdir()
     assert sorted(had(folder)) == [f"{cell} {seed} 1" for cell in ("baseline", "mlp", "moe") for seed in (0, 1)]
     assert len(read_records(folder)) == 4
+
+
+def test_a_trial_of_a_search_is_tried_once_more_too(
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = [*command("baseline,mlp", "0.5"), "--trials", "4", "--sweep", "0", "--rungs", "1"]
+    assert tune.main(search, fakes_ray.HungryTuningTrainable) == 0
+    output = capsys.readouterr().out
+    assert output.count("mlp, seed 1000: OutOfMemoryError: planned; it is tried once more, alone") == 1
+    (folder,) = Path("results").iterdir()
+    trials = of_arm(read_tuning_records(folder), "mlp", SEARCH)
+    assert [record.number for record in trials] == [0, 1, 2, 3]
+    assert {record.status for record in trials} <= {FINISHED, STOPPED}
+    assert trials[1].updates > 0

@@ -1,4 +1,4 @@
-"""A trial's share of a GPU, by torch's own calls on a device that is not there."""
+"""A trial's share of a GPU: torch's own functions, down to the calls of CUDA, on a device that is not there."""
 
 from __future__ import annotations
 
@@ -16,12 +16,23 @@ GIB = 2**30
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The limits that were set on a GPU of 24 GiB, of which a process holds 5 and 2 are free."""
+    """The limits that CUDA was told, on a GPU of 24 GiB of which a process holds 5 and 2 are free."""
     made: list[float] = []
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=24 * GIB))
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: made.append(share))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * GIB, 24 * GIB))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 5 * GIB)
+    runtime = SimpleNamespace(cudaMemGetInfo=lambda index: (2 * GIB, 24 * GIB))
+    for module, name, stand_in in (
+        (torch.cuda, "_lazy_init", lambda: None),
+        (torch.cuda.memory, "_lazy_init", lambda: None),
+        (torch.cuda, "is_initialized", lambda: True),
+        (torch.cuda.memory, "is_initialized", lambda: True),
+        (torch.cuda, "current_device", lambda: 0),
+        (torch._utils, "_get_current_device_index", lambda: 0),
+        (torch.cuda, "device_count", lambda: 1),
+        (torch.cuda, "cudart", lambda: runtime),
+        (torch.cuda, "_get_device_properties", lambda index: SimpleNamespace(total_memory=24 * GIB)),
+        (torch._C, "_cuda_setMemoryFraction", lambda share, index: made.append(share)),
+        (torch._C, "_cuda_memoryStats", lambda index: {"reserved_bytes": {"all": {"current": 5 * GIB}}}),
+    ):
+        monkeypatch.setattr(module, name, stand_in, raising=False)
     return made
 
 
