@@ -132,39 +132,38 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     from rich.console import Console
 
     from analysis.tracking import require_tracking, tracking_uri
-    from sweeps.engine.lock import study_lock
-    from sweeps.engine.memory import require_memory
     from sweeps.engine.optuna_copy import storage_url
     from sweeps.engine.plan import require_same_configurations, resolve
-    from sweeps.engine.resources import find_resources
-    from sweeps.engine.runner import ray_session
 
     console = Console(stderr=options.json, highlight=False)
     if not console.is_terminal:
         console = Console(stderr=options.json, highlight=False, width=cli.PIPE_WIDTH)
-    resources = find_resources(options.max_concurrent, options.gpus_per_trial)
-    require_tracking(tracking_uri())
-    plan = resolve(tuned_study(study), options, resources, kept=_kept_choices)
-    resources = cli.pack(plan, resources, options, console)
-    space, budget = parse_space(options.space), make_budget(plan, options)
-    declared = declare(plan, space, budget, options)
-    storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown
-    _print_search(plan, declared, budget, console)
-    if options.dry_run:
-        console.print("dry run: nothing was trained")
-        if options.json:
-            print(json.dumps({**declared, "folder": str(plan.folder)}))
-        return 0
-    require_memory(plan, resources)
-    with study_lock(plan.folder):
-        search = Search(plan, declared, space, budget, options, resources, console, trainable)
-        with ray_session(resources):
-            if not search.run():
-                print("interrupted: the same command continues the search", file=sys.stderr)
-                return cli.EXIT_INTERRUPTED
-            confirmation = search.confirmation()
-            require_same_configurations(confirmation)
-            return cli.train(confirmation, resources, options, console)
+    with cli.workplace(options) as resources:
+        require_tracking(tracking_uri())
+        plan = resolve(tuned_study(study), options, resources, kept=_kept_choices)
+        resources = cli.pack(plan, resources, options, console)
+        space, budget = parse_space(options.space), make_budget(plan, options)
+        declared = declare(plan, space, budget, options)
+        storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown
+        _print_search(plan, declared, budget, console)
+        if options.dry_run:
+            console.print("dry run: nothing was trained")
+            if options.json:
+                print(json.dumps({**declared, "folder": str(plan.folder)}))
+            return 0
+        with cli.driving(plan, resources, console) as resources:
+            if plan.storage.exchange():
+                plan = resolve(tuned_study(study), options, resources, kept=_kept_choices)
+            from sweeps.engine.runner import ray_session
+
+            search = Search(plan, declared, space, budget, options, resources, console, trainable)
+            with ray_session(resources):
+                if not search.run():
+                    print("interrupted: the same command continues the search", file=sys.stderr)
+                    return cli.EXIT_INTERRUPTED
+                confirmation = search.confirmation()
+                require_same_configurations(confirmation)
+                return cli.train(confirmation, resources, options, console)
 
 
 def make_budget(plan: Plan, options: TuneOptions) -> Budget:
@@ -286,7 +285,7 @@ class Search:
         self.resources = resources
         self.console = console
         self.trainable = trainable or TuningTrainable
-        self.environment = describe_environment()
+        self.environment = describe_environment(resources.hardware)
         try:
             self.earlier = read_tuning_records(plan.folder)
         except ValueError as error:

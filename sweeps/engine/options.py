@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from moe_models.errors import ConfigError, require, unknown_name
 from sweeps.engine.protocol import Protocol, find_protocol
 from sweeps.engine.study import DEFAULT_DESIGN, Study
+from trainables.store import require_place
 
 AUTO: Literal["auto"] = "auto"
 
@@ -54,6 +55,12 @@ class Options:
     """Share of a GPU for each run: 0.25 packs four on one. By default 1 where there is a GPU, otherwise 0. `auto`
     measures, for some seconds a model, how much memory a run takes and how many at a time end the study soonest; on a
     machine without a GPU it chooses how many runs share the cores."""
+    ray_address: str | None = None
+    """Ray cluster to train on, which goes on when the study ends: `auto` (the one that this machine is a node of) or
+    HOST:PORT of its head (docs/cluster.md). By default a Ray of the study's own on this machine alone."""
+    storage: str | None = None
+    """Where runs keep their records and checkpoints, if the study's folder is not seen by all machines: a path that
+    they share, or a URL (s3://bucket/folder, gs://, file://). The study's folder has a copy of all records."""
     rerun: Literal["failed"] | None = None
     """`failed` tries the runs again that an error ended; without it their failure stands."""
     dry_run: bool = False
@@ -74,6 +81,17 @@ class Options:
             share is None or share == AUTO or share == 0 or 0.01 <= share <= 1 or (share > 1 and share % 1 == 0),
             f"--gpus-per-trial must be auto, 0, a share from 0.01 to 1, or a whole number, but got {share}",
         )
+        if self.ray_address is not None:
+            require(
+                re.fullmatch(r"auto|[^\s/@:]+:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5}", self.ray_address) is not None,
+                f"--ray-address must be auto or HOST:PORT but got {self.ray_address.rpartition('@')[2]}",
+            )
+            require(
+                share != AUTO,
+                "--gpus-per-trial auto measures on this machine: with --ray-address give a share, such as 1 or 0.25",
+            )
+        if self.storage is not None:
+            require_place(self.storage, "--storage")
         if self.design not in study.designs:
             raise unknown_name("design", self.design, study.designs)
         self.cells(study)

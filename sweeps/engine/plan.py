@@ -42,6 +42,7 @@ from sweeps.engine.protocol import Protocol
 from sweeps.engine.race import require_same_looks, still_racing
 from sweeps.engine.registration import amendments, sections
 from sweeps.engine.resources import Resources
+from sweeps.engine.storage import Storage
 from sweeps.engine.study import DEFAULT_DESIGN, Cell, Study
 from trainables.batches import epochs
 from trainables.config import TrialConfig, stable_hash
@@ -126,11 +127,18 @@ class Plan:
     """By cell whose hyperparameters a search chose: the search's budget and space, its tokens, and what it chose."""
     rerun_failed: bool = False
     """Whether runs that an error ended are tried again."""
+    storage_root: str | None = None
+    """Under which runs keep their records and checkpoints; None: in the study's folder."""
 
     @property
     def name(self) -> str:
         """The study's name, which is its folder's."""
         return self.folder.name
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Where runs keep their records and checkpoints."""
+        return Storage(self.folder, self.storage_root)
 
     def runs(self) -> list[PlannedRun]:
         """Return the runs asked for, the longest first, so that no slot waits long at the end; else seed by seed."""
@@ -272,6 +280,7 @@ class Plan:
     def write(self) -> None:
         """Write `plan.json`, atomically."""
         write_json(self.folder / PLAN_FILE, self.to_json())
+        self.storage.keep(PLAN_FILE)
 
 
 def make_plan(study: Study, options: Options, resources: Resources) -> Plan:
@@ -348,6 +357,7 @@ def resolve(
             ended=len(list((folder / RECORDS_FOLDER).glob("*.json"))),
         ),
         rerun_failed=options.rerun == "failed",
+        storage_root=options.storage,
     )
 
 

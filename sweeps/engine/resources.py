@@ -26,6 +26,10 @@ class Resources:
     """What was seen, in words."""
     packing: Packing | None = None
     """What was measured, where `auto` chose."""
+    cluster: bool = False
+    """Whether runs may be on other machines than their driver."""
+    hardware: str = ""
+    """Of the machines of a cluster, in words; empty for this machine alone."""
 
     @property
     def device(self) -> torch.device:

@@ -36,6 +36,7 @@ from ray.tune.search import Searcher
 
 from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord, error_line
 from analysis.tracking import MlflowTracker
+from analysis.tuning_records import RUNNING
 from moe_models.errors import ConfigError
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
@@ -189,7 +190,7 @@ class _Observer(TrialObserver):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        busy = result.get("seconds_busy", 0.0)
+        busy, status = result.get("seconds_busy", 0.0), result.get("status")
         for run in self._runs_of(trial):
             if run.config_hash in self.ended:
                 continue  # its worker died after the record was written, and Tune tried it again
@@ -200,9 +201,9 @@ class _Observer(TrialObserver):
                 self.tracker.log_rows(run.config_hash, rows)
             self.progress.reported(run, rows, busy, trial.config["gpus"] or 1.0)
             busy = 0.0
-            if result.get("status") == OUT_OF_MEMORY:
+            if status == OUT_OF_MEMORY:
                 self.progress.waits(run)
-            elif not self._end_if_recorded(run) and result.get("status") == FAILED:
+            elif status != RUNNING and not self._end_if_recorded(run) and status == FAILED:
                 self._fail(run, result["error"], result["traceback"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -225,10 +226,10 @@ class _Observer(TrialObserver):
                 self._fail(run, error)
 
     def _end_if_recorded(self, run: PlannedRun) -> bool:
-        path = self.plan.folder / RECORDS_FOLDER / f"{run.config_hash}.json"
-        if run.config_hash in self.ended or not path.exists():
+        name = f"{RECORDS_FOLDER}/{run.config_hash}.json"
+        if run.config_hash in self.ended or not self.plan.storage.fetch(name):
             return False
-        self._end(run, TrialRecord.read(path))
+        self._end(run, TrialRecord.read(self.plan.folder / name))
         return True
 
     def _end(self, run: PlannedRun, record: TrialRecord) -> None:
@@ -254,6 +255,8 @@ class _Observer(TrialObserver):
             path = record.write(self.plan.folder / FAILURES_FOLDER)
             if traceback:
                 path.with_suffix(".log").write_text(traceback)
+            for kept in (path, path.with_suffix(".log")):
+                self.plan.storage.keep(f"{FAILURES_FOLDER}/{kept.name}")
         except OSError as problem:  # a full disk: the run is left open, and the next start trains it
             self.progress.say(f"the failure of {run.cell.name}, seed {run.seed} cannot be kept: {problem}")
         self.failures.append(record)
@@ -279,7 +282,7 @@ def trial_config(plan: Plan, run: PlannedRun, environment: Mapping[str, str]) ->
         "seeds": [run.seed],
         "labels": labels_of(plan, run),
         "corpus_directory": str(plan.corpora[run.cell.scale].directory),
-        "study_directory": str(plan.folder),
+        "study_directory": plan.storage.place,
         "environment": dict(environment),
         "threads": plan.choices["threads"],
         "divergence_limit": plan.divergence_limit(run.cell.scale),
@@ -306,7 +309,7 @@ def run_plan(
         return Outcome(interrupted=False, failures=())
     for run in runs:  # they are tried again
         for suffix in (".json", ".log"):
-            (plan.folder / FAILURES_FOLDER / run.config_hash).with_suffix(suffix).unlink(missing_ok=True)
+            plan.storage.forget(f"{FAILURES_FOLDER}/{run.config_hash}{suffix}")
     observer = _Observer(plan, runs, environment, tracker, progress)
 
     def suggestions() -> Suggestions:
@@ -315,9 +318,25 @@ def run_plan(
         return Queue([trial_config(plan, run, environment) for run in runs if run.config_hash not in observer.ended])
 
     interrupted = run_trials(
-        trainable, resources, plan.folder, suggestions, most=len(runs), observer=observer, say=progress.say
+        with_tokens(trainable, plan, resources),
+        resources,
+        plan.folder,
+        suggestions,
+        most=len(runs),
+        observer=observer,
+        say=progress.say,
     )
     return Outcome(interrupted=interrupted, failures=tuple(observer.failures))
+
+
+def with_tokens(trainable: type[tune.Trainable], plan: Plan, resources: Resources) -> type[tune.Trainable]:
+    """Return a trainable that has the plan's tokens where the nodes of a cluster need not see the driver's cache.
+
+    Ray copies them once to each node, where all trials read one copy in place.
+    """
+    if not resources.cluster:
+        return trainable
+    return tune.with_parameters(trainable, corpora={str(it.directory): it for it in plan.corpora.values()})
 
 
 def run_trials(
@@ -400,6 +419,16 @@ def _fit(
 def _resources_of(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     """Return what Ray is to give a trial: one core, and the GPUs that its configuration says."""
     return tune.PlacementGroupFactory([{"CPU": 1.0, **({"GPU": config["gpus"]} if config["gpus"] else {})}])
+
+
+@contextmanager
+def ray_cluster(address: str) -> Iterator[None]:
+    """The Ray of a cluster that is there already, and stays when the block ends."""
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from analysis.schema import DIVERGED, FAILED, FINISHED, VAL_LOSS, Audit
 from analysis.tuning_records import RUNNING, SEARCH, STOPPED, TuningRecord
 from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
-from sweeps.engine.runner import TrialObserver, error_of, run_trials
+from sweeps.engine.runner import TrialObserver, error_of, run_trials, with_tokens
 from sweeps.engine.search import Arm
 from sweeps.engine.suggestions import Suggestions
 
@@ -136,7 +136,7 @@ def run_arms(
             "seeds": [record.seed],
             "labels": {"cell": arm.cell.name, "arm": arm.arm, "number": record.number},
             "corpus_directory": str(plan.corpora[arm.cell.scale].directory),
-            "study_directory": str(plan.folder),
+            "study_directory": plan.storage.place,
             "environment": dict(environment),
             "threads": plan.choices["threads"],
             "pauses": list(arm.milestones),
@@ -147,7 +147,7 @@ def run_arms(
         return False
     suggestions = _Arms([arm for arm in arms if not arm.complete], configure)
     return run_trials(
-        trainable,
+        with_tokens(trainable, plan, resources),
         resources,
         plan.folder,
         lambda: suggestions,

@@ -1,0 +1,205 @@
+"""Studies on a Ray cluster that runs already (`--ray-address`): joining it, what it offers, whether its nodes agree."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from analysis.schema import error_line
+from moe_models.errors import ConfigError, require
+from sweeps.engine.environment import describe_environment
+from sweeps.engine.resources import Resources
+from sweeps.engine.storage import Storage
+from trainables.store import open_store
+
+ANSWER_SECONDS = 5.0
+"""How long the head of a cluster may take to answer."""
+JOIN_SECONDS = 20.0
+"""How long it may take to join a cluster, Python's own start included."""
+JOIN = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+LOOK_SECONDS = 120.0
+"""How long the nodes may take to say what they see: each starts a process for it."""
+MODE_VARIABLE = "RAY_AUTH_MODE"
+MODES = ("disabled", "token")
+CODE = ("moe_models", "trainables", "analysis/schema.py")
+"""What is run on the nodes."""
+CHECK_FOLDER = "check"
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """Be a driver of a running cluster, which goes on when the block ends.
+
+    Args:
+        address: `auto`, the cluster of this machine's node, or HOST:PORT of its head.
+
+    Raises:
+        ConfigError: there is none, or it does not take this process.
+    """
+    os.environ[MODE_VARIABLE] = _mode_of_cluster(address)  # before Ray is imported here
+    from sweeps.engine.runner import ray_cluster
+
+    with ray_cluster(address):
+        yield
+
+
+def _mode_of_cluster(address: str) -> str:
+    """Join a cluster in another process, for a try; return whether it wants a token.
+
+    Where nothing answers as a cluster should, Ray itself would wait for minutes. And who shows a token where none is
+    wanted may join, but has its actors taken for dead.
+    """
+    why = ""
+    try:
+        if address != "auto":
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+        for mode in [os.environ[MODE_VARIABLE]] if MODE_VARIABLE in os.environ else MODES:
+            environment = {**os.environ, MODE_VARIABLE: mode, "RAY_NUM_REDIS_GET_RETRIES": "3"}
+            command = [sys.executable, "-c", JOIN, address]
+            tried = subprocess.run(command, capture_output=True, text=True, timeout=JOIN_SECONDS, env=environment)
+            if tried.returncode == 0:
+                return mode
+            why = why or (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
+    except subprocess.TimeoutExpired:
+        why = f"no answer within {JOIN_SECONDS:.0f} s"
+    except OSError as error:
+        why = error_line(error)
+    raise ConfigError(
+        f"--ray-address {address}: no Ray cluster can be joined there ({why}): start one with ray start, on this "
+        "machine, too, or leave --ray-address out to use this machine alone"
+    )
+
+
+def cluster_resources(max_concurrent: int | None, gpus_per_trial: float | None) -> Resources:
+    """Return what a study may use of the cluster that was joined, as it is now.
+
+    Raises:
+        ConfigError: not one run fits on a node.
+    """
+    nodes = [node["Resources"] for node in _alive()]
+    cores, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+    share = gpus_per_trial if gpus_per_trial is not None else float(gpus > 0)
+    fit = sum(_fitting(node, share) for node in nodes)
+    seen = f"a cluster of {len(nodes)} nodes with {cores} CPU cores and {gpus} GPUs"
+    require(fit > 0, f"no node of {seen} has room for a run of 1 CPU core and --gpus-per-trial {share:g}")
+    slots = max_concurrent or fit
+    return Resources(slots=slots, gpus=gpus if share else 0, gpus_per_trial=share, reason=seen, cluster=True)
+
+
+def _fitting(node: Mapping[str, float], share: float) -> int:
+    """Return how many runs at a time fit on a node: a share of a GPU lies on one GPU."""
+    cores, gpus = int(node.get("CPU", 0)), int(node.get("GPU", 0))
+    if share == 0:
+        return cores
+    return min(cores, int(1 / share + 1e-9) * gpus if share <= 1 else int(gpus / share))
+
+
+def _alive() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def require_same_view(storage: Storage) -> str:
+    """Require that every node sees the storage and has the code and the packages of the driver.
+
+    Returns:
+        The nodes' hardware in words: a run's record cannot know on which of them it was trained.
+
+    Raises:
+        ConfigError: one does not; the line names it and what to do.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = secrets.token_hex(8)
+    asked = f"{CHECK_FOLDER}/{token}-driver"
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in _alive()}
+    replies = {node: f"{CHECK_FOLDER}/{token}-{node}" for node in nodes}
+    here = node_view(None, "", "")
+    try:
+        with storage.store.writing(asked) as file:
+            file.write(token.encode())
+        look = ray.remote(num_cpus=0, max_retries=0)(node_view)
+        views = {
+            node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                storage.place, asked, replies[node]
+            )
+            for node in nodes
+        }
+        done, _ = ray.wait(list(views.values()), num_returns=len(views), timeout=LOOK_SECONDS)
+        found = set()
+        for node, host in nodes.items():
+            name = f"the node {host} ({node[:8]})"
+            require(views[node] in done, f"{name} does not answer within {LOOK_SECONDS:.0f} s")
+            try:
+                view = ray.get(views[node])
+            except Exception as error:  # whatever a node without our packages raises
+                raise ConfigError(f"{name} cannot run this code: {error_line(_cause(error))}") from error
+            for what in ("versions", "code"):
+                require(
+                    view[what] == here[what],
+                    f"{name} has other {what} than the driver, {view[what]} instead of {here[what]}: install the same "
+                    "on all nodes, for results must not depend on where they were made",
+                )
+            seen = view["token"] == token and storage.store.read(replies[node]) == token.encode()
+            reason = view["problem"] or "it is another place there"
+            require(
+                seen,
+                f"{name} does not see {storage.place} ({reason}), where runs keep their records: give --storage a path "
+                "or URL that all nodes share",
+            )
+            found.add(view["hardware"])
+    finally:
+        for name in (asked, *replies.values()):
+            storage.store.delete(name)
+    return " or ".join(sorted(found))
+
+
+def node_view(place: str | None, asked: str, reply: str) -> dict[str, Any]:
+    """Return what the node that this runs on has and sees: `versions`, `code`, `hardware`, `token`, `problem`.
+
+    Args:
+        place: the storage, if that is to be looked at.
+        asked: the file that holds the driver's token.
+        reply: the file to write it to.
+    """
+    environment = describe_environment()
+    view = {"versions": environment["versions"], "hardware": environment["hardware"], "code": _code()}
+    view |= {"token": "", "problem": ""}
+    if place is None:
+        return view
+    try:
+        store = open_store(place)
+        content = store.read(asked)
+        if content is not None:
+            view["token"] = content.decode()
+            with store.writing(reply) as file:
+                file.write(content)
+    except (OSError, ConfigError) as error:
+        view["problem"] = error_line(error)
+    return view
+
+
+def _code() -> str:
+    """Return a hash over the code that trains."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for part in CODE:
+        for path in sorted([root / part] if part.endswith(".py") else (root / part).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _cause(error: Exception) -> BaseException:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error

@@ -1,0 +1,138 @@
+"""A study's storage (`--storage`) beside its folder: where workers write, and what the driver brings from there.
+
+The folder is what everything else reads. Without a storage of its own a study has its folder alone, workers write
+there, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from analysis.registered import AMENDMENTS, HASH
+from analysis.schema import FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, TrialRecord, replacing
+from moe_models.errors import ConfigError, require
+from trainables.store import Folder, Store, is_url, open_store
+
+KEPT_FOLDERS = (RECORDS_FOLDER, FAILURES_FOLDER)
+READS_AT_A_TIME = 16
+
+
+class Storage:
+    """Where the runs of one study are kept.
+
+    Args:
+        folder: the study's.
+        root: `--storage`, under which the study has a place of its own; None keeps all in the folder.
+
+    Attributes:
+        place: path or URL to which workers write.
+        apart: whether that is not the study's folder.
+    """
+
+    def __init__(self, folder: Path, root: str | None) -> None:
+        self.apart = root is not None
+        self.place = str(folder) if root is None else _below(root, folder.name)
+        self.store: Store = open_store(self.place)
+        self._folder = Folder(folder)
+
+    def fetch(self, name: str) -> bool:
+        """Have a file in the folder, from the storage if need be; False where neither has it."""
+        if self._folder.exists(name):
+            return True
+        content = self.store.read(name) if self.apart else None
+        if content is None:
+            return False
+        self._take(name, content)
+        return True
+
+    def keep(self, name: str) -> None:
+        """Have a file of the folder in the storage, too."""
+        content = self._folder.read(name) if self.apart else None
+        if content is not None:
+            with self.store.writing(name) as file:
+                file.write(content)
+
+    def forget(self, name: str) -> None:
+        """Remove a file from both."""
+        self.store.delete(name)
+        self._folder.delete(name)
+
+    def missing(self) -> list[str]:
+        """Return the names of records and failures that the storage has and the folder lacks."""
+        if not self.apart:
+            return []
+        return [name for folder in KEPT_FOLDERS for name in _beyond(self.store, self._folder, folder)]
+
+    def exchange(self) -> bool:
+        """Have in both what one of them lacks: the plan, records and failures; return whether the folder lacked any.
+
+        So a driver that died, or whose machine is gone, loses nothing that a run had written.
+
+        Raises:
+            ConfigError: the plans of the two do not follow from one another, or a record in the storage is none.
+        """
+        if not self.apart:
+            return False
+        brought = self._exchange_plans()
+        missing = self.missing()
+        with ThreadPoolExecutor(READS_AT_A_TIME) as readers:
+            for name, content in zip(missing, readers.map(self.store.read, missing), strict=True):
+                if content is not None:
+                    self._take(name, content)
+        for folder in KEPT_FOLDERS:
+            for name in _beyond(self._folder, self.store, folder):
+                self.keep(name)
+        return brought or bool(missing)
+
+    def _exchange_plans(self) -> bool:
+        ours, theirs = self._folder.read(PLAN_FILE), self.store.read(PLAN_FILE)
+        if theirs is None or theirs == ours:
+            self.keep(PLAN_FILE)
+            return False
+        if ours is not None and _follows(json.loads(ours), json.loads(theirs)):
+            self.keep(PLAN_FILE)
+            return False
+        require(
+            ours is None or _follows(json.loads(theirs), json.loads(ours)),
+            f"the study in {self._folder.root} and the one in {self.place} were extended apart from one another: give "
+            "another --output to go on with the one in the storage, or another --storage to go on with the other",
+        )
+        self._take(PLAN_FILE, theirs)
+        return True
+
+    def _take(self, name: str, content: bytes) -> None:
+        if name.endswith(".json") and name != PLAN_FILE:
+            try:
+                TrialRecord.parse(content, f"{self.place}/{name}")
+            except ValueError as error:
+                raise ConfigError(f"{error}; delete it to train that run again") from error
+        with replacing(self._folder.root / name) as file:
+            file.write(content)
+
+
+def _below(root: str, name: str) -> str:
+    """Return a study's place under `--storage`, whose settings follow a `?`; a path for other current folders, too."""
+    if not is_url(root):
+        return str(Path(root).expanduser().absolute() / name)
+    place, mark, settings = root.partition("?")
+    return f"{place.rstrip('/')}/{name}{mark}{settings}"
+
+
+def _beyond(store: Store, other: Store, folder: str) -> Iterable[str]:
+    """Return the names of the files in a folder of one store that another lacks."""
+    return sorted({*store.list(folder)} - {*other.list(folder)})
+
+
+def _follows(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Return whether a plan is another one, extended or not."""
+    known = list(earlier.get(AMENDMENTS, ()))
+    return (
+        later.get(HASH) == earlier.get(HASH)
+        and list(later.get(AMENDMENTS, ()))[: len(known)] == known
+        and {cell["name"] for cell in earlier["cells"]} <= {cell["name"] for cell in later["cells"]}
+        and {*earlier["seeds"]} <= {*later["seeds"]}
+    )

@@ -1,0 +1,160 @@
+"""Studies on a cluster of two nodes, and with a storage of their own: real nodes that die, or see less than others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from analysis.schema import TrialRecord
+from sweeps.engine.lease import LEASE_FILE
+from tests.drivers import comparable, driver, processes_of, records_of, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+RAY = Path(sys.executable).parent / "ray"
+
+
+@pytest.fixture(scope="module")
+def arguments(corpus_file: Path) -> list[str]:
+    fixed = ["--scale", "cpu", "--precision", "fp32", "--max-concurrent", "2", "--corpus", str(corpus_file)]
+    return ["--variants", "baseline,mlp", "--seeds", "2", "--steps", "60", *fixed]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The records of the same command on this machine alone when nothing goes wrong."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    cache = str(tmp_path_factory.getbasetemp() / "token-cache")
+    process = driver(arguments, place, ABLATUNE_CACHE=cache)
+    _, errors = process.communicate(timeout=500)
+    assert (process.returncode, errors) == (0, "")
+    return records_in(place / "results")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A cluster whose head has one core; a test adds the other node."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+def records_in(results: Path) -> dict[str, dict[str, Any]]:
+    """Return all that the records under a results folder say, times, memory and throughput apart."""
+    records = [TrialRecord.read(path) for path in records_of(results)]
+    return {it.config_hash: {**dataclasses.asdict(it), "rows": comparable(it)} for it in records}
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """Wait for a driver to succeed and return what it printed."""
+    output, errors = process.communicate(timeout=500)
+    assert (process.returncode, errors) == (0, ""), output
+    return output
+
+
+def test_a_node_that_dies_costs_nothing_and_the_cluster_survives_the_study(
+    arguments: list[str], undisturbed: dict[str, dict[str, Any]], cluster: Cluster
+) -> None:
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    process = driver([*arguments, "--ray-address", cluster.address])
+    wait_for(lambda: bool(records_of(Path("results"))), process)
+    cluster.remove_node(node, allow_graceful=False)
+    output = finished(process)
+    assert "its worker died; it goes on from its checkpoint" in output
+    assert records_in(Path("results")) == undisturbed
+    assert cluster.head_node.dead_processes() == []
+
+
+@pytest.fixture
+def blind_node(cluster: Cluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A node that sees neither the token cache nor any study, but the folder that is given."""
+    shared, elsewhere = tmp_path_factory.mktemp("shared"), tmp_path_factory.getbasetemp() / "token-cache"
+    elsewhere.mkdir(exist_ok=True)
+    hide = f"mount -t tmpfs tmpfs {elsewhere} && mount -t tmpfs tmpfs {tmp_path}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", hide], check=False).returncode:
+        pytest.skip("what a process sees of the file system can only be changed by root")
+    start = f"cd / && {hide} && exec {RAY} start --address={cluster.address} --num-cpus=1 --block"
+    process = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", start],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    yield shared
+    for pid in processes_of(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_node_that_sees_neither_tokens_nor_folder(
+    arguments: list[str], undisturbed: dict[str, dict[str, Any]], cluster: Cluster, blind_node: Path
+) -> None:
+    address = ["--ray-address", cluster.address]
+    while True:
+        process = driver([*arguments, *address, "--dry-run", "--json"])
+        if json.loads(finished(process))["slots"] == 2:
+            break
+        time.sleep(0.5)
+    process = driver([*arguments, *address])
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 2, output
+    assert "does not see" in errors
+    assert "give --storage" in errors
+    assert len(errors.splitlines()) == 1
+    assert records_of(Path("results")) == []
+    process = driver([*arguments, *address, "--storage", blind_node.as_uri()])
+    assert "died" not in finished(process)
+    assert records_in(Path("results")) == records_in(blind_node) == undisturbed
+    (study,) = blind_node.iterdir()
+    assert {path.name for path in study.iterdir() if any(path.iterdir() if path.is_dir() else [path])} == {
+        "plan.json",
+        "records",
+    }
+
+
+def test_a_driver_that_is_killed_and_whose_folder_is_gone_loses_nothing(
+    arguments: list[str], undisturbed: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    storage = tmp_path_factory.mktemp("storage")
+    command = [*arguments, "--storage", storage.as_uri()]
+    process = driver(command)
+    wait_for(lambda: bool(records_of(storage)), process)
+    other = driver([*command, "--output", "elsewhere"])
+    _, errors = other.communicate(timeout=100)
+    assert other.returncode == 2
+    assert f"(process {process.pid}) is running this study" in errors
+    assert len(errors.splitlines()) == 1
+    for pid in processes_of(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in records_of(storage)}
+    (lease,) = storage.glob(f"*/{LEASE_FILE}")
+    held = json.loads(lease.read_text())
+    lease.write_text(json.dumps({**held, "time": held["time"] - 100}))
+    output = finished(driver([*command, "--output", "elsewhere"]))
+    assert f"(process {process.pid}) has not renewed its lease" in output
+    assert records_in(Path("elsewhere")) == records_in(storage) == undisturbed
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what had ended was not trained again"
+    assert not lease.exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_a_cluster_that_is_not_there_is_one_line(address: str, arguments: list[str], tmp_path: Path) -> None:
+    process = driver([*arguments, "--ray-address", address], RAY_ADDRESS="127.0.0.1:1")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.startswith(f"error: --ray-address {address}: no Ray cluster can be joined there")
+    assert len(errors.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,143 @@
+"""The lease by which one driver at a time runs a study whose storage is shared."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moe_models.errors import ConfigError
+from sweeps.engine import lease as module
+from sweeps.engine.lease import LEASE_FILE, lease
+from trainables.store import Store, open_store
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second instead of a minute."""
+    for name, seconds in {"BEAT": 0.05, "LEASE": 1.0, "LOOK": 0.25, "SETTLE": 0.1}.items():
+        monkeypatch.setattr(module, f"{name}_SECONDS", seconds)
+
+
+@pytest.fixture(params=["path", "url"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return open_store(str(tmp_path) if request.param == "path" else tmp_path.as_uri())
+
+
+def held(store: Store) -> dict[str, object]:
+    content = store.read(LEASE_FILE)
+    assert content is not None
+    found: dict[str, object] = json.loads(content)
+    return found
+
+
+def leave(store: Store, age: float) -> None:
+    """Leave the lease of a driver that died so many seconds ago."""
+    with store.writing(LEASE_FILE) as file:
+        file.write(json.dumps({"owner": "a", "host": "there", "pid": 7, "time": time.time() - age}).encode())
+
+
+def test_a_lease_is_renewed_and_given_back(store: Store) -> None:
+    said: list[str] = []
+    with lease(store, "place", said.append):
+        first = held(store)
+        time.sleep(0.3)
+        second = held(store)
+        assert (second["owner"], second["pid"]) == (first["owner"], first["pid"])
+        assert second["time"] > first["time"]  # type: ignore[operator]
+        with (
+            pytest.raises(ConfigError, match=r"\(process \d+\) is running this study in place"),
+            lease(store, "place", said.append),
+        ):
+            raise AssertionError("two hold it")
+        assert held(store)["owner"] == first["owner"]
+    assert store.read(LEASE_FILE) is None
+    assert said == []
+
+
+def test_a_dead_drivers_lease_is_refused_while_fresh_then_taken_over(store: Store) -> None:
+    said: list[str] = []
+    leave(store, age=0.1)
+    with (
+        pytest.raises(ConfigError, match=r"the driver on there \(process 7\) is running"),
+        lease(store, "place", said.append),
+    ):
+        raise AssertionError("it was fresh")
+    leave(store, age=30)
+    with lease(store, "place", said.append):
+        assert held(store)["host"] != "there"
+    assert said == [
+        "the driver on there (process 7) has not renewed its lease of this study for 30 s: it is taken over"
+    ]
+
+
+@pytest.mark.parametrize("skew", [-500.0, 500.0], ids=["behind", "ahead"])
+def test_a_driver_that_lives_keeps_its_lease_however_wrong_its_clock(store: Store, skew: float) -> None:
+    with lease(store, "place", print):
+        mine = held(store)
+        with store.writing(LEASE_FILE) as file:  # as a clock that differs would have written it
+            file.write(json.dumps({**mine, "time": time.time() + skew}).encode())
+        with pytest.raises(ConfigError, match="is running this study"), lease(store, "place", print):
+            raise AssertionError("it was alive")
+        assert held(store)["owner"] == mine["owner"]
+
+
+@pytest.fixture
+def interrupts() -> Iterator[list[int]]:
+    """The SIGINTs that came."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    yield came
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_driver_whose_lease_was_taken_stops_and_leaves_it(store: Store, interrupts: list[int]) -> None:
+    said: list[str] = []
+    with lease(store, "place", said.append):
+        leave(store, age=0)
+        deadline = time.monotonic() + 5
+        while not interrupts and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert interrupts == [signal.SIGINT]
+    assert said == ["the driver on there (process 7) has taken this study over: this one stops"]
+    assert held(store)["host"] == "there"
+
+
+def test_of_two_drivers_that_begin_at_once_one_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one writes its lease while this one waits to see whether anybody does."""
+    wait = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: (leave(store, age=0), wait(seconds)))
+    with (
+        pytest.raises(ConfigError, match=r"the driver on there \(process 7\) is running"),
+        lease(store, "place", print),
+    ):
+        raise AssertionError("the other one was later")
+
+
+def test_a_lease_that_is_none_and_a_place_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / LEASE_FILE).write_text("nonsense")
+    store = open_store(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"place/driver\.lease is no lease of a driver"), lease(store, "place", print):
+        pass
+    (tmp_path / "file").write_text("")
+    store = open_store(str(tmp_path / "file" / "below"))
+    with pytest.raises(ConfigError, match="the storage place cannot be read and written"), lease(store, "place", print):
+        pass
+
+
+def test_a_store_that_fails_for_a_while_is_said_once(tmp_path: Path) -> None:
+    store, said = open_store(str(tmp_path / "place")), list[str]()
+    with lease(store, "place", said.append):
+        (tmp_path / "place").rename(tmp_path / "away")
+        (tmp_path / "place").write_text("in the way")
+        time.sleep(0.4)
+        (tmp_path / "place").unlink()
+        (tmp_path / "away").rename(tmp_path / "place")
+        time.sleep(0.2)
+        assert held(store)
+    assert len(said) == 1
+    assert "cannot be renewed, which is tried again" in said[0]
