@@ -129,6 +129,14 @@ def test_a_trial_reads_the_tokens_where_they_lie(corpus: TokenizedCorpus, tmp_pa
         assert np.shares_memory(tokens, windows.tokens)
 
 
+def test_a_trial_without_a_gpu_trains_on_the_cpu_where_there_is_one(
+    corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    actor = AblationTrainable({**trial(corpus, tmp_path, [0]), "gpus": 0})
+    assert actor.trainer.device.type == "cpu"
+
+
 def test_a_half_trained_run_goes_on_from_its_own_checkpoint(corpus: TokenizedCorpus, tmp_path: Path) -> None:
     setting = config(corpus)
     half = Trainer(setting, 0, corpus, torch.device("cpu"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from moe_models.errors import ConfigError
@@ -30,9 +32,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
         (1, None, 0.1, 10, 0.1),
         (4, None, 2.0, 2, 2.0),
         (1, None, 0.0, 4, 0.0),
+        (0, 3, "auto", 4, 0.0),
+        (2, 9, "auto", 2, 1.0),  # all that there is: what becomes of it is measured
     ],
 )
-def test_slots(gpus: int, max_concurrent: int | None, share: float | None, slots: int, used: float) -> None:
+def test_slots(
+    gpus: int, max_concurrent: int | None, share: Literal["auto"] | float | None, slots: int, used: float
+) -> None:
     found = find_resources(max_concurrent, share)
     assert (found.slots, found.gpus_per_trial) == (slots, used)
     assert found.gpus == (gpus if used else 0)
