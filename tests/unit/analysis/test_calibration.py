@@ -11,6 +11,9 @@ from benchmarks import calibration
 from benchmarks.calibration import (
     LOOKS,
     coverages,
+    effects_of_grid,
+    factorial_figures,
+    false_discoveries,
     family_wise_errors,
     generator,
     normal,
@@ -18,6 +21,7 @@ from benchmarks.calibration import (
     race,
     repeated,
     unpaired_errors,
+    whole_factor_by_seed,
 )
 
 STUDIES = 2_000
@@ -102,3 +106,29 @@ def test_a_race_saves_runs_and_futility_costs_no_error() -> None:
     assert found.all()
     assert used.mean() < 6
     assert set(used.ravel()) <= set(LOOKS)
+
+
+def test_whole_factors() -> None:
+    error, own, pooled = factorial_figures(normal(0.5)(generator(21), STUDIES, 8, 5))
+    low, high = bounds(0.95)
+    assert error <= bounds(0.05)[1]
+    assert low <= own <= high
+    assert low <= pooled <= high
+    error, own, pooled = factorial_figures(whole_factor_by_seed(generator(22), STUDIES, 8, 5))
+    assert error <= bounds(0.05)[1]
+    assert low <= own <= high
+    assert pooled < bounds(0.85)[1]  # what it assumes is broken
+
+
+def test_effects_of_a_grid_are_what_was_put_in() -> None:
+    on = np.arange(8)[:, None] >> np.arange(3) & 1
+    losses = on @ [1.0, 2.0, 4.0] + 8.0 * on[:, 0] * on[:, 1]
+    effects = effects_of_grid(losses[None, :, None])[0, :, 0]
+    # A pair's effect is the difference of differences; half of it is in either whole factor.
+    assert effects == pytest.approx([1 + 4, 2 + 4, 4, 8, 0, 0])
+
+
+def test_false_discoveries() -> None:
+    false, found = false_discoveries(generator(23), 5, 3, 6, STUDIES)
+    assert false <= 0.05 + 0.02
+    assert found > 0.9
