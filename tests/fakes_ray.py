@@ -61,6 +61,23 @@ class NotingTrainable(TrivialTrainable):
         return super().step()
 
 
+class ChattyTrainable(TrivialTrainable):
+    """Reports a row at every step, as fast as it can, before it ends."""
+
+    REPORTS = 200
+
+    def setup(self, config: dict[str, Any]) -> None:
+        super().setup(config)
+        self.reports = 0
+
+    def step(self) -> dict[str, Any]:
+        self.reports += 1
+        if self.reports == self.REPORTS:
+            return super().step()
+        row = {STEP: self.reports, TRAIN_LOSS: 3.0, "seed": self.settings["seeds"][0]}
+        return {"rows": [row], "status": "running", "seconds_busy": 0.0, tune.result.DONE: False}
+
+
 class RacingTrainable(TrivialTrainable):
     """The cell `mlp` is a nat worse than the others, which differ by noise."""
 

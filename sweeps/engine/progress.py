@@ -75,7 +75,9 @@ class Progress:
         for record in earlier:
             self._count(record)
         self._earlier = self.counts.total()
-        self._costs = {run.config_hash: run.cell.cost for run in runs}
+        self._costs = {run.config_hash: int(run.cell.cost) for run in runs}
+        # Kept up, in whole FLOPs: a sum over all runs whenever one ends would make large studies slow.
+        self._cost_of_all, self._cost_of_ended = sum(self._costs.values()), 0
         self.slots = max(1, min(slots, len(self._costs)))
         self._share = dict.fromkeys(self._costs, 0.0)
         self._running: dict[str, tuple[PlannedRun, str]] = {}
@@ -129,13 +131,15 @@ class Progress:
         """Of the runs that have not ended, no others than these will be trained."""
         left = {run.config_hash for run in runs}
         for address in [address for address, share in self._share.items() if share < 1 and address not in left]:
-            del self._share[address], self._costs[address]
+            del self._share[address]
+            self._cost_of_all -= self._costs.pop(address)
 
     def ended(self, run: PlannedRun, record: TrialRecord) -> None:
         """A run has a record, or has failed."""
         self._last_end = time.monotonic()
         self._running.pop(run.config_hash, None)
         self._share[run.config_hash] = 1.0
+        self._cost_of_ended += self._costs.get(run.config_hash, 0)
         self._count(record)
         self.peak_bytes = max(filter(None, (self.peak_bytes, record.result_row()[PEAK_MEMORY_BYTES])), default=None)
         if not self.console.is_terminal or record.status != FINISHED or record.result_row()[INVALID]:
@@ -154,10 +158,11 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """Return the time left, by the FLOPs done so far; None before there are any."""
-        done = sum(cost * self._share[address] for address, cost in self._costs.items())
+        running = (self._costs.get(address, 0) * self._share.get(address, 0.0) for address in self._running)
+        done = self._cost_of_ended + sum(running)
         if self._first_start is None or done == 0:
             return None
-        left = sum(self._costs.values()) - done
+        left = self._cost_of_all - done
         return (time.monotonic() - self._first_start) * left / done
 
     def best(self) -> list[tuple[str, str, float, int]]:
