@@ -107,15 +107,17 @@ class HungryTrainable(AblationTrainable):
     """
 
     def _start_seed(self, seed: int) -> None:
-        self.seed = seed
+        self.seed, self.noted = seed, False
         if self.labels["cell"] == "moe":
             raise self._error("3.00 GiB")
         super()._start_seed(seed)
 
     def step(self) -> dict[str, Any]:
-        had = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
-        with Path(self.config["study_directory"], "had.txt").open("a") as file:
-            file.write(f"{self.labels['cell']} {self.seed} {had:g}\n")
+        if not self.noted:  # a slow machine makes several steps of a run
+            self.noted = True
+            had = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+            with Path(self.config["study_directory"], "had.txt").open("a") as file:
+                file.write(f"{self.labels['cell']} {self.seed} {had:g}\n")
         return super().step()
 
     def _step(self) -> dict[str, Any]:
