@@ -42,11 +42,12 @@ LONGEST_TRIAL_SECONDS = 0.2
 class TimedProgress(Progress):
     """Notes when the first trial begins and the last ends."""
 
-    begun = ended_at = 0.0
+    begun = ended_at = processor = 0.0
 
     def started(self, run: PlannedRun) -> None:
         """A trial begins."""
         self.begun = self.begun or time.monotonic()
+        self.processor = self.processor or time.process_time()
         super().started(run)
 
     def say(self, line: str) -> None:
@@ -58,9 +59,9 @@ def sweep(trials: int, folder: Path) -> tuple[float, float, float]:
     """Run a study of so many trials.
 
     Returns:
-        The seconds to its first trial, from there to its last record, and those of the driver's processor in all.
+        The seconds to its first trial, from there to its last record, and from there those of the driver's processor.
     """
-    started, processor = time.monotonic(), time.process_time()
+    started = time.monotonic()
     resources = find_resources(None, None)
     options = Options(variants="baseline,mlp", seeds=trials // CELLS, output=folder, precision="fp32", scale="cpu")
     plan = make_plan(STUDY, options, resources)
@@ -87,7 +88,7 @@ def sweep(trials: int, folder: Path) -> tuple[float, float, float]:
     assert not outcome.failures, outcome.failures[0].error
     assert not plan.open_runs()
     tracker.close(plan.folder, complete=True)
-    return progress.begun - started, progress.ended_at - progress.begun, time.process_time() - processor
+    return progress.begun - started, progress.ended_at - progress.begun, time.process_time() - progress.processor
 
 
 def main() -> int:
