@@ -51,6 +51,8 @@ SWEEPS = Path(__file__).parents[1] / "sweeps"
 SCALES = ("ladder_1", "ladder_2", "cpu")
 UPDATES = 12
 SLOTS = {"attention": ATTENTION, "norm": NORM, "feed_forward": FEED_FORWARD}
+TWINS = ("deepseek_rmsnorm",)
+"""One model with another preset under another name: exp6's negative control, and no sound study without declaring it."""
 MOST_INVALID = 1
 
 Task = tuple[str, Study, Options]
@@ -78,6 +80,7 @@ def components() -> Iterator[Task]:
             cells = [
                 Cell(name=preset, factors={slot: preset}, build=variant(**{slot: preset, "placement": placement}))
                 for preset in registry.presets()
+                if preset not in TWINS
             ]
             yield (
                 f"{slot}, placement {placement}",
