@@ -52,7 +52,7 @@ SCALES = ("ladder_1", "ladder_2", "cpu")
 UPDATES = 12
 SLOTS = {"attention": ATTENTION, "norm": NORM, "feed_forward": FEED_FORWARD}
 TWINS = ("deepseek_rmsnorm",)
-"""One model with another preset under another name: exp6's negative control, and no sound study without declaring it."""
+"""One model with another preset under another name: exp6 declares it, and no other study is sound with both."""
 MOST_INVALID = 1
 
 Task = tuple[str, Study, Options]
