@@ -26,8 +26,9 @@ from analysis.schema import (
 )
 
 NAME = "same_model"
-TRAINED = ("model", "training", "data")
-"""Parts of a configuration that say what is trained; others say what it is called and which streams it draws from."""
+TRAINED = ("model", "training", "data", "data_seed")
+"""Parts of a configuration that say what is trained, and on what in which order, where a study varies that; others say
+what it is called and which streams it draws from."""
 MACHINE = (DEVICE, "hardware", "versions")
 """Of a run's environment: what rounding may depend on."""
 

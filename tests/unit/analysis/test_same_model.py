@@ -58,6 +58,16 @@ def test_one_configuration_is_one_model_whatever_it_drew_and_is_called() -> None
     assert severities([records[0], other]) == {}
 
 
+def test_one_model_on_two_declared_orders_of_the_data_is_two_cells() -> None:
+    """As sweeps/variance.py has it: the order of the data is its factor."""
+    records = [record("baseline", 0, "a", {"d": 1}), record("moe", 0, "b", {"d": 1}, loss=3.5)]
+    order = dataclasses.replace(records[1], config={**records[1].config, "data_seed": 1})
+    assert severities(records) == {"moe0": INVALID}
+    assert severities([records[0], order]) == {}
+    same = dataclasses.replace(order, cell="mlp", config_hash="mlp0")
+    assert severities([records[0], order, same]) == {"mlp0": INVALID}
+
+
 def test_the_negative_control_is_a_note_and_only_by_itself() -> None:
     records = [record(cell, 0, "a") for cell in ("baseline", "rmsnorm")]
     assert severities(records) == {"rmsnorm0": NOTE}
