@@ -5,7 +5,7 @@ Parts, each with the audits of its runs and those between them, as a report has:
 - `studies`: every study of `sweeps/` in each of its designs, at three scales, with two seeds;
 - `components`: every registered preset of every slot in the baseline's place, before and after the block, at `cpu`;
 - `corpora`: exp6's baseline and `attention` on every generated corpus;
-- `seeds`: a significance study with ten fresh seeds, through Ray;
+- `seeds`: a significance study with twenty fresh seeds, through Ray;
 - `tuning`: a search over learning rates and its confirmation, through Ray.
 
 Runs are short: what depends on length, such as a loss that a leak would make too good, is not tried by it. Prints one
@@ -138,7 +138,7 @@ def through_ray(name: str, command: Callable[[list[str]], int], arguments: str) 
 
 PARTS: dict[str, Callable[[], Iterator[Task]]] = {"studies": studies, "components": components, "corpora": corpora}
 COMMANDS = {
-    "seeds": (significance.main, "--variants baseline,attention --seeds 10 --scale ladder_1 --steps 12"),
+    "seeds": (significance.main, "--variants baseline,attention --seeds 20 --scale ladder_1 --steps 12"),
     "tuning": (tune.main, "--variants baseline,attention --seeds 5 --scale ladder_1 --steps 24 --trials 16 --random 8"),
 }
 
