@@ -50,7 +50,8 @@ class AblationTrainable(tune.Trainable):
     does).
 
     Each report holds the latest row, the latest validation figures, all `rows` since the last report (each with its
-    `seed`), the `status` of the seed last trained and `seconds_busy`, time spent training or evaluating since then.
+    `seed`; the first after an interruption has those from before it, too), the `status` of the seed last trained and
+    `seconds_busy`, time spent training or evaluating since then.
     """
 
     def setup(self, config: dict[str, Any], corpora: Mapping[str, TokenizedCorpus] | None = None) -> None:
@@ -103,6 +104,9 @@ class AblationTrainable(tune.Trainable):
         self.progress = self.trainer.run()
         self.status = schema.FINISHED if self._is_recorded() else "running"
         self.started_at = self.trainer.update
+        self.rows_reported = 0
+        """Rows of the curve that reports have held. A worker that goes on from a checkpoint begins anew: the one before
+        may have died with a row that it had kept and not reported."""
 
     def _is_recorded(self) -> bool:
         """Return whether the seed has ended: a worker that dies just then is tried again."""
@@ -153,9 +157,9 @@ class AblationTrainable(tune.Trainable):
         busy = -self._busy_seconds()
         rows: list[dict[str, Any]] = []
         while time.monotonic() - started < REPORT_SECONDS and self.status == "running":
-            known = len(self.trainer.rows)
             self.status, error = self._advance()
-            rows += [{**row, schema.SEED: self.trainer.seed} for row in self.trainer.rows[known:]]
+            rows += [{**row, schema.SEED: self.trainer.seed} for row in self.trainer.rows[self.rows_reported :]]
+            self.rows_reported = len(self.trainer.rows)
             if self.status != "running":
                 self._end_seed(self.status, error)
             if self.trainer.update in self.pauses:
@@ -250,3 +254,4 @@ class AblationTrainable(tune.Trainable):
         self.latest = dict(state["latest"])
         self._start_seed(state["trainer"]["seed"])
         self.trainer.load_state_dict(state["trainer"])
+        self.rows_reported = len(self.trainer.rows)

@@ -148,10 +148,14 @@ def test_a_half_trained_run_goes_on_from_its_own_checkpoint(corpus: TokenizedCor
     save_checkpoint(Folder(tmp_path), f"checkpoints/{path.name}", half.state_dict())
     actor = AblationTrainable(trial(corpus, tmp_path, [0]))
     assert actor.trainer.update == 4
-    while not actor.train()["done"]:
-        pass
+    reports = [actor.train()]
+    while not reports[-1]["done"]:
+        reports.append(actor.train())
     record = TrialRecord.read(tmp_path / "records" / f"{setting.hash(0)}.json")
     assert deterministic(record.rows) == expected_rows(setting, 0, corpus)
+    reported = [{**row, "seed": 0} for row in record.rows]
+    assert half.rows
+    assert [row for report in reports for row in report["rows"]] == reported, "those from before it may never have been"
     assert record.rows[-1]["train_seconds"] > 1000, "the time before the interruption is part of the run's"
     assert not path.exists()
 
