@@ -17,7 +17,6 @@ from ray import tune
 
 from analysis import schema
 from analysis.schema import TrialRecord
-from trainables import ray_trainable
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
@@ -36,6 +35,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> TokenizedCorpus:
     paragraphs = [f"in the beginning was paragraph {i} and it said {i * i} words " * 6 for i in range(40)]
     (folder / "text.txt").write_text("\n\n".join(paragraphs))
     return prepare_corpus(str(folder / "text.txt"), vocab_size=300, seq_len=16, cache_dir=folder / "cache")
+
+
+def names_of(trainable: type[AblationTrainable]) -> dict[str, Any]:
+    """Return what its methods look names up in: of a class that Ray unpickled in this process it is not the module."""
+    return trainable._start_seed.__globals__
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +198,7 @@ def test_a_reused_actor_frees_a_model_before_it_builds_the_next(
         alive.append(before() is not None)
         return Trainer(*arguments)
 
-    monkeypatch.setattr(ray_trainable, "Trainer", build)
+    monkeypatch.setitem(names_of(AblationTrainable), "Trainer", build)
     actor.reset_config(trial(corpus, tmp_path, [1]))
     assert alive == [False]
 
@@ -315,7 +319,7 @@ def test_a_model_that_does_not_fit_is_a_report_and_its_actor_can_be_reused(
 
     settings = {**trial(corpus, tmp_path, [0]), "gpus": gpus}
     with monkeypatch.context() as patch:
-        patch.setattr(ray_trainable, "Trainer", too_large)
+        patch.setitem(names_of(AblationTrainable), "Trainer", too_large)
         actor = kind(settings)
         report = actor.train()
         with pytest.raises(torch.OutOfMemoryError):
