@@ -52,10 +52,9 @@ def power_figure(results: Results, analysis: Analysis) -> Figure | None:
     for n, difference in zip(numbers, found, strict=True):
         colour = BETTER if n == own else COLOURS[1:][others.index(n) % (len(COLOURS) - 1)]
         width = 2.6 if n == own else 1.3
-        axes.plot(differences, power(differences / sd, n, family), color=colour, linewidth=width)
+        label = f"{n} seeds{' (this study)' if n == own else ''}: {text.significant(difference, 2)}"
+        axes.plot(differences, power(differences / sd, n, family), color=colour, linewidth=width, label=label)
         axes.plot([difference], [POWER], "o", color=colour, markersize=5, markeredgecolor="white")
-        label = f"{n} seeds" + (" (this study)" if n == own else "")
-        axes.plot([], [], color=colour, linewidth=width, label=f"{label}: {text.significant(difference, 2)}")
     low, high = power(differences / bound, own, family), power(differences / sd, own, family)
     axes.fill_between(differences, low, high, color=BETTER, alpha=0.12, linewidth=0)
     axes.set_xscale("log")

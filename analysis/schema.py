@@ -225,7 +225,8 @@ class TrialRecord:
     def write(self, folder: Path) -> Path:
         """Write the record into `folder` atomically (write, fsync, rename) and return its path."""
         path = folder / f"{self.config_hash}.json"
-        write_json(path, dataclasses.asdict(self))
+        with replacing(path) as file:
+            file.write(self.to_bytes())
         return path
 
     def to_bytes(self) -> bytes:

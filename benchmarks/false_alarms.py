@@ -44,10 +44,9 @@ from sweeps import exp6_grid, significance, tune
 from sweeps.engine.environment import cpu_cores
 from sweeps.engine.options import Options
 from sweeps.engine.plan import make_plan
-from sweeps.engine.study import BASELINE, Cell, Design, Study, find_study, variant
+from sweeps.engine.study import BASELINE, Cell, Design, Study, find_study, study_names, variant
 from trainables.synthetic import LANGUAGES
 
-SWEEPS = Path(__file__).parents[1] / "sweeps"
 SCALES = ("ladder_1", "ladder_2", "cpu")
 UPDATES = 12
 SLOTS = {"attention": ATTENTION, "norm": NORM, "feed_forward": FEED_FORWARD}
@@ -66,8 +65,7 @@ def options(**asked: object) -> Options:
 
 def studies() -> Iterator[Task]:
     """Every study and design, a task for each scale."""
-    scripts = [path.stem for path in sorted(SWEEPS.glob("*.py")) if "\nSTUDY = Study(" in path.read_text()]
-    for study in map(find_study, scripts):
+    for study in map(find_study, study_names()):
         for design in study.designs:
             for scale in SCALES:
                 yield f"{study.script}, {design}, {scale}", study, options(design=design, scale=scale)

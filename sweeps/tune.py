@@ -129,15 +129,11 @@ def tuned_study(study: Study) -> Study:
 
 
 def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
-    from rich.console import Console
-
     from analysis.tracking import require_tracking, tracking_uri
     from sweeps.engine.optuna_copy import storage_url
     from sweeps.engine.plan import require_same_configurations, resolve
 
-    console = Console(stderr=options.json, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=options.json, highlight=False, width=cli.PIPE_WIDTH)
+    console = cli.console_of(options)
     with cli.workplace(options) as resources:
         require_tracking(tracking_uri())
         plan = resolve(tuned_study(study), options, resources, kept=_kept_choices)

@@ -130,13 +130,13 @@ def driving(plan: Plan, resources: Resources, console: Console) -> Iterator[Reso
     from sweeps.engine.lock import study_lock
     from sweeps.engine.memory import require_memory
 
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False)
-
     storage = plan.storage
     if not resources.cluster:
         require_memory(plan, resources)
-    with study_lock(plan.folder), lease(storage.store, storage.place, say) if storage.apart else nullcontext():
+    with (
+        study_lock(plan.folder),
+        lease(storage.store, storage.place, _saying(console)) if storage.apart else nullcontext(),
+    ):
         if resources.cluster:
             from sweeps.engine.cluster import require_same_view
 
@@ -152,7 +152,12 @@ def pack(plan: Plan, resources: Resources, options: Options, console: Console) -
         return resources
     from sweeps.engine.measure import packed
 
-    return packed(plan, resources, options.max_concurrent, lambda line: console.print(line, soft_wrap=True))
+    return packed(plan, resources, options.max_concurrent, _saying(console))
+
+
+def _saying(console: Console) -> Callable[[str], None]:
+    """Return what prints a line as it is."""
+    return lambda line: console.print(line, soft_wrap=True, markup=False)
 
 
 def _dry_run(plan: Plan, resources: Resources, options: Options, console: Console, facts: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from analysis.schema import error_line
 from moe_models.errors import ConfigError, require
 from sweeps.engine.environment import describe_environment
-from sweeps.engine.resources import Resources
+from sweeps.engine.resources import Resources, fitting
 from sweeps.engine.storage import Storage
 from trainables.store import open_store
 
@@ -100,7 +100,7 @@ def _fitting(node: Mapping[str, float], share: float) -> int:
     cores, gpus = int(node.get("CPU", 0)), int(node.get("GPU", 0))
     if share == 0:
         return cores
-    return min(cores, int(1 / share + 1e-9) * gpus if share <= 1 else int(gpus / share))
+    return min(cores, fitting(gpus, share))
 
 
 def _alive() -> list[dict[str, Any]]:

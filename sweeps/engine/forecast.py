@@ -8,7 +8,7 @@ from typing import Any
 
 from sweeps.engine.memory import footprint, gib
 from sweeps.engine.packing import Schedule, schedule
-from sweeps.engine.plan import Plan, PlannedRun
+from sweeps.engine.plan import Plan, PlannedRun, by_cell
 from sweeps.engine.probe import estimate_runs
 from sweeps.engine.progress import duration
 from sweeps.engine.resources import Resources
@@ -76,8 +76,6 @@ def _laid(plan: Plan, runs: Sequence[PlannedRun], resources: Resources) -> tuple
     """Return how the runs lie on the slots, and how their times were found."""
     if resources.packing is not None:
         return resources.packing.schedule, f"from updates measured with {resources.packing.together} at a time"
-    cells = {run.cell.name: run.cell for run in runs}
-    estimate = estimate_runs([(cell.config, plan.corpora[cell.scale]) for cell in cells.values()], resources.device)
-    kinds = {name: kind for kind, name in enumerate(cells)}
-    order = [kinds[run.cell.name] for run in runs]
+    cells, order = by_cell(runs)
+    estimate = estimate_runs([(cell.config, plan.corpora[cell.scale]) for cell in cells], resources.device)
     return schedule(order, [estimate.run_seconds] * resources.slots), estimate.method

@@ -25,7 +25,7 @@ from moe_models.errors import ConfigError, require
 from sweeps.engine.environment import cpu_cores
 from sweeps.engine.memory import free_bytes, gib, run_bytes
 from sweeps.engine.packing import MOST_TOGETHER, Measured, choose_packing, levels
-from sweeps.engine.plan import THREADS_PER_TRIAL, Plan, PlannedCell
+from sweeps.engine.plan import THREADS_PER_TRIAL, Plan, PlannedCell, by_cell
 from sweeps.engine.probe import PROBE_SEED, updates_in_all
 from sweeps.engine.resources import Resources
 from trainables.audits import Auditor
@@ -75,10 +75,8 @@ def packed(plan: Plan, resources: Resources, limit: int | None, say: Callable[[s
         return resources
     gpus = max(1, resources.gpus)
     most = min(limit or max(cpu_cores(), gpus), len(runs), MOST_TOGETHER * gpus)
-    cells = {run.cell.name: run.cell for run in runs}
-    names = {name: kind for kind, name in enumerate(cells)}
-    order = [names[run.cell.name] for run in runs]
-    probes = [_Probe(*kind, plan, list(cells.values())) for kind in _kinds(resources)]
+    cells, order = by_cell(runs)
+    probes = [_Probe(*kind, plan, cells) for kind in _kinds(resources)]
     say(f"measuring {len(probes[0].models)} models, up to {-(-most // gpus)} at a time on a device")
     for probe in probes:
         probe.measure(1)

@@ -101,6 +101,13 @@ class PlannedRun:
         return self.cell.config.hash(self.seed)
 
 
+def by_cell(runs: Sequence[PlannedRun]) -> tuple[list[PlannedCell], list[int]]:
+    """Return the cells of runs, each once, and for each run the place of its own among them."""
+    cells = {run.cell.name: run.cell for run in runs}
+    places = {name: place for place, name in enumerate(cells)}
+    return list(cells.values()), [places[run.cell.name] for run in runs]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A study, ready to run."""

@@ -65,7 +65,7 @@ def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] |
         slots = max_concurrent or cores
         seen = "no GPU was seen" if available == 0 else "--gpus-per-trial 0"
         return Resources(slots=slots, gpus=0, gpus_per_trial=0.0, reason=f"{seen}, {cores} CPU cores")
-    fit = int(1 / share + 1e-9) * available if share <= 1 else int(available / share)
+    fit = fitting(available, share)
     if max_concurrent is not None and max_concurrent > fit:
         raise ConfigError(
             f"--max-concurrent {max_concurrent} with --gpus-per-trial {share:g} asks for more than this machine has "
@@ -73,6 +73,11 @@ def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] |
         )
     reason = f"{_gpus(available)} seen ({torch.cuda.get_device_name(0)})"
     return Resources(slots=max_concurrent or fit, gpus=available, gpus_per_trial=share, reason=reason)
+
+
+def fitting(gpus: int, share: float) -> int:
+    """Return how many runs at a time fit on some GPUs, a share of one each: it lies on one GPU."""
+    return int(1 / share + 1e-9) * gpus if share <= 1 else int(gpus / share)
 
 
 def _gpus(count: int) -> str:

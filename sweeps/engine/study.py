@@ -208,10 +208,15 @@ class Study:
         return main(self, argv)
 
 
+def study_names() -> list[str]:
+    """Return the names of the scripts under sweeps/ that declare a study, sorted."""
+    scripts = Path(__file__).parents[1].glob("*.py")
+    return sorted(script.stem for script in scripts if "\nSTUDY = Study(" in script.read_text())
+
+
 def find_study(name: str) -> Study:
     """Return the study that a script under sweeps/ declares; an unknown name raises ConfigError."""
-    scripts = Path(__file__).parents[1].glob("*.py")
-    known = sorted(script.stem for script in scripts if "\nSTUDY = Study(" in script.read_text())
+    known = study_names()
     if name not in known:
         raise unknown_name("study", name, known)
     study = importlib.import_module(f"sweeps.{name}").STUDY
