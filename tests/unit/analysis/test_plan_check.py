@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,11 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis import narrative
+from analysis.load import load_results
+from analysis.registered import HASH, REGISTERED
 from analysis.results import Results
 from analysis.summary import Analysis, analyse
+from tests.fakes import make_study
 from tests.fakes_plan import added, registered
 from tests.fakes_results import make_results
 
@@ -195,3 +200,15 @@ def test_the_registered_margin_is_the_one_that_counts() -> None:
     late = analyse(make_results(LOSSES, plan=plan))
     assert row(late, "moe")["verdict"].startswith("not resolved")
     assert checked(late)["equivalence margin"] == ("the plan's file says 0.02 nats: not used", "no")
+
+
+def test_tables_that_no_plan_names_say_so(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", seeds=3, design="orthogonal"))
+    named = registered(list(results.cells.index), n=3)
+    planned = {**results.plan, **{part: named[part] for part in (REGISTERED, HASH)}}
+    without = {name: value for name, value in planned.items() if name not in (REGISTERED, HASH)}
+    for plan, said in ((planned, "exploratory: not in the plan"), (without, "")):
+        analysis = analyse(dataclasses.replace(results, plan=plan))
+        for table in (analysis.interactions, analysis.shapley):
+            assert not table.empty
+            assert set(table["plan"]) == {said}
