@@ -86,12 +86,15 @@ def blind_node(cluster: Cluster, tmp_path: Path, tmp_path_factory: pytest.TempPa
     if subprocess.run(["unshare", "-m", "sh", "-c", hide], check=False).returncode:
         pytest.skip("what a process sees of the file system can only be changed by root")
     start = f"cd / && {hide} && exec {RAY} start --address={cluster.address} --num-cpus=1 --block"
-    process = subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", start],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}  # as in a shell
+    said = tmp_path_factory.mktemp("node") / "log"
+    with said.open("w") as log:
+        process = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", start], stdout=log, stderr=log, start_new_session=True, env=environment
+        )
+    while "Ray runtime started" not in said.read_text():
+        assert process.poll() is None, said.read_text()
+        time.sleep(0.1)
     yield shared
     for pid in processes_of(process.pid):
         os.kill(pid, signal.SIGKILL)
@@ -104,8 +107,7 @@ def test_a_node_that_sees_neither_tokens_nor_folder(
     address = ["--ray-address", cluster.address]
     limit = arguments.index("--max-concurrent")
     unlimited = [*arguments[:limit], *arguments[limit + 2 :]]  # as many at a time as the cluster has cores
-    while json.loads(finished(driver([*unlimited, *address, "--dry-run", "--json"])))["slots"] < 2:
-        time.sleep(0.5)
+    assert json.loads(finished(driver([*unlimited, *address, "--dry-run", "--json"])))["slots"] == 2
     process = driver([*arguments, *address])
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 2, output
