@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,10 @@ def own_place(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypa
     monkeypatch.setenv("ABLATUNE_CACHE", str(tmp_path_factory.getbasetemp() / "token-cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+def pytest_collection_finish() -> None:
+    """Leave what all imports made out of every later garbage collection: each trial begins with one."""
+    importlib.import_module("torch._dynamo")  # as the first optimizer does
+    gc.collect()
+    gc.freeze()

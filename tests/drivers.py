@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
 from analysis.schema import NONDETERMINISTIC_COLUMNS, RECORDS_FOLDER, RESULTS_CSV, TrialRecord
 
 SCRIPT = Path(__file__).parents[1] / "sweeps" / "exp6_grid.py"
@@ -95,3 +98,11 @@ def results_table(folder: Path) -> list[Mapping[str, str]]:
 def records_of(results: Path) -> list[Path]:
     """Return the files of all records under a results folder."""
     return sorted(results.glob(f"*/{RECORDS_FOLDER}/*.json"))
+
+
+def nested_runs(uri: str) -> list[Run]:
+    """Return MLflow's runs of all (cell, seed) of the study."""
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(SCRIPT.stem)
+    assert experiment is not None
+    return [run for run in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in run.data.tags]

@@ -105,9 +105,6 @@ def test_a_node_that_sees_neither_tokens_nor_folder(
     arguments: list[str], undisturbed: dict[str, dict[str, Any]], cluster: Cluster, blind_node: Path
 ) -> None:
     address = ["--ray-address", cluster.address]
-    limit = arguments.index("--max-concurrent")
-    unlimited = [*arguments[:limit], *arguments[limit + 2 :]]  # as many at a time as the cluster has cores
-    assert json.loads(finished(driver([*unlimited, *address, "--dry-run", "--json"])))["slots"] == 2
     process = driver([*arguments, *address])
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 2, output

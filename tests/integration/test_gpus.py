@@ -21,23 +21,28 @@ from tests.drivers import comparable
 pytestmark = [pytest.mark.slow]
 
 
-@pytest.fixture
-def command(corpus_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
-    """A command on a machine with one GPU, which trials share by halves."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
-    monkeypatch.setattr(memory, "free_bytes", lambda _: 80 * 2**30)
+@pytest.fixture(scope="module")
+def _one_ray() -> Iterator[None]:
     ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
     ray.init(
         address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
     )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def command(_one_ray: None, corpus_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """A command on a machine with one GPU, which trials share by halves."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 80 * 2**30)
 
     def make(variants: str, share: str) -> list[str]:
-        fixed = ["--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32", "--seeds", "2", "--steps", "3"]
+        fixed = ["--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32", "--seeds", "1", "--steps", "3"]
         return ["--variants", variants, "--gpus-per-trial", share, *fixed]
 
-    yield make
-    ray.shutdown()
+    return make
 
 
 def had(folder: Path) -> list[str]:
@@ -47,10 +52,12 @@ def had(folder: Path) -> list[str]:
 def test_what_runs_out_of_memory_is_tried_once_more_alone(
     command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert STUDY.main([*command("baseline,mlp", "1"), "--output", "whole"]) == 0
-    (whole,) = Path("whole").iterdir()
-    capsys.readouterr()
     monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.HungryTrainable)
+    assert STUDY.main([*command("baseline,mlp,moe", "1"), "--output", "whole"]) == 1
+    (whole,) = Path("whole").iterdir()
+    assert sorted(had(whole)) == ["baseline 0 1", "mlp 0 1", "moe 0 1"], "what had a whole GPU is not tried again"
+    assert len(read_records(whole)) == 2
+    capsys.readouterr()
 
     assert STUDY.main(command("baseline,mlp,moe", "0.5")) == 1
     (folder,) = Path("results").iterdir()
@@ -58,31 +65,20 @@ def test_what_runs_out_of_memory_is_tried_once_more_alone(
     assert records == {record.config_hash: comparable(record) for record in read_records(whole)}
 
     trials = had(folder)
-    for seed in (0, 1):
-        assert [line for line in trials if line.startswith(f"baseline {seed} ")] == [f"baseline {seed} 0.5"]
-        for cell in ("mlp", "moe"):
-            tries = [line for line in trials if line.startswith(f"{cell} {seed} ")]
-            assert tries == [f"{cell} {seed} 0.5", f"{cell} {seed} 1"], "once more, with a whole GPU"
+    assert [line for line in trials if line.startswith("baseline ")] == ["baseline 0 0.5"]
+    for cell in ("mlp", "moe"):
+        tries = [line for line in trials if line.startswith(f"{cell} ")]
+        assert tries == [f"{cell} 0 0.5", f"{cell} 0 1"], "once more, with a whole GPU"
     failures = [TrialRecord.read(path) for path in (folder / FAILURES_FOLDER).glob("*.json")]
-    assert sorted((failure.cell, failure.seed) for failure in failures) == [("moe", 0), ("moe", 1)]
+    assert [(failure.cell, failure.seed) for failure in failures] == [("moe", 0)]
     assert {failure.error for failure in failures} == {"OutOfMemoryError: asked for 3.00 GiB, with 1 GPU"}
 
     output = capsys.readouterr().out
     again = "OutOfMemoryError: asked for 2.00 GiB, with 0.5 GPU; it is tried once more, alone"
     assert output.count(f"mlp, seed 0: {again}") == 1
-    assert output.count("moe, seed 1: failed: OutOfMemoryError: asked for 3.00 GiB, with 1 GPU") == 1
+    assert output.count("moe, seed 0: failed: OutOfMemoryError: asked for 3.00 GiB, with 1 GPU") == 1
     assert " GPU-hours" in output
     assert "Traceback" not in output
-
-
-def test_what_had_a_whole_gpu_is_not_tried_again(
-    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.HungryTrainable)
-    assert STUDY.main(command("baseline,mlp,moe", "1")) == 1
-    (folder,) = Path("results").iterdir()
-    assert sorted(had(folder)) == [f"{cell} {seed} 1" for cell in ("baseline", "mlp", "moe") for seed in (0, 1)]
-    assert len(read_records(folder)) == 4
 
 
 def test_a_trial_of_a_search_is_tried_once_more_too(
