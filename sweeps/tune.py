@@ -336,6 +336,7 @@ class Search:
             self.budget,
             self.options.search_seed,
             self.plan.folder,
+            self.plan.storage.store,
             self.environment,
             trials=trials[arm],
             planned=planned,
@@ -369,6 +370,8 @@ class Search:
             ended=ended,
             say=self._say,
         )
+        for arm in arms:
+            arm.drop_checkpoints()
         failed = [record for arm in arms for record in arm.records.values() if record.status == FAILED]
         if failed and not interrupted:
             raise FailedTrialsError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from moe_models.streams import derive_seed
 from sweeps.engine.plan import PlannedCell
 from sweeps.engine.space import Space
 from trainables.config import TrialConfig
+from trainables.store import Store
 
 if TYPE_CHECKING:
     import optuna
@@ -155,6 +157,7 @@ class Arm:
         budget: what it may spend; rungs and `tokens` hold for the search alone.
         seed: of every draw and every trial.
         folder: the study's.
+        store: where trials keep their checkpoints.
         environment: for the records.
         planned: the hyperparameters of each trial with the one that varies, where they are chosen beforehand.
         earlier: records that were there before.
@@ -168,6 +171,7 @@ class Arm:
         budget: Budget,
         seed: int,
         folder: Path,
+        store: Store,
         environment: Mapping[str, str],
         *,
         trials: int,
@@ -180,6 +184,7 @@ class Arm:
         self.budget = budget
         self.seed = seed
         self.folder = folder
+        self.store = store
         self.environment = dict(environment)
         self.trials = trials
         self.planned = planned
@@ -291,8 +296,20 @@ class Arm:
     def _end(self, record: TuningRecord) -> None:
         self._now.discard(record.number)
         self._keep(record)
-        if record.status != FAILED:
-            (self.folder / CHECKPOINTS / f"{record.config_hash}.pt").unlink(missing_ok=True)
+        self._drop_checkpoints([record])
+
+    def drop_checkpoints(self) -> None:
+        """Remove what trials that have ended had kept.
+
+        A trial that is stopped at a rung keeps what it has reached when its process ends, which is after its record.
+        """
+        self._drop_checkpoints(self.records.values())
+
+    def _drop_checkpoints(self, records: Iterable[TuningRecord]) -> None:
+        ended = {f"{CHECKPOINTS}/{it.config_hash}.pt" for it in records if it.status not in (RUNNING, FAILED)}
+        with suppress(OSError):  # what is left takes room, and costs no result
+            for name in sorted(ended.intersection(self.store.list(CHECKPOINTS))):
+                self.store.delete(name)
 
     def _keep(self, record: TuningRecord) -> None:
         record.write(self.folder)

@@ -30,6 +30,8 @@ from sweeps.engine.optuna_copy import OptunaCopy, storage_url
 from sweeps.engine.plan import Plan
 from sweeps.engine.search import Arm, Budget, draw, goes_on, suggest, sweep_of
 from sweeps.engine.space import DEFAULT_SPACE, parse_space
+from trainables.store import Folder
+from trainables.tuning_trainable import TuningTrainable
 
 SPACE = parse_space(DEFAULT_SPACE)
 BUDGET = Budget(trials=14, updates=9, rungs=2, reduction=3, tokens_per_update=100, tokens=None)
@@ -65,7 +67,7 @@ def arm_in(plan_for: Callable[..., Plan]) -> Callable[..., Arm]:
     def make(folder: Path, arm: str = SEARCH, budget: Budget = BUDGET, **more: Any) -> Arm:
         earlier = of_arm(read_tuning_records(folder), cell.name, arm)
         trials = {"trials": budget.trials, **more}
-        return Arm(cell, arm, SPACE, budget, SEED, folder, {}, earlier=earlier, **trials)
+        return Arm(cell, arm, SPACE, budget, SEED, folder, Folder(folder), {}, earlier=earlier, **trials)
 
     return make
 
@@ -178,6 +180,35 @@ def test_failed_trials_are_tried_again_with_their_own_hyperparameters(
     arm.end(failed.number, FAILED, [], "RuntimeError: planned")
     again = arm_in(tmp_path).ask()
     assert again == failed
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_stopped_trial_leaves_no_checkpoint(plan_for: Callable[..., Plan], tmp_path: Path, apart: bool) -> None:
+    plan = plan_for(variants="baseline", steps=9, storage=(tmp_path / "shared").as_uri() if apart else None)
+    store, cell = plan.storage.store, plan.cells[0]
+    arm = Arm(cell, SEARCH, SPACE, BUDGET, SEED, plan.folder, store, {}, trials=2)
+    going, stopped = arm.ask(), arm.ask()
+    assert going is not None
+    assert stopped is not None
+    assert arm.reached(going.number, [{"step": 1, "tokens": 100, "val_loss": 0.1}])
+    with store.writing(f"checkpoints/{going.config_hash}.pt") as file:
+        file.write(b"of a trial that goes on")
+    trial = TuningTrainable(
+        {
+            "config": stopped.config,
+            "seeds": [stopped.seed],
+            "corpus_directory": str(plan.corpora[cell.scale].directory),
+            "study_directory": plan.storage.place,
+            "pauses": list(arm.milestones),
+        }
+    )
+    assert not arm.reached(stopped.number, trial.train()["curve"])
+    trial.stop()  # Tune ends a process after the decision
+    assert len(store.list("checkpoints")) == 2
+    arm.drop_checkpoints()
+    assert store.list("checkpoints") == [f"checkpoints/{going.config_hash}.pt"]
+    arm.end(going.number, FINISHED, curve(going.hyperparameters, 9))
+    assert store.list("checkpoints") == []
 
 
 def test_tokens_bound_a_search_and_are_freed_by_stopped_trials(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:

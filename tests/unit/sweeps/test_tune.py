@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from analysis.tuning_records import TUNING_FILE
+from analysis.tuning_records import RUNNING, STOPPED, TUNING_FILE
 from sweeps import tune
-from sweeps.engine import runner
+from sweeps.engine import runner, tuning
+from sweeps.engine.plan import Plan
+from sweeps.engine.search import Arm
 from sweeps.exp6_grid import STUDY
 
 
@@ -87,6 +91,29 @@ def test_a_search_that_was_declared_otherwise_is_not_continued(
     for change, name in ((["--trials", "20"], "trials 16, now it is 20"), (["--search-seed", "77"], "seed 1000")):
         assert tune.main([*fixed, "--steps", "9", *change]) == 2
         assert f"was declared with {name}" in capsys.readouterr().err
+
+
+def test_what_stopped_trials_had_kept_is_gone_when_training_ends(
+    fixed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Path] = []
+
+    def train_one_each(plan: Plan, arms: Sequence[Arm], *_: Any, **__: Any) -> bool:
+        for arm in arms[:2]:
+            for status in (STOPPED, RUNNING):
+                record = arm.ask()
+                assert record is not None
+                if status == STOPPED:
+                    arm.end(record.number, STOPPED, [])
+                kept.append(plan.folder / "checkpoints" / f"{record.config_hash}.pt")
+                kept[-1].parent.mkdir(exist_ok=True)
+                kept[-1].touch()
+        return True
+
+    monkeypatch.setattr(tuning, "run_arms", train_one_each)
+    monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    assert tune.main([*fixed, "--steps", "9"]) == 130
+    assert [path.exists() for path in kept] == [False, True] * 2
 
 
 def test_the_confirming_study_has_the_same_cells_and_is_tuned() -> None:
