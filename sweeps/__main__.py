@@ -1,4 +1,4 @@
-"""What there is beside running a study: `python -m sweeps status`, `cancel`, `export`."""
+"""What there is beside running a study: `python -m sweeps status`, `cancel`, `export`, `replay`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from sweeps.engine.studies import export_study, find_studies, show_status
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
+CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+EXIT_DIFFERENT = 1
+"""A run trained again was not its record."""
 
 app = tyro.extras.SubcommandApp()
 
@@ -62,14 +65,39 @@ def export(
     print(f"{path}: {export_study(study, path)} files; unpacked, python -m analysis report reads it")
 
 
+@app.command(name="replay")
+def replay(
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")],
+    cell: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CELL")],
+    seed: Annotated[tyro.conf.Positional[int], tyro.conf.arg(metavar="SEED")],
+    corpus: str | None = None,
+) -> int:
+    """Train a run that has ended once more, in this process and without Ray, and compare it with its record.
+
+    Exits with 0 where every row of the curve is the record's to the last bit, else with 1. Nothing is written. A run
+    that failed fails here with its whole traceback.
+
+    Args:
+        folder: The study's folder.
+        cell: Its cell.
+        seed: Its seed.
+        corpus: As the study's --corpus; needed where that was the path of a file.
+    """
+    from sweeps.engine.replay import replay as train_again
+
+    (study,) = find_studies(folder, single=True)
+    same, line = train_again(study, cell, seed, corpus)
+    print(line)
+    return 0 if same else EXIT_DIFFERENT
+
+
 def main() -> int:
     """Run the command line; bad input is one line on standard error."""
     try:
-        app.cli(prog="python -m sweeps", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+        return app.cli(prog="python -m sweeps", description=__doc__, config=CONFIG) or 0
     except (ConfigError, AnalysisError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":
