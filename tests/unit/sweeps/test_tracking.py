@@ -3,6 +3,8 @@ from __future__ import annotations
 import http.server
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +28,8 @@ from analysis.schema import (
     TrialRecord,
 )
 from analysis.tracking import MlflowTracker, public, require_tracking, sync_mlflow, tracking_uri, ui_command
+from analysis.tuning_records import TuningRecord
+from analysis.tuning_tracking import TuningTracker
 from sweeps.engine.plan import Plan, PlannedRun
 
 ENVIRONMENT = {"git_commit": "abc", "versions": "python 3", "hardware": "2 cores"}
@@ -279,6 +283,71 @@ def test_a_run_id_in_the_environment_is_not_written_to(tracked: Any, monkeypatch
     start(tracker, plan.runs()[0])
     assert foreign not in [run.info.run_id for run in children(tracker.client).values()]
     assert tracker.client.get_run(foreign).data.params == {}
+
+
+def test_all_lies_where_the_store_is_and_nothing_in_the_current_folder(tracked: Any, database: str) -> None:
+    plan, connect = tracked
+    tracker, run = connect(), plan.runs()[0]
+    start(tracker, run)
+    tracker.log_rows(run.config_hash, [row(2)])
+    tracker.end(record(plan, run))
+    tracker.close(plan.folder, complete=True)
+    store = Path(database.removeprefix("sqlite:///")).parent
+    assert {path.name for path in store.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns"}
+    assert list(store.rglob("plan.json"))
+    assert [path.name for path in Path().iterdir()] == ["results"]
+
+
+def test_trials_of_a_search_are_nested_under_the_study_once(tracked: Any) -> None:
+    plan, connect = tracked
+    cell = plan.cells[0]
+    trials = [
+        TuningRecord(
+            study=plan.name, cell=cell.name, arm="search", number=number, hyperparameters={}, seed=1000,
+            config_hash=f"{number:016x}", config=cell.config.to_dict(), status=status, rows=[row(2, tokens=2048)],
+        )
+        for number, status in enumerate((FINISHED, FAILED, "running"))
+    ]  # fmt: skip
+    for _ in range(2):  # the second driver finds what the first one wrote
+        tracker = connect()
+        TuningTracker(tracker).copy(trials)
+        found = children(tracker.client)
+        assert set(found) == {trial.config_hash for trial in trials[:2]}, "one that is being trained is not there yet"
+        assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {tracker.parent_id}
+        assert [found[trial.config_hash].info.status for trial in trials[:2]] == ["FINISHED", "FAILED"]
+
+
+def test_drivers_that_make_one_database_at_once_both_write_to_it(plan_for: Callable[..., Plan], tmp_path: Path) -> None:
+    uri, begin = f"sqlite:///{tmp_path / 'new.db'}", tmp_path / "begin"
+    plans = [plan_for(variants=cell).to_json() for cell in ("baseline", "mlp")]
+    for place, plan in enumerate(plans):
+        (tmp_path / f"{place}.json").write_text(json.dumps({**plan, "study": f"study {place}"}))
+    drivers = [
+        subprocess.Popen([sys.executable, "-c", DRIVER, uri, str(tmp_path / f"{place}.json"), str(begin)])
+        for place in range(2)
+    ]
+    deadline = time.monotonic() + 120
+    while not all((tmp_path / f"{place}.json.ready").exists() for place in range(2)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    begin.touch()
+    assert [driver.wait(120) for driver in drivers] == [0, 0]
+    runs = all_runs(MlflowClient(tracking_uri=uri))
+    assert sorted(run.data.tags["mlflow.runName"] for run in runs) == ["study 0", "study 1"]
+
+
+DRIVER = """
+import json, pathlib, sys, time
+import mlflow.store.tracking.sqlalchemy_store
+from analysis.tracking import MlflowTracker
+
+uri, plan, begin = sys.argv[1:]
+pathlib.Path(plan + ".ready").touch()
+while not pathlib.Path(begin).exists():
+    time.sleep(0.01)
+MlflowTracker(json.loads(pathlib.Path(plan).read_text()), {}, uri, warn=sys.exit)
+"""
+"""A process that makes a study's tracker as soon as a file says so."""
 
 
 def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
