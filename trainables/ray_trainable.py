@@ -125,7 +125,8 @@ class AblationTrainable(tune.Trainable):
 
         An error of a study's trial is its outcome: reported, with status `failed`, `error` and `traceback`, and not
         raised, since Tune would try again what fails every time. Only a lost worker is worth another try, and a share
-        of a GPU that was too small a whole one: that is reported with status OUT_OF_MEMORY.
+        of a GPU that was too small a whole one: that is reported with status OUT_OF_MEMORY. Raised is what breaks the
+        process: after an error of CUDA's own each further call of it fails, and Tune reuses none that raised.
         """
         if self.unstarted is not None:
             return self.unstarted
@@ -134,7 +135,10 @@ class AblationTrainable(tune.Trainable):
         except Exception as error:
             if self.store is None:
                 raise
-            return self._failure(error)
+            report = self._failure(error)
+            if isinstance(error, torch.AcceleratorError):
+                raise
+            return report
 
     def _failure(self, error: Exception) -> dict[str, Any]:
         """Return the report of a trial that an error ended."""

@@ -332,3 +332,23 @@ def test_a_model_that_does_not_fit_is_a_report_and_its_actor_can_be_reused(
     assert report["status"] == schema.FINISHED
     actor.reset_config(settings)
     actor.stop()
+
+
+def test_only_an_error_that_breaks_the_process_is_raised(
+    corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune reuses the process of a trial that reports, and never that of one that raises."""
+    errors: list[Exception] = [RuntimeError("planned"), torch.AcceleratorError("CUDA error: device-side assert")]
+
+    def broken(_: AblationTrainable) -> dict[str, Any]:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(AblationTrainable, "_step", broken)
+    reported, raised = (AblationTrainable(trial(corpus, tmp_path, [seed])) for seed in (0, 1))
+    report = reported.train()
+    assert (report["status"], report["error"], report["done"]) == (schema.FAILED, "RuntimeError: planned", True)
+    next(raised.progress)
+    with pytest.raises(torch.AcceleratorError):
+        raised.train()
+    raised.stop()
+    assert not list(tmp_path.glob("checkpoints/*")), "an update may be half made"

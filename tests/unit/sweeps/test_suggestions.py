@@ -74,3 +74,8 @@ def test_a_suggestion_that_waits_is_waited_for() -> None:
 def test_tune_can_pickle_what_it_is_given() -> None:
     trials, _ = on_gpus(Heard("a"), 0.5)
     assert isinstance(pickle.loads(pickle.dumps(trials)), OnGpus)
+
+
+def test_what_tune_pickles_does_not_grow_with_the_study() -> None:
+    sizes = {len(pickle.dumps(on_gpus(Heard(*map(str, range(number))), 0.5)[0])) for number in (1, 10_000)}
+    assert len(sizes) == 1
