@@ -1,0 +1,107 @@
+"""`python -m sweeps status`, `cancel` and `export`, on studies in folders."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis.load import load_results
+from sweeps.__main__ import main
+from sweeps.engine.lock import DRIVER_FILE, study_lock
+from tests.fakes import make_study
+
+DRIVER = """
+import pathlib, sys, time
+from sweeps.engine.lock import study_lock
+
+try:
+    with study_lock(pathlib.Path(sys.argv[1])):
+        time.sleep(600)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+"""A process that holds a study as its driver does, and stops as one by Ctrl-C."""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Six planned runs, of which one diverged, one failed, and one has not ended."""
+    cells = ("baseline", "attention", "mlp")
+    folder = make_study(tmp_path / "studies" / "one", cells=cells, seeds=2, diverged=[("mlp", 0)], failed=[("mlp", 1)])
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "records" / f"{plan['cells'][0]['hashes']['1']}.json").unlink()
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Give a command and return its exit status and what it said."""
+
+    def give(*words: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["sweeps", *map(str, words)])
+        status = main()
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    return give
+
+
+def test_status_counts_what_has_become_of_the_planned_runs(
+    study: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    status, said = command("status", study.parent)
+    heading, line = said.splitlines()
+    names = ["planned", "finished", "diverged", "failed", "invalid", "missing"]
+    assert heading.split()[2:8] == names
+    assert line.split()[:8] == ["one", "interrupted", "6", "3", "1", "1", "0", "1"]
+    assert status == 0
+    with study_lock(study):
+        assert "running (process " in command("status", study)[1]
+
+
+def test_cancel_stops_the_driver_and_waits_for_its_end(study: Path, command: Callable[..., tuple[int, str]]) -> None:
+    assert command("cancel", study) == (0, "one: was not running, 1 runs left\n")
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(study)])
+    deadline = time.monotonic() + 60
+    while not (study / DRIVER_FILE).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert command("cancel", study) == (0, "one: stopped, 1 runs left\n")
+    assert driver.wait(60) == 130
+
+
+def test_a_driver_elsewhere_is_not_stopped_from_here(study: Path, command: Callable[..., tuple[int, str]]) -> None:
+    with study_lock(study):
+        (study / DRIVER_FILE).write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+        status, said = command("cancel", study)
+    assert said.startswith(f"error: the driver of {study} runs on elsewhere, not here")
+    assert (status, said.count("\n")) == (2, 1)
+
+
+def test_what_is_exported_is_analysed_as_the_study(
+    study: Path, command: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    (study / "checkpoints").mkdir()
+    (study / "checkpoints" / "0.pt").touch()
+    status, said = command("export", study, tmp_path / "one.zip")
+    assert status == 0
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "there")
+    assert said.startswith(f"{tmp_path / 'one.zip'}: {len(names)} files")
+    assert not [name for name in names if "checkpoints" in name or "/." in name]
+    assert load_results(tmp_path / "there" / "one").runs.equals(load_results(study).runs)
+
+
+def test_no_study_is_one_line(command: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    for folder, complaint in ((tmp_path / "none", "there is no folder"), (tmp_path, "is no study's folder")):
+        status, said = command("status", folder)
+        assert complaint in said
+        assert (status, said.count("\n")) == (2, 1)
