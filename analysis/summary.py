@@ -270,17 +270,22 @@ def _power_notes(comparisons: pd.DataFrame, looks: Sequence[int]) -> list[str]:
         return []
     n = int(tested["n"].min())
     effect = float(detectable([n], family, looks)[0])
+    together = f", Holm over {family} comparisons" if family > 1 else ""
     notes = [
-        f"n = {n}, Holm over {family} comparisons: 80 % power needs a true difference of {effect:.1f} sd of the paired "
-        "differences; what is smaller is rarely resolved, and 'not resolved' does not mean 'no difference'",
-        "the 95 % intervals are of one comparison each, the verdicts of the whole family: an interval may leave out 0 "
-        "where the verdict is 'not resolved'; those 'of all together' hold for all comparisons at once",
+        f"n = {n}{together}: 80 % power needs a true difference of {effect:.1f} sd of the paired differences; what is "
+        "smaller is rarely resolved, and 'not resolved' does not mean 'no difference'"
     ]
+    if family > 1:
+        notes.append(
+            "the 95 % intervals are of one comparison each, the verdicts of the whole family: an interval may leave "
+            "out 0 where the verdict is 'not resolved'; those 'of all together' hold for all comparisons at once"
+        )
     floor = float(sign_flip_floor(n))
     if floor > ALPHA:
+        corrected = f"; times {family} comparisons {floor * family:.3g}" if family > 1 else ""
         notes.append(
-            f"n = {n}: exact sign flips cannot reject at this n, whatever the data (smallest p {floor:.3g}; times "
-            f"{family} comparisons {floor * family:.3g}); the t test rests on normal differences"
+            f"n = {n}: exact sign flips cannot reject at this n, whatever the data (smallest p {floor:.3g}{corrected})"
+            "; the t test rests on normal differences"
         )
     elif floor * family > ALPHA:
         notes.append(

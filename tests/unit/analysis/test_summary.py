@@ -47,6 +47,13 @@ def test_small_n_says_what_it_cannot_do() -> None:
     assert not [line for line in analyse(make_results(many)).notes if "sign flips" in line]
 
 
+def test_one_comparison_is_no_family() -> None:
+    analysis = analyse(make_results({"baseline": BASE, "a": [4.9, 5.0, 5.05]}))
+    note(analysis, "n = 3: 80 % power needs a true difference of 3.3 sd")
+    note(analysis, "n = 3: exact sign flips cannot reject", "(smallest p 0.25);")
+    assert not [line for line in analysis.notes if "family" in line or "comparisons" in line]
+
+
 def test_disjoint_seeds_are_said_to_be_unpaired() -> None:
     analysis = analyse(make_results({"baseline": [*BASE, None, None, None], "a": [None, None, None, *BASE]}))
     note(analysis, "unpaired: a and the baseline have no seed in common", "Welch")
