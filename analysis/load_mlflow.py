@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +52,7 @@ from analysis.schema import (
     VAL_PERPLEXITY,
     Audit,
 )
-from analysis.tracking import PARENT_TAG, PREFIX, public
+from analysis.tracking import PARENT_TAG, PREFIX, ask_server, public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -148,12 +146,9 @@ def _client(uri: str) -> MlflowClient:
     if parts.scheme == "sqlite" and not Path(parts.path.removeprefix("/")).is_file():
         raise AnalysisError(f"there is no MLflow database {parts.path.removeprefix('/')}")
     if parts.scheme in ("http", "https"):
-        health = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/health"
         try:
-            urllib.request.urlopen(health, timeout=PATIENCE).close()
-        except urllib.error.HTTPError:
-            pass  # it answers, if only to ask for a password, which the client has
-        except OSError as error:
+            ask_server(uri, PATIENCE)
+        except (OSError, ValueError) as error:
             raise AnalysisError(f"the MLflow server {public(uri)} does not answer: {error}") from error
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -108,7 +108,10 @@ def require_tracking(uri: str) -> None:
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
     if scheme in ("http", "https"):
-        _require_server(uri, parts.scheme, parts.netloc.rpartition("@")[2])
+        try:
+            ask_server(uri, ANSWER_SECONDS)
+        except (OSError, ValueError) as error:
+            raise _no_answer(uri, error) from error
     elif scheme == "sqlite":
         folder = _database(uri).parent
         if not folder.is_dir():
@@ -126,13 +129,16 @@ def require_tracking(uri: str) -> None:
         raise AnalysisError(f"MLFLOW_TRACKING_URI '{public(uri)}' must be one of {kinds}, such as sqlite:///mlflow.db")
 
 
-def _require_server(uri: str, scheme: str, host: str) -> None:
-    try:
-        urllib.request.urlopen(f"{scheme}://{host}/health", timeout=ANSWER_SECONDS).close()
-    except urllib.error.HTTPError:
-        pass  # it answers, if only to ask for a password, which MLflow's client has
-    except (OSError, ValueError) as error:
-        raise _no_answer(uri, error) from error
+def ask_server(uri: str, patience: float) -> None:
+    """Ask the MLflow server at an http(s) URI whether it is there, for so many seconds.
+
+    Raises:
+        OSError: it does not answer.
+        ValueError: the URI is none.
+    """
+    parts = urlsplit(uri)
+    with suppress(urllib.error.HTTPError):  # it answers, if only to ask for a password, which MLflow's client has
+        urllib.request.urlopen(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/health", timeout=patience).close()
 
 
 def _no_answer(uri: str, error: Exception) -> AnalysisError:
