@@ -19,6 +19,13 @@ from trainables.ray_trainable import OUT_OF_MEMORY, AblationTrainable
 from trainables.tuning_trainable import TuningTrainable
 
 
+def process_of(fault: str = "") -> int:
+    """Return the process that this runs in, or raise a planned fault."""
+    if fault:
+        raise RuntimeError(fault)
+    return os.getpid()
+
+
 class TrivialTrainable(tune.Trainable):
     """Ends at its first step with a real record: what a trial costs beside its training."""
 

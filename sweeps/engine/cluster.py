@@ -8,10 +8,10 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from analysis.schema import error_line
 from moe_models.errors import ConfigError, require
@@ -20,11 +20,15 @@ from sweeps.engine.resources import Resources, fitting
 from sweeps.engine.storage import Storage
 from trainables.store import open_store
 
+T = TypeVar("T")
+
 ANSWER_SECONDS = 5.0
 """How long the head of a cluster may take to answer."""
 JOIN_SECONDS = 20.0
 """How long it may take to join a cluster, Python's own start included."""
 JOIN = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+MEASURE_SECONDS = 120.0
+"""How long a node may take to measure; the measurement itself takes seconds."""
 LOOK_SECONDS = 120.0
 """How long the nodes may take to say what they see: each starts a process for it."""
 MODE_VARIABLE = "RAY_AUTH_MODE"
@@ -93,6 +97,28 @@ def cluster_resources(max_concurrent: int | None, gpus_per_trial: float | None) 
     require(fit > 0, f"no node of {seen} has room for a run of 1 CPU core and --gpus-per-trial {share:g}")
     slots = max_concurrent or fit
     return Resources(slots=slots, gpus=gpus if share else 0, gpus_per_trial=share, reason=seen, cluster=True)
+
+
+def on_a_node(measure: Callable[..., T], arguments: Sequence[Any], gpus: float) -> T:
+    """Call a function in a process that has what a run has, on whichever node has room for one; return its result.
+
+    Raises:
+        ConfigError: no node has room for a while, or the function raises there.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(measure).remote(*arguments)
+    try:
+        return ray.get(task, timeout=MEASURE_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(task, force=True)
+        room = f"1 CPU core and {gpus:g} GPU" if gpus else "1 CPU core"
+        raise ConfigError(
+            f"no node of the cluster had {room} free for {MEASURE_SECONDS:.0f} s, to measure on: wait for what trains "
+            "there; with --precision fp32 or bf16 a study starts without a measurement"
+        ) from None
+    except Exception as error:  # whatever a node without our packages raises
+        raise ConfigError(f"a node of the cluster cannot run this code: {error_line(_cause(error))}") from error
 
 
 def _fitting(node: Mapping[str, float], share: float) -> int:

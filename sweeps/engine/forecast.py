@@ -77,5 +77,6 @@ def _laid(plan: Plan, runs: Sequence[PlannedRun], resources: Resources) -> tuple
     if resources.packing is not None:
         return resources.packing.schedule, f"from updates measured with {resources.packing.together} at a time"
     cells, order = by_cell(runs)
-    estimate = estimate_runs([(cell.config, plan.corpora[cell.scale]) for cell in cells], resources.device)
+    models = [(cell.config, plan.corpora[cell.scale]) for cell in cells]
+    estimate = resources.where_runs_train(estimate_runs, models, resources.device)
     return schedule(order, [estimate.run_seconds] * resources.slots), estimate.method

@@ -469,7 +469,7 @@ def choose(
             precision[scale.name] = protocol.published.precision
         elif options.precision == AUTO:
             config = protocol.configure(cell, scale, options.steps, "fp32", corpus)
-            precision[scale.name] = faster_precision(config, corpus, resources.device)
+            precision[scale.name] = resources.where_runs_train(faster_precision, config, corpus, resources.device)
         else:
             precision[scale.name] = options.precision
     return {"precision": precision, "threads": THREADS_PER_TRIAL}

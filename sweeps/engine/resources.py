@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -11,6 +12,8 @@ from moe_models.errors import ConfigError, require
 from sweeps.engine.environment import cpu_cores
 from sweeps.engine.options import AUTO
 from sweeps.engine.packing import Packing
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,18 @@ class Resources:
     def cost(self, busy_seconds: float) -> float:
         """Return what so many seconds of runs cost, each with its share of a GPU or its core."""
         return busy_seconds * (self.gpus_per_trial or 1.0) / 3600
+
+    def where_runs_train(self, measure: Callable[..., T], *arguments: Any) -> T:
+        """Return what a measurement finds on this machine or, of a cluster, on a node that has room for a run.
+
+        Raises:
+            ConfigError: there is no such node for now, or it cannot measure.
+        """
+        if not self.cluster:
+            return measure(*arguments)
+        from sweeps.engine.cluster import on_a_node
+
+        return on_a_node(measure, arguments, self.gpus_per_trial)
 
 
 def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] | float | None) -> Resources:

@@ -68,7 +68,13 @@ def test_a_node_that_dies_costs_nothing_and_the_cluster_survives_the_study(
 ) -> None:
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    process = driver([*arguments, "--ray-address", cluster.address])
+    address = ["--ray-address", cluster.address]
+    limit = arguments.index("--max-concurrent")
+    unlimited = [*arguments[:limit], *arguments[limit + 2 :], *address]
+    plan = json.loads(finished(driver([*unlimited, "--dry-run", "--json"])))
+    assert plan["slots"] == 2, "as many as the nodes have cores"
+    assert plan["estimate_seconds"] > 0, "as measured on a node"
+    process = driver([*arguments, *address])
     wait_for(lambda: bool(records_of(Path("results"))), process)
     cluster.remove_node(node, allow_graceful=False)
     output = finished(process)

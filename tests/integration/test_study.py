@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +18,9 @@ from filelock import FileLock
 from mlflow.entities import Run
 
 from analysis.schema import RECORDS_FOLDER, TrialRecord, read_records
+from moe_models.errors import ConfigError
+from sweeps.engine import cluster
+from sweeps.engine.resources import Resources
 from sweeps.exp6_grid import STUDY
 from tests import drivers, fakes_ray
 from tests.drivers import SCRIPT, comparable, driver, processes_of, wait_for
@@ -237,6 +242,20 @@ def test_a_killed_study_goes_on(command: Callable[..., list[str]]) -> None:
     assert len(records) == 6
     assert {address: records[address] for address in first} == first
     require_mlflow_to_equal_the_records(folder)
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_what_is_measured_for_a_cluster_is_measured_on_a_node_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="")
+    assert here.where_runs_train(fakes_ray.process_of) == os.getpid()
+    there = dataclasses.replace(here, cluster=True)
+    assert there.where_runs_train(fakes_ray.process_of) != os.getpid()
+    with pytest.raises(ConfigError, match="a node of the cluster cannot run this code: RuntimeError: planned"):
+        there.where_runs_train(fakes_ray.process_of, "planned")
+    monkeypatch.setattr(cluster, "MEASURE_SECONDS", 1.0)
+    no_such = dataclasses.replace(there, gpus=1, gpus_per_trial=1.0)
+    with pytest.raises(ConfigError, match="no node of the cluster had 1 CPU core and 1 GPU free for 1 s"):
+        no_such.where_runs_train(fakes_ray.process_of)
 
 
 def test_two_drivers_cannot_run_one_study(
