@@ -19,7 +19,6 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from mlflow import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.schema import read_records
 from analysis.tracking import sync_mlflow
-from tests.drivers import comparable, driver, kill_one, processes_of, results_table
+from tests.drivers import comparable, driver, kill_one, nested_runs, processes_of, results_table
 from tests.fakes_text import write_corpus
 
 TARGETS = {"driver": "exp6_grid.py", "worker": "Trainable", "raylet": "raylet/raylet", "control store": "gcs_server"}
@@ -98,11 +97,7 @@ def compare(disturbed: Path, calm: Path) -> dict[str, int]:
     wanted = {record.config_hash: comparable(record) for record in read_records(reference)}
     uri = f"sqlite:///{disturbed / 'mlflow.db'}"
     sync_mlflow(folder, uri)
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name("exp6_grid")
-    assert experiment is not None
-    runs = [r for r in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in r.data.tags]
-    copies = Counter(r.data.tags["ablatune.config_hash"] for r in runs)
+    copies = Counter(run.data.tags["ablatune.config_hash"] for run in nested_runs(uri))
     rows = Counter(row["config_hash"] for row in results_table(folder))
     return {
         "lost": sum(address not in found or not copies[address] or not rows[address] for address in wanted),

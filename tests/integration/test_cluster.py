@@ -26,20 +26,9 @@ RAY = Path(sys.executable).parent / "ray"
 
 
 @pytest.fixture(scope="module")
-def arguments(corpus_file: Path) -> list[str]:
-    fixed = ["--scale", "cpu", "--precision", "fp32", "--max-concurrent", "2", "--corpus", str(corpus_file)]
-    return ["--variants", "baseline,mlp", "--seeds", "2", "--steps", "60", *fixed]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def records(undisturbed: Path) -> dict[str, dict[str, Any]]:
     """The records of the same command on this machine alone when nothing goes wrong."""
-    place = tmp_path_factory.mktemp("undisturbed")
-    cache = str(tmp_path_factory.getbasetemp() / "token-cache")
-    process = driver(arguments, place, ABLATUNE_CACHE=cache)
-    _, errors = process.communicate(timeout=500)
-    assert (process.returncode, errors) == (0, "")
-    return records_in(place / "results")
+    return records_in(undisturbed / "results")
 
 
 @pytest.fixture
@@ -52,8 +41,8 @@ def cluster() -> Iterator[Cluster]:
 
 def records_in(results: Path) -> dict[str, dict[str, Any]]:
     """Return all that the records under a results folder say, times, memory and throughput apart."""
-    records = [TrialRecord.read(path) for path in records_of(results)]
-    return {it.config_hash: {**dataclasses.asdict(it), "rows": comparable(it)} for it in records}
+    read = [TrialRecord.read(path) for path in records_of(results)]
+    return {it.config_hash: {**dataclasses.asdict(it), "rows": comparable(it)} for it in read}
 
 
 def finished(process: subprocess.Popen[str]) -> str:
@@ -64,22 +53,22 @@ def finished(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_node_that_dies_costs_nothing_and_the_cluster_survives_the_study(
-    arguments: list[str], undisturbed: dict[str, dict[str, Any]], cluster: Cluster
+    small_study: list[str], records: dict[str, dict[str, Any]], cluster: Cluster
 ) -> None:
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     address = ["--ray-address", cluster.address]
-    limit = arguments.index("--max-concurrent")
-    unlimited = [*arguments[:limit], *arguments[limit + 2 :], *address]
+    limit = small_study.index("--max-concurrent")
+    unlimited = [*small_study[:limit], *small_study[limit + 2 :], *address]
     plan = json.loads(finished(driver([*unlimited, "--dry-run", "--json"])))
     assert plan["slots"] == 2, "as many as the nodes have cores"
     assert plan["estimate_seconds"] > 0, "as measured on a node"
-    process = driver([*arguments, *address])
+    process = driver([*small_study, *address])
     wait_for(lambda: bool(records_of(Path("results"))), process)
     cluster.remove_node(node, allow_graceful=False)
     output = finished(process)
     assert "its worker died; it goes on from its checkpoint" in output
-    assert records_in(Path("results")) == undisturbed
+    assert records_in(Path("results")) == records
     assert cluster.head_node.dead_processes() == []
 
 
@@ -108,19 +97,19 @@ def blind_node(cluster: Cluster, tmp_path: Path, tmp_path_factory: pytest.TempPa
 
 
 def test_a_node_that_sees_neither_tokens_nor_folder(
-    arguments: list[str], undisturbed: dict[str, dict[str, Any]], cluster: Cluster, blind_node: Path
+    small_study: list[str], records: dict[str, dict[str, Any]], cluster: Cluster, blind_node: Path
 ) -> None:
     address = ["--ray-address", cluster.address]
-    process = driver([*arguments, *address])
+    process = driver([*small_study, *address])
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 2, output
     assert "does not see" in errors
     assert "give --storage" in errors
     assert len(errors.splitlines()) == 1
     assert records_of(Path("results")) == []
-    process = driver([*arguments, *address, "--storage", blind_node.as_uri()])
+    process = driver([*small_study, *address, "--storage", blind_node.as_uri()])
     assert "died" not in finished(process)
-    assert records_in(Path("results")) == records_in(blind_node) == undisturbed
+    assert records_in(Path("results")) == records_in(blind_node) == records
     (study,) = blind_node.iterdir()
     assert {path.name for path in study.iterdir() if any(path.iterdir() if path.is_dir() else [path])} == {
         "plan.json",
@@ -129,10 +118,10 @@ def test_a_node_that_sees_neither_tokens_nor_folder(
 
 
 def test_a_driver_that_is_killed_and_whose_folder_is_gone_loses_nothing(
-    arguments: list[str], undisturbed: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    small_study: list[str], records: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     storage = tmp_path_factory.mktemp("storage")
-    command = [*arguments, "--storage", storage.as_uri()]
+    command = [*small_study, "--storage", storage.as_uri()]
     process = driver(command)
     wait_for(lambda: bool(records_of(storage)), process)
     other = driver([*command, "--output", "elsewhere"])
@@ -149,14 +138,14 @@ def test_a_driver_that_is_killed_and_whose_folder_is_gone_loses_nothing(
     lease.write_text(json.dumps({**held, "time": held["time"] - 100}))
     output = finished(driver([*command, "--output", "elsewhere"]))
     assert f"(process {process.pid}) has not renewed its lease" in output
-    assert records_in(Path("elsewhere")) == records_in(storage) == undisturbed
+    assert records_in(Path("elsewhere")) == records_in(storage) == records
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what had ended was not trained again"
     assert not lease.exists()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
-def test_a_cluster_that_is_not_there_is_one_line(address: str, arguments: list[str], tmp_path: Path) -> None:
-    process = driver([*arguments, "--ray-address", address], RAY_ADDRESS="127.0.0.1:1")
+def test_a_cluster_that_is_not_there_is_one_line(address: str, small_study: list[str], tmp_path: Path) -> None:
+    process = driver([*small_study, "--ray-address", address], RAY_ADDRESS="127.0.0.1:1")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert errors.startswith(f"error: --ray-address {address}: no Ray cluster can be joined there")

@@ -22,25 +22,13 @@ from tests.drivers import driver, kill_one, nested_runs, processes_of, records_o
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-CELLS, SEEDS, STEPS = "baseline,mlp,moe", 2, 80
-RUNS = 6
+STEPS, RUNS = 60, 4
 
 
 @pytest.fixture(scope="module")
-def arguments(corpus_file: Path) -> list[str]:
-    fixed = ["--scale", "cpu", "--precision", "fp32", "--max-concurrent", "2", "--corpus", str(corpus_file)]
-    return ["--variants", CELLS, "--seeds", str(SEEDS), "--steps", str(STEPS), *fixed]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """The results of the same command when nothing goes wrong."""
-    place = tmp_path_factory.mktemp("undisturbed")
-    cache = str(tmp_path_factory.getbasetemp() / "token-cache")
-    process = driver(arguments, place, ABLATUNE_CACHE=cache)
-    _, errors = process.communicate(timeout=500)
-    assert (process.returncode, errors) == (0, "")
-    return results_of(place)
+def results(undisturbed: Path) -> list[dict[str, str]]:
+    """What the same command gives when nothing goes wrong."""
+    return results_of(undisturbed)
 
 
 def results_of(place: Path) -> list[dict[str, str]]:
@@ -58,36 +46,36 @@ def require_each_run_once(uri: str) -> None:
     assert {run.data.tags["ablatune.status"] for run in nested} == {"finished"}
     for run in nested:
         points = client.get_metric_history(run.info.run_id, "train_loss")
-        assert [point.step for point in points] == [25, 50, 75, STEPS]
+        assert [point.step for point in points] == [25, 50, STEPS]
 
 
-def finish(arguments: list[str], undisturbed: list[dict[str, str]]) -> None:
+def finish(small_study: list[str], results: list[dict[str, str]]) -> None:
     """Give the same command again and require an undisturbed study's results."""
-    process = driver(arguments)
+    process = driver(small_study)
     _, errors = process.communicate(timeout=500)
     assert (process.returncode, errors) == (0, "")
-    assert results_of(Path.cwd()) == undisturbed
+    assert results_of(Path.cwd()) == results
     require_each_run_once(database())
 
 
 def test_a_killed_worker_and_a_killed_raylet_cost_nothing(
-    arguments: list[str], undisturbed: list[dict[str, str]]
+    small_study: list[str], results: list[dict[str, str]]
 ) -> None:
-    process = driver(arguments)
-    wait_for(lambda: len(records_of(Path("results"))) >= 1, process)
+    process = driver(small_study)
+    wait_for(lambda: bool(records_of(Path("results"))), process)
     assert kill_one(process, "ray::ResourceTrainable")
-    wait_for(lambda: len(records_of(Path("results"))) >= 3, process)
+    wait_for(lambda: len(records_of(Path("results"))) >= 2, process)
     assert kill_one(process, "raylet/raylet")
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
-    assert results_of(Path.cwd()) == undisturbed
+    assert results_of(Path.cwd()) == results
     require_each_run_once(database())
 
 
 def test_a_study_interrupted_from_the_keyboard_goes_on_beside_damaged_checkpoints(
-    arguments: list[str], undisturbed: list[dict[str, str]]
+    small_study: list[str], results: list[dict[str, str]]
 ) -> None:
-    process = driver(arguments)
+    process = driver(small_study)
     wait_for(lambda: bool(records_of(Path("results"))), process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C: to the whole group
     _, errors = process.communicate(timeout=120)
@@ -108,7 +96,7 @@ def test_a_study_interrupted_from_the_keyboard_goes_on_beside_damaged_checkpoint
         if (path := folder / "checkpoints" / f"{address}.pt") not in begun:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"no checkpoint")
-    finish(arguments, undisturbed)
+    finish(small_study, results)
     assert {path: path.read_bytes() for path in kept} == kept, "what had ended was trained again"
     assert list(Path("results").glob("*/checkpoints/*")) == []
 
@@ -125,23 +113,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_loses_nothing(arguments: list[str], undisturbed: list[dict[str, str]], small_disk: Path) -> None:
+def test_a_full_disk_loses_nothing(small_study: list[str], results: list[dict[str, str]], small_disk: Path) -> None:
     Path("results").symlink_to(small_disk)
-    process = driver(arguments)
+    process = driver(small_study)
     output, errors = process.communicate(timeout=500)
     assert process.returncode in (1, 2)
     assert "No space left on device" in output + errors
     assert "Traceback" not in output + errors
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
-    process = driver([*arguments, "--rerun", "failed"])
+    process = driver([*small_study, "--rerun", "failed"])
     _, errors = process.communicate(timeout=500)
     assert (process.returncode, errors) == (0, "")
-    assert results_of(Path.cwd()) == undisturbed
+    assert results_of(Path.cwd()) == results
     require_each_run_once(database())
 
 
-def test_a_locked_database_costs_no_result(arguments: list[str], undisturbed: list[dict[str, str]]) -> None:
-    process = driver(arguments)
+def test_a_locked_database_costs_no_result(small_study: list[str], results: list[dict[str, str]]) -> None:
+    process = driver(small_study)
     wait_for(lambda: bool(records_of(Path("results"))), process)
     other = sqlite3.connect("mlflow.db", timeout=60)
     other.execute("BEGIN EXCLUSIVE")
@@ -150,7 +138,7 @@ def test_a_locked_database_costs_no_result(arguments: list[str], undisturbed: li
     other.close()
     assert process.returncode == 0, output
     assert output.count("MLflow cannot be written") == 1
-    assert results_of(Path.cwd()) == undisturbed
+    assert results_of(Path.cwd()) == results
     (folder,) = Path("results").iterdir()
     sync_mlflow(folder, database())
     require_each_run_once(database())
@@ -181,7 +169,7 @@ def server(port: int, database: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_server_that_goes_down_costs_no_result(
-    arguments: list[str], undisturbed: list[dict[str, str]], tmp_path: Path
+    small_study: list[str], results: list[dict[str, str]], tmp_path: Path
 ) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -189,14 +177,14 @@ def test_a_server_that_goes_down_costs_no_result(
     uri = f"http://127.0.0.1:{port}"
     running = server(port, tmp_path / "server.db")
     try:
-        process = driver(arguments, MLFLOW_TRACKING_URI=uri)
+        process = driver(small_study, MLFLOW_TRACKING_URI=uri)
         wait_for(lambda: bool(records_of(Path("results"))), process)
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
         output, _ = process.communicate(timeout=500)
         assert process.returncode == 0, output
         assert output.count("MLflow cannot be written") == 1
-        assert results_of(Path.cwd()) == undisturbed
+        assert results_of(Path.cwd()) == results
         running = server(port, tmp_path / "server.db")
         (folder,) = Path("results").iterdir()
         sync_mlflow(folder, uri)
