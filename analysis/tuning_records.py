@@ -93,11 +93,16 @@ class TuningRecord:
     @classmethod
     def read(cls, path: Path) -> TuningRecord:
         """Read a record; a file that is not one raises ValueError with the path."""
+        return cls.parse(path.read_bytes(), str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, name: str) -> TuningRecord:
+        """Return the record in a file's content; one that is none raises ValueError with the file's name."""
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(content)
             return cls(**{**data, "audits": [Audit(**audit) for audit in data.get("audits", ())]})
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not a record of a search: {error}") from error
+            raise ValueError(f"{name} is not a record of a search: {error}") from error
 
 
 def read_tuning_records(folder: Path) -> list[TuningRecord]:

@@ -150,6 +150,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
         with cli.driving(plan, resources, console) as resources:
             if plan.storage.exchange():
                 plan = resolve(tuned_study(study), options, resources, kept=_kept_choices)
+            plan.storage.exchange_trials(cell.name for cell in plan.cells)
             from sweeps.engine.runner import ray_session
 
             search = Search(plan, declared, space, budget, options, resources, console, trainable)
@@ -335,8 +336,7 @@ class Search:
             self.space,
             self.budget,
             self.options.search_seed,
-            self.plan.folder,
-            self.plan.storage.store,
+            self.plan.storage,
             self.environment,
             trials=trials[arm],
             planned=planned,

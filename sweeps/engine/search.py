@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from moe_models.errors import require
 from moe_models.streams import derive_seed
 from sweeps.engine.plan import PlannedCell
 from sweeps.engine.space import Space
+from sweeps.engine.storage import Storage
 from trainables.config import TrialConfig
-from trainables.store import Store
 
 if TYPE_CHECKING:
     import optuna
@@ -156,8 +155,7 @@ class Arm:
         space: what is searched.
         budget: what it may spend; rungs and `tokens` hold for the search alone.
         seed: of every draw and every trial.
-        folder: the study's.
-        store: where trials keep their checkpoints.
+        storage: the study's.
         environment: for the records.
         planned: the hyperparameters of each trial with the one that varies, where they are chosen beforehand.
         earlier: records that were there before.
@@ -170,8 +168,7 @@ class Arm:
         space: Space,
         budget: Budget,
         seed: int,
-        folder: Path,
-        store: Store,
+        storage: Storage,
         environment: Mapping[str, str],
         *,
         trials: int,
@@ -183,8 +180,7 @@ class Arm:
         self.space = space
         self.budget = budget
         self.seed = seed
-        self.folder = folder
-        self.store = store
+        self.storage = storage
         self.environment = dict(environment)
         self.trials = trials
         self.planned = planned
@@ -242,7 +238,7 @@ class Arm:
             values = suggest(self.space, self.records.values(), self.seed, number)
         config = self.config(values)
         return TuningRecord(
-            study=self.folder.name,
+            study=self.storage.folder.name,
             cell=self.cell.name,
             arm=self.arm,
             number=number,
@@ -308,11 +304,12 @@ class Arm:
     def _drop_checkpoints(self, records: Iterable[TuningRecord]) -> None:
         ended = {f"{CHECKPOINTS}/{it.config_hash}.pt" for it in records if it.status not in (RUNNING, FAILED)}
         with suppress(OSError):  # what is left takes room, and costs no result
-            for name in sorted(ended.intersection(self.store.list(CHECKPOINTS))):
-                self.store.delete(name)
+            for name in sorted(ended.intersection(self.storage.store.list(CHECKPOINTS))):
+                self.storage.store.delete(name)
 
     def _keep(self, record: TuningRecord) -> None:
-        record.write(self.folder)
+        path = record.write(self.storage.folder)
+        self.storage.keep(path.relative_to(self.storage.folder).as_posix())
         self.records[record.number] = record
 
 

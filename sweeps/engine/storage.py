@@ -7,13 +7,14 @@ there, and nothing here does anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from analysis.registered import AMENDMENTS, HASH
 from analysis.schema import FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, TrialRecord, replacing
+from analysis.tuning_records import RUNNING, TUNING_FOLDER, TuningRecord
 from moe_models.errors import ConfigError, require
 from trainables.store import Folder, Store, is_url, open_store
 
@@ -29,11 +30,13 @@ class Storage:
         root: `--storage`, under which the study has a place of its own; None keeps all in the folder.
 
     Attributes:
+        folder: the study's.
         place: path or URL to which workers write.
         apart: whether that is not the study's folder.
     """
 
     def __init__(self, folder: Path, root: str | None) -> None:
+        self.folder = folder
         self.apart = root is not None
         self.place = str(folder) if root is None else _below(root, folder.name)
         self.store: Store = open_store(self.place)
@@ -88,6 +91,29 @@ class Storage:
                 self.keep(name)
         return brought or bool(missing)
 
+    def exchange_trials(self, cells: Iterable[str]) -> None:
+        """Have in both the records of some cells' searches; of two of one trial the one that is further.
+
+        Raises:
+            ConfigError: a record in the storage is none.
+        """
+        if not self.apart:
+            return
+        for folder in (f"{TUNING_FOLDER}/{cell}" for cell in cells):
+            for name in sorted({*self.store.list(folder), *self._folder.list(folder)}):
+                ours, theirs = self._folder.read(name), self.store.read(name)
+                if theirs is not None and (ours is None or self._is_further(name, theirs, ours)):
+                    self._take(name, theirs, TuningRecord.parse)
+                elif theirs != ours:
+                    self.keep(name)
+
+    def _is_further(self, name: str, theirs: bytes, ours: bytes) -> bool:
+        try:
+            one, other = (TuningRecord.parse(content, name) for content in (theirs, ours))
+        except ValueError:
+            return True  # ours is none, or theirs is, which taking it says
+        return (one.status != RUNNING, len(one.rungs)) > (other.status != RUNNING, len(other.rungs))
+
     def _exchange_plans(self) -> bool:
         ours, theirs = self._folder.read(PLAN_FILE), self.store.read(PLAN_FILE)
         if theirs is None or theirs == ours:
@@ -104,10 +130,10 @@ class Storage:
         self._take(PLAN_FILE, theirs)
         return True
 
-    def _take(self, name: str, content: bytes) -> None:
+    def _take(self, name: str, content: bytes, parse: Callable[[bytes, str], object] = TrialRecord.parse) -> None:
         if name.endswith(".json") and name != PLAN_FILE:
             try:
-                TrialRecord.parse(content, f"{self.place}/{name}")
+                parse(content, f"{self.place}/{name}")
             except ValueError as error:
                 raise ConfigError(f"{error}; delete it to train that run again") from error
         with replacing(self._folder.root / name) as file:

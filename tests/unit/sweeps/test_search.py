@@ -30,7 +30,7 @@ from sweeps.engine.optuna_copy import OptunaCopy, storage_url
 from sweeps.engine.plan import Plan
 from sweeps.engine.search import Arm, Budget, draw, goes_on, suggest, sweep_of
 from sweeps.engine.space import DEFAULT_SPACE, parse_space
-from trainables.store import Folder
+from sweeps.engine.storage import Storage
 from trainables.tuning_trainable import TuningTrainable
 
 SPACE = parse_space(DEFAULT_SPACE)
@@ -64,10 +64,12 @@ def train(arm: Arm, most: int | None = None) -> None:
 def arm_in(plan_for: Callable[..., Plan]) -> Callable[..., Arm]:
     cell = plan_for(variants="baseline", steps=9).cells[0]
 
-    def make(folder: Path, arm: str = SEARCH, budget: Budget = BUDGET, **more: Any) -> Arm:
+    def make(folder: Path, arm: str = SEARCH, budget: Budget = BUDGET, root: str | None = None, **more: Any) -> Arm:
+        storage = Storage(folder, root)
+        storage.exchange_trials([cell.name])
         earlier = of_arm(read_tuning_records(folder), cell.name, arm)
         trials = {"trials": budget.trials, **more}
-        return Arm(cell, arm, SPACE, budget, SEED, folder, Folder(folder), {}, earlier=earlier, **trials)
+        return Arm(cell, arm, SPACE, budget, SEED, storage, {}, earlier=earlier, **trials)
 
     return make
 
@@ -145,6 +147,31 @@ def test_an_interrupted_search_goes_on_exactly(
     assert arm_in(parts).ask() is None
 
 
+@pytest.mark.parametrize("where", [str, Path.as_uri])
+def test_a_search_goes_on_from_the_storage_where_its_folder_is_gone_or_behind(
+    tmp_path: Path, arm_in: Callable[..., Arm], where: Callable[[Path], str]
+) -> None:
+    whole, root = tmp_path / "whole" / "study", where(tmp_path / "shared")
+    train(arm_in(whole))
+    here, there = tmp_path / "here" / "study", tmp_path / "there" / "study"
+    arm = arm_in(here, root=root)
+    train(arm, most=6)
+    assert arm.ask() is not None, "it had begun when the machine was lost"
+    train(arm_in(there, root=root))
+    assert told(there) == told(whole)
+    assert len(told(here)) == 7
+    arm_in(here, root=root)  # what was behind is brought up to date
+    assert told(here) == told(whole)
+    first = next((tmp_path / "shared").rglob("*.json"))
+    first.unlink()
+    arm_in(here, root=root)
+    assert first.exists(), "and the storage is given what it lacks"
+    first.write_text("{")
+    (here / first.relative_to(tmp_path / "shared" / "study")).unlink()
+    with pytest.raises(ConfigError, match=r"study/tuning/baseline/.*\.json is not a record of a search: .*; delete it"):
+        arm_in(here, root=root)
+
+
 def test_a_driver_that_dies_at_a_rung_decides_once(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
     arm = arm_in(tmp_path, budget=dataclasses.replace(BUDGET, trials=3))
     first, second = arm.ask(), arm.ask()
@@ -186,7 +213,7 @@ def test_failed_trials_are_tried_again_with_their_own_hyperparameters(
 def test_a_stopped_trial_leaves_no_checkpoint(plan_for: Callable[..., Plan], tmp_path: Path, apart: bool) -> None:
     plan = plan_for(variants="baseline", steps=9, storage=(tmp_path / "shared").as_uri() if apart else None)
     store, cell = plan.storage.store, plan.cells[0]
-    arm = Arm(cell, SEARCH, SPACE, BUDGET, SEED, plan.folder, store, {}, trials=2)
+    arm = Arm(cell, SEARCH, SPACE, BUDGET, SEED, plan.storage, {}, trials=2)
     going, stopped = arm.ask(), arm.ask()
     assert going is not None
     assert stopped is not None
