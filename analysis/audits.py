@@ -14,7 +14,7 @@ AUDIT_COLUMNS = {
     "audit": "name of the audit",
     "severity": "invalid: the run means nothing; warning: it may not mean what it seems to; note: worth knowing",
     "runs": "runs that it found this about",
-    "cells": "their cells; `all` for the study as a whole",
+    "cells": "their cells; 'all' for the study as a whole",
     "evidence": "what it found; where it looks at each run, in the first of them",
     FLAWS: MARK_MEANING,
 }

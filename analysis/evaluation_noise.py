@@ -32,7 +32,7 @@ EVALUATION_NOISE_COLUMNS = {
     "baseline": "the cell it is compared with",
     "n": "pairs: seeds that finished in both and scored the same documents",
     "documents": "validation documents scored",
-    "clusters": "groups of documents that are alike (of `web`: books), the units that are taken as drawn at random; a "
+    "clusters": "groups of documents that are alike (of 'web': books), the units that are taken as drawn at random; a "
     "document without a group is one",
     "difference": "mean paired difference of the validation loss, cell - baseline, nats per token",
     "seed_error": "its standard error over seeds, for these documents: sd of the paired differences / sqrt(n); null "

@@ -40,7 +40,7 @@ STUDY = Study(
     sizes={"cpu": Size(d_model=64, n_layers=10, n_heads=8, d_ff=256, n_experts=8, top_k=2, latent_rank=11)},
     notes=(
         "Both latent attentions have a no-position dimension of 0, as published: all heads share one rotary key. "
-        "DeepSeek-V3's own is the preset `mla`.",
+        "DeepSeek-V3's own is the preset 'mla'.",
     ),
     published=Published(
         cells=(

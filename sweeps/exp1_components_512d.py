@@ -69,8 +69,8 @@ STUDY = Study(
     paper_scale="paper_512d",
     sizes={"cpu": Size(d_model=64, n_layers=3, n_heads=8, d_ff=128, n_experts=8, top_k=2, latent_rank=16)},
     notes=(
-        "The latent attention trained is the preset `mla_rope_only`, as published: no-position dimension 0 and one "
-        "rotary key for all heads. DeepSeek-V3's own is the preset `mla`.",
+        "The latent attention trained is the preset 'mla_rope_only', as published: no-position dimension 0 and one "
+        "rotary key for all heads. DeepSeek-V3's own is the preset 'mla'.",
     ),
     published=Published(
         cells=(

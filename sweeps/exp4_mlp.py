@@ -48,7 +48,7 @@ CELLS = {
 }
 """By design: the feed-forward layer of each cell."""
 NOTES = {
-    "default": "mlp: `relu` and `gated` keep the mixture of experts; `deepseek_mlp` is one dense layer instead of it.",
+    "default": "mlp: 'relu' and 'gated' keep the mixture of experts; 'deepseek_mlp' is one dense layer instead of it.",
     "claimed": "The baseline's experts have ReLU, as the published report said; its runs had SiLU.",
 }
 

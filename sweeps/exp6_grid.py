@@ -129,8 +129,8 @@ STUDY = Study(
     primary="attention",
     negative_control=NegativeControl(factor="rmsnorm", tolerance_nats=0.02),
     notes=(
-        "The latent attention trained is the preset `mla_rope_only`, as published: no-position dimension 0 and one "
-        "rotary key for all heads. DeepSeek-V3's own is the preset `mla`.",
+        "The latent attention trained is the preset 'mla_rope_only', as published: no-position dimension 0 and one "
+        "rotary key for all heads. DeepSeek-V3's own is the preset 'mla'.",
     ),
     published=Published(
         cells=tuple(

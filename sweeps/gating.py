@@ -71,7 +71,7 @@ STUDY = Study(
         "default": Design(
             cells=cells(matched=False),
             factorial=True,
-            notes=("gate: a gated expert has half as many parameters again; `--design matched` makes them equal.",),
+            notes=("gate: a gated expert has half as many parameters again; '--design matched' makes them equal.",),
         ),
         "matched": Design(
             cells=cells(matched=True),
