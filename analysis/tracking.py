@@ -153,6 +153,20 @@ def _database(uri: str) -> Path:
     return Path(uri.partition("://")[2].removeprefix("/").partition("?")[0])
 
 
+def _make_database(database: Path) -> None:
+    """Make MLflow's SQLite database, whole or not at all; under a lock, since two processes would break it.
+
+    MLflow makes it by some fifty migrations, and cannot go on where it was killed between two.
+    """
+    from mlflow import MlflowClient
+
+    new = database.with_name(f"{database.name}.new")
+    for left in (new, new.with_name(f"{new.name}-journal")):
+        left.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+    os.replace(new, database)
+
+
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield the items in order, at most so many at a time."""
     for start in range(0, len(items), size):
@@ -213,7 +227,10 @@ class MlflowTracker:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         if not self.uri.startswith("sqlite"):
             return MlflowClient(tracking_uri=self.uri)
-        with FileLock(f"{_database(self.uri)}.lock"):  # two processes that create it at once can break it for good
+        database = _database(self.uri).absolute()
+        with FileLock(f"{database}.lock"):
+            if not database.exists():
+                _make_database(database)
             client = MlflowClient(tracking_uri=self.uri)
             client.search_experiments(max_results=1)
         return client

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import json
 import socket
 import subprocess
@@ -348,6 +349,26 @@ while not pathlib.Path(begin).exists():
 MlflowTracker(json.loads(pathlib.Path(plan).read_text()), {}, uri, warn=sys.exit)
 """
 """A process that makes a study's tracker as soon as a file says so."""
+
+
+@pytest.mark.parametrize("least_bytes", [1, 300_000])
+def test_a_driver_killed_while_it_makes_the_database_leaves_none(
+    plan_for: Callable[..., Plan], tmp_path: Path, least_bytes: int
+) -> None:
+    uri, begin, plan = f"sqlite:///{tmp_path / 'new.db'}", tmp_path / "begin", plan_for(variants="baseline").to_json()
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    begin.touch()
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, uri, str(tmp_path / "plan.json"), str(begin)])
+    for made in itertools.cycle([tmp_path / "new.db", tmp_path / "new.db.new"]):
+        assert driver.poll() is None
+        if made.exists() and made.stat().st_size >= least_bytes:
+            break
+    driver.kill()
+    driver.wait()
+    assert not (tmp_path / "new.db").exists()
+    tracker = MlflowTracker(plan, ENVIRONMENT, uri, warn=lambda line: pytest.fail(line))
+    assert len(all_runs(tracker.client)) == 1
+    assert sorted(path.name for path in tmp_path.glob("new.db*")) == ["new.db", "new.db.lock"]
 
 
 def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
