@@ -18,9 +18,10 @@ from sweeps.engine.lock import DRIVER_FILE, study_lock
 from tests.fakes import make_study
 
 DRIVER = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from sweeps.engine.lock import study_lock
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have it ignored
 try:
     with study_lock(pathlib.Path(sys.argv[1])):
         time.sleep(600)
