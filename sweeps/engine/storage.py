@@ -124,7 +124,7 @@ class Storage:
             return False
         require(
             ours is None or _follows(json.loads(theirs), json.loads(ours)),
-            f"the study in {self._folder.root} and the one in {self.place} were extended apart from one another: give "
+            f"the study in {self.folder} and the one in {self.place} were extended apart from one another: give "
             "another --output to go on with the one in the storage, or another --storage to go on with the other",
         )
         self._take(PLAN_FILE, theirs)
@@ -136,7 +136,7 @@ class Storage:
                 parse(content, f"{self.place}/{name}")
             except ValueError as error:
                 raise ConfigError(f"{error}; delete it to train that run again") from error
-        with replacing(self._folder.root / name) as file:
+        with replacing(self.folder / name) as file:
             file.write(content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from moe_models.errors import ConfigError
 from sweeps.engine import cluster
 from sweeps.engine.cluster import cluster_resources, node_view
 from sweeps.engine.environment import describe_environment
+from sweeps.engine.forecast import forecast
 from sweeps.engine.options import parse
+from sweeps.engine.plan import Plan
+from sweeps.engine.resources import Resources
 from sweeps.exp6_grid import STUDY
 
 
@@ -42,6 +46,22 @@ def test_a_run_that_fits_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     nodes(monkeypatch, {"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 1})
     with pytest.raises(ConfigError, match="no node of a cluster of 2 nodes with 8 CPU cores and 2 GPUs has room"):
         cluster_resources(None, 2.0)
+
+
+def test_precision_and_times_are_measured_where_runs_train(
+    plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def on_a_node(measure: Callable[..., Any], arguments: Sequence[Any], gpus: float) -> Any:
+        asked.append((measure.__name__, gpus))
+        return measure(*arguments)
+
+    monkeypatch.setattr(cluster, "on_a_node", on_a_node)
+    nodes = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="", cluster=True)
+    plan = plan_for(resources=nodes, variants="baseline", precision="auto")
+    assert forecast(plan, nodes).seconds > 0
+    assert asked == [("faster_precision", 0.0), ("estimate_runs", 0.0)]
 
 
 @pytest.mark.parametrize(

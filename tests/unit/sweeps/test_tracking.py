@@ -90,13 +90,19 @@ def steps(client: MlflowClient, run: Run, metric: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
 
 
-def test_a_run_has_its_labels_params_and_curve(tracked: Any) -> None:
+def one_run(tracked: Any) -> tuple[Plan, MlflowTracker, PlannedRun]:
+    """Track a run of a study from its start to the study's end."""
     plan, connect = tracked
     tracker, run = connect(), plan.runs()[0]
     start(tracker, run)
     tracker.log_rows(run.config_hash, [row(2)])
     tracker.end(record(plan, run))
     tracker.close(plan.folder, complete=True)
+    return plan, tracker, run
+
+
+def test_a_run_has_its_labels_params_and_curve(tracked: Any) -> None:
+    plan, tracker, run = one_run(tracked)
     found = children(tracker.client)[run.config_hash]
     tags, params = found.data.tags, found.data.params
     assert tags["mlflow.parentRunId"] == tracker.parent_id
@@ -287,12 +293,7 @@ def test_a_run_id_in_the_environment_is_not_written_to(tracked: Any, monkeypatch
 
 
 def test_all_lies_where_the_store_is_and_nothing_in_the_current_folder(tracked: Any, database: str) -> None:
-    plan, connect = tracked
-    tracker, run = connect(), plan.runs()[0]
-    start(tracker, run)
-    tracker.log_rows(run.config_hash, [row(2)])
-    tracker.end(record(plan, run))
-    tracker.close(plan.folder, complete=True)
+    one_run(tracked)
     store = Path(database.removeprefix("sqlite:///")).parent
     assert {path.name for path in store.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns"}
     assert list(store.rglob("plan.json"))
@@ -321,11 +322,9 @@ def test_trials_of_a_search_are_nested_under_the_study_once(tracked: Any) -> Non
 def test_drivers_that_make_one_database_at_once_both_write_to_it(plan_for: Callable[..., Plan], tmp_path: Path) -> None:
     uri, begin = f"sqlite:///{tmp_path / 'new.db'}", tmp_path / "begin"
     plans = [plan_for(variants=cell).to_json() for cell in ("baseline", "mlp")]
-    for place, plan in enumerate(plans):
-        (tmp_path / f"{place}.json").write_text(json.dumps({**plan, "study": f"study {place}"}))
     drivers = [
-        subprocess.Popen([sys.executable, "-c", DRIVER, uri, str(tmp_path / f"{place}.json"), str(begin)])
-        for place in range(2)
+        making({**plan, "study": f"study {place}"}, uri, tmp_path / f"{place}.json", begin)
+        for place, plan in enumerate(plans)
     ]
     deadline = time.monotonic() + 120
     while not all((tmp_path / f"{place}.json.ready").exists() for place in range(2)):
@@ -351,14 +350,19 @@ MlflowTracker(json.loads(pathlib.Path(plan).read_text()), {}, uri, warn=sys.exit
 """A process that makes a study's tracker as soon as a file says so."""
 
 
+def making(plan: dict[str, Any], uri: str, path: Path, begin: Path) -> subprocess.Popen[bytes]:
+    """Start such a process for a plan, which is written to a path."""
+    path.write_text(json.dumps(plan))
+    return subprocess.Popen([sys.executable, "-c", DRIVER, uri, str(path), str(begin)])
+
+
 @pytest.mark.parametrize("least_bytes", [1, 300_000])
 def test_a_driver_killed_while_it_makes_the_database_leaves_none(
     plan_for: Callable[..., Plan], tmp_path: Path, least_bytes: int
 ) -> None:
     uri, begin, plan = f"sqlite:///{tmp_path / 'new.db'}", tmp_path / "begin", plan_for(variants="baseline").to_json()
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
     begin.touch()
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, uri, str(tmp_path / "plan.json"), str(begin)])
+    driver = making(plan, uri, tmp_path / "plan.json", begin)
     for made in itertools.cycle([tmp_path / "new.db", tmp_path / "new.db.new"]):
         assert driver.poll() is None
         if made.exists() and made.stat().st_size >= least_bytes:
