@@ -1,7 +1,8 @@
 """`confound`: what a cell and its baseline differ in beyond their declared factors.
 
 Judged on the configurations that the runs recorded. A study declares which parts of a configuration (slots) each of its
-factors may change, and what these are meant to be in each cell; where it declares nothing, nothing is said.
+factors may change, and what these are meant to be in each cell; where it declares nothing, nothing is said of them.
+And on where the runs of equal seeds were made: by other code, with other packages, on other hardware.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.results import StudyAudit
-from analysis.schema import FLOPS_PER_TOKEN, NOTE, PARAMS_TOTAL, WARNING, Audit, TrialRecord
+from analysis.schema import CODE, FLOPS_PER_TOKEN, HARDWARE, NOTE, PARAMS_TOTAL, VERSIONS, WARNING, Audit, TrialRecord
 
 NAME = "confound"
 MATCHED = 0.01
 """Largest share by which the counts of two models may differ that pass as matched."""
 COUNTS = {PARAMS_TOTAL: "parameters", FLOPS_PER_TOKEN: "FLOPs a token"}
+MADE_APART = {
+    CODE: (WARNING, "by other code", "python -m sweeps replay tells whether that changes a run"),
+    VERSIONS: (WARNING, "with other packages", "python -m sweeps replay tells whether that changes a run"),
+    HARDWARE: (NOTE, "on other hardware", "times compare the machines, too, and losses may differ by rounding"),
+}
+"""Of a run's environment, what should be one for a cell and its baseline: severity, how it was made, what follows."""
 SHOWN = 6
 """Most differences named in one finding."""
 
@@ -47,6 +54,8 @@ def audit(records: Sequence[TrialRecord], plan: Mapping[str, Any]) -> list[Study
         audits += _counts(here, there, baseline, explained=bool(factors or beyond))
         for item in audits:
             found.setdefault(item, []).append(name)
+    for name, item in _made_apart(records, entries):
+        found.setdefault(item, []).append(name)
     return [StudyAudit(item, tuple(dict.fromkeys(cells))) for item, cells in found.items()]
 
 
@@ -131,6 +140,25 @@ def _warning(beyond: Sequence[str], factors: Sequence[str], baseline: str) -> Au
     more = f"; and {len(beyond) - SHOWN} more" if len(beyond) > SHOWN else ""
     evidence = f"beyond {what} it differs from '{baseline}' in {len(beyond)}: {'; '.join(beyond[:SHOWN])}{more}"
     return Audit(name=NAME, severity=WARNING, evidence=evidence)
+
+
+def _made_apart(
+    records: Sequence[TrialRecord], entries: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Audit]]:
+    """Yield each cell that was made elsewhere than its baseline in seeds of both, as far as the runs say where."""
+    environments = {(record.cell, record.seed): record.environment for record in records if record.rows}
+    for name, entry in entries.items():
+        baseline = entry["baseline"]
+        pairs = [
+            (environment, environments[baseline, seed])
+            for (cell, seed), environment in environments.items()
+            if cell == name != baseline and (baseline, seed) in environments
+        ]
+        for key, (severity, how, follows) in MADE_APART.items():
+            apart = sum(key in here and key in there and here[key] != there[key] for here, there in pairs)
+            if apart:
+                evidence = f"made {how} than '{baseline}' in {apart} of {len(pairs)} seeds: {follows}"
+                yield name, Audit(name=NAME, severity=severity, evidence=evidence)
 
 
 def _counts(here: TrialRecord, there: TrialRecord, baseline: str, *, explained: bool) -> Iterator[Audit]:

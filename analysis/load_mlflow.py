@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -52,11 +52,11 @@ from analysis.schema import (
     VAL_PERPLEXITY,
     Audit,
 )
-from analysis.tracking import PARENT_TAG, PREFIX, ask_server, public
+from analysis.stored_runs import MOST_CURVES, Point, StoredRun, stored_curves, stored_runs
+from analysis.tracking import AUDIT_TAG, PARENT_TAG, PREFIX, ask_server, public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 LABELS = (
     "study", "cell", "scale", "factor", "factors", "seed", "config_hash", "corpus_hash", "status", "error", "protocol",
@@ -64,11 +64,7 @@ LABELS = (
 )  # fmt: skip
 """Tags (up to a dot) that say what a run is; all others under PREFIX say where it was made."""
 CURVES = (TOKENS, TRAIN_SECONDS, VAL_LOSS)
-"""Metrics whose history is fetched: those that are drawn. One request a metric and run."""
-MOST_CURVES = 1000
-"""Runs above which no history is fetched: at 10,000 runs it would take many minutes."""
-PAGE = 1000
-"""Runs a request."""
+"""Metrics whose history is read: those that are drawn."""
 PATIENCE = 10.0
 """Seconds to wait for a server's first answer."""
 
@@ -94,16 +90,16 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
     chosen = study or studies[0]
     if chosen not in studies:
         raise unknown("study", chosen, studies)
-    children = list(_search(client, experiments, f"{_tag('study')} = '{chosen}' AND {_tag('cell')} LIKE '%'"))
-    ended = [run for run in children if PREFIX + "status" in run.data.tags]
+    children = stored_runs(client, experiments, chosen)
+    ended = [run for run in children if PREFIX + "status" in run.tags]
     if not ended:
         raise AnalysisError(f"study '{chosen}' in {public(uri)} has no run that has ended")
     notes = []
     if len(ended) < len(children):
         notes.append(f"runs in MLflow that have not ended, left out: {len(children) - len(ended)}")
-    parents = sorted({run.data.tags[PARENT_TAG] for run in ended if PARENT_TAG in run.data.tags})
+    parents = sorted({run.tags[PARENT_TAG] for run in ended if PARENT_TAG in run.tags})
     plan = _plan(client, parents)
-    levels = [_factors(run) for run in ended]
+    levels = [json.loads(run.label("factors")) for run in ended]
     factors = tuple(plan["factors"] if plan else levels[0])
     rows = [_row(run, factor) for run, factor in zip(ended, levels, strict=True)]
     runs = runs_table(rows, factors, [cell["name"] for cell in plan.get("cells", ())])
@@ -114,18 +110,24 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
         notes.append(f"the study has no {PLAN_FILE} in MLflow: cells are in the order of the store")
         baselines = baselines_of(tuple(dict.fromkeys(runs[CELL])), factors, baseline or DEFAULT_BASELINE)
         plan = with_metric({}, metric) if metric else {}
-    audits = audits_table((row[CELL], row[SEED], _audits(run)) for run, row in zip(ended, rows, strict=True))
+    audits = audits_table(
+        (row[CELL], row[SEED], _audits(run.run_id, run.tags)) for run, row in zip(ended, rows, strict=True)
+    )
     audited = sum(was_audited(_environment(run)) for run in ended)
     dead = {
-        (row[CELL], row[SEED]): int(run.data.metrics[PARAMS_DEAD])
+        (row[CELL], row[SEED]): int(run.metrics[PARAMS_DEAD])
         for run, row in zip(ended, rows, strict=True)
-        if PARAMS_DEAD in run.data.metrics
+        if PARAMS_DEAD in run.metrics
     }
-    study_audits = tuple(StudyAudit(found, ()) for parent in parents for found in _audits(client.get_run(parent)))
-    if len(ended) > MOST_CURVES:
-        notes.append(f"no curves: {len(ended)} runs are more than the {MOST_CURVES} whose history is fetched")
-        ended = []
-    curves = curves_table([row for run in ended for row in _curve(client, run)])
+    study_audits = tuple(
+        StudyAudit(found, ()) for parent in parents for found in _audits(parent, client.get_run(parent).data.tags)
+    )
+    points = stored_curves(client, experiments, chosen, ended, CURVES)
+    if points is None:
+        notes.append(
+            f"no curves: {len(ended)} runs are more than the {MOST_CURVES} whose history a server is asked for"
+        )
+    curves = curves_table([row for run in ended for row in _curve(run, points.get(run.run_id, ()))] if points else [])
     return Results(
         chosen,
         runs,
@@ -164,17 +166,6 @@ def _tag(label: str) -> str:
     return f"tags.`{PREFIX}{label}`"
 
 
-def _search(client: MlflowClient, experiments: list[str], query: str) -> Iterator[Run]:
-    """Yield all runs that fit, in the order in which they were started."""
-    token = None
-    while True:
-        page = client.search_runs(experiments, query, max_results=PAGE, order_by=["start_time ASC"], page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 def _studies(client: MlflowClient, experiments: list[str]) -> Iterator[str]:
     """Yield the names of the studies by one request each, however many runs they have."""
     query = f"{_tag('study')} LIKE '%'"
@@ -194,62 +185,48 @@ def _plan(client: MlflowClient, parents: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
-def _label(run: Run, name: str) -> str:
-    try:
-        return run.data.tags[PREFIX + name]
-    except KeyError as error:
-        raise AnalysisError(f"MLflow run {run.info.run_id} has no tag {PREFIX}{name}") from error
-
-
-def _factors(run: Run) -> dict[str, Any]:
-    return json.loads(_label(run, "factors"))
-
-
-def _environment(run: Run) -> dict[str, str]:
-    own = {key.removeprefix(PREFIX): value for key, value in run.data.tags.items() if key.startswith(PREFIX)}
+def _environment(run: StoredRun) -> dict[str, str]:
+    own = {key.removeprefix(PREFIX): value for key, value in run.tags.items() if key.startswith(PREFIX)}
     return {name: value for name, value in own.items() if name.partition(".")[0] not in LABELS}
 
 
-def _row(run: Run, factors: dict[str, Any]) -> dict[str, Any]:
+def _row(run: StoredRun, factors: dict[str, Any]) -> dict[str, Any]:
     """Return the run's row of results, by the rules of `TrialRecord.result_row`."""
-    metrics, status = run.data.metrics, _label(run, "status")
-    row: dict[str, Any] = {STUDY: _label(run, "study"), CELL: _label(run, "cell"), **factors}
+    metrics, status = run.metrics, run.label("status")
+    row: dict[str, Any] = {STUDY: run.label("study"), CELL: run.label("cell"), **factors}
     row |= {name: metrics.get(name) for name in RESULT_COLUMNS_AFTER_FACTORS}
     if status != FINISHED:
         row |= dict.fromkeys((VAL_LOSS, VAL_ACCURACY, VAL_PERPLEXITY))
     return row | {
-        SEED: int(_label(run, "seed")),
+        SEED: int(run.label("seed")),
         STATUS: status,
         STEPS: metrics.get(STEP, 0),
         TOKENS: metrics.get(TOKENS, 0),
-        CONFIG_HASH: _label(run, "config_hash"),
-        ERROR: run.data.tags.get(PREFIX + "error"),
-        FLAWS: run.data.tags.get(PREFIX + "flaws"),
-        INVALID: " ".join(audit.name for audit in _audits(run) if audit.severity == INVALID),
+        CONFIG_HASH: run.label("config_hash"),
+        ERROR: run.tags.get(PREFIX + "error"),
+        FLAWS: run.tags.get(PREFIX + "flaws"),
+        INVALID: " ".join(audit.name for audit in _audits(run.run_id, run.tags) if audit.severity == INVALID),
     }
 
 
-def _audits(run: Run) -> list[Audit]:
+def _audits(run_id: str, tags: Mapping[str, str]) -> list[Audit]:
     """Return what the audits found, from tags `ablatune.audit.<name>` that hold the severity and the evidence."""
-    beginning = f"{PREFIX}audit."
     found = []
-    for key, value in sorted(run.data.tags.items()):
-        if key.startswith(beginning):
+    for key, value in sorted(tags.items()):
+        if key.startswith(AUDIT_TAG):
             severity, _, evidence = value.partition(" ")
             severity = severity.rstrip(":")
             if severity not in SEVERITIES:
                 raise AnalysisError(
-                    f"MLflow run {run.info.run_id}: tag {key} must begin with one of {', '.join(SEVERITIES)} "
-                    f"but is '{value}'"
+                    f"MLflow run {run_id}: tag {key} must begin with one of {', '.join(SEVERITIES)} but is '{value}'"
                 )
-            found.append(Audit(name=key.removeprefix(beginning), severity=severity, evidence=evidence.strip()))
+            found.append(Audit(name=key.removeprefix(AUDIT_TAG), severity=severity, evidence=evidence.strip()))
     return found
 
 
-def _curve(client: MlflowClient, run: Run) -> list[dict[str, Any]]:
+def _curve(run: StoredRun, points: Sequence[Point]) -> list[dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
-    for name in CURVES:
-        for point in client.get_metric_history(run.info.run_id, name):
-            rows.setdefault(point.step, {})[name] = point.value
-    label = {CELL: _label(run, "cell"), SEED: int(_label(run, "seed"))}
+    for name, step, value in points:
+        rows.setdefault(step, {})[name] = value
+    label = {CELL: run.label("cell"), SEED: int(run.label("seed"))}
     return [label | {STEP: step} | rows[step] for step in sorted(rows)]

@@ -181,7 +181,8 @@ def _items(
     yield "equivalence margin", _nats(margin), done, used in (None, margin)
     yield "divergence limit", _limits(registered.divergence_limit), "applied by each run at its end", True
     included = results.include_invalid and bool((results.runs[schema.INVALID] != "").any())
-    done = "runs found invalid are included" if included else f"{int(results.left_out.sum())} runs left out as invalid"
+    left_out = f"{text.counted(int(results.left_out.sum()), 'run')} left out as invalid"
+    done = "runs found invalid are included" if included else left_out
     yield "exclusions", "; ".join(registered.exclusions), done, not included
     rates = "tuned for each cell" if registered.tuned else "one for all cells, not tuned"
     yield "learning rates", rates, "as planned", True

@@ -17,10 +17,12 @@ from analysis.schema import (
     DEVICE,
     DIGEST_UPDATES,
     FINISHED,
+    HARDWARE,
     INVALID,
     NOTE,
     TRAIN_LOSS,
     VAL_LOSS,
+    VERSIONS,
     Audit,
     TrialRecord,
 )
@@ -29,7 +31,7 @@ NAME = "same_model"
 TRAINED = ("model", "training", "data", "data_seed")
 """Parts of a configuration that say what is trained, and on what in which order, where a study varies that; others say
 what it is called and which streams it draws from."""
-MACHINE = (DEVICE, "hardware", "versions")
+MACHINE = (DEVICE, HARDWARE, VERSIONS)
 """Of a run's environment: what rounding may depend on."""
 
 

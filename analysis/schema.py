@@ -53,6 +53,12 @@ AUDITS_RUN = "audits"
 
 DEVICE = "device"
 """In a record's environment: the kind of device that it was trained on, `cpu` or `cuda`."""
+CODE = "code"
+"""In a record's environment: a hash over the code that trained it."""
+VERSIONS = "versions"
+"""In a record's environment: of Python and of the packages that it was trained with."""
+HARDWARE = "hardware"
+"""In a record's environment: of the machine that it was trained on, in words."""
 DIGEST_UPDATES = 3
 """Updates after which a run's parameters are made into its digest."""
 

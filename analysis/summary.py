@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import comparisons as pairs
 from analysis import evaluation_noise as noise
-from analysis import marks, plan_check, replication, schema
+from analysis import marks, plan_check, replication, schema, text
 from analysis.all_pairs import ALL_PAIRS_COLUMNS, all_pairs
 from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.divergence import DIVERGENCE_COLUMNS, divergence
@@ -196,9 +196,9 @@ def _run_notes(ranking: pd.DataFrame) -> list[str]:
     notes = []
     meanings = {
         schema.DIVERGED: "diverged: an outcome, so these cells have no rank and no test; their means are of survivors",
-        schema.FAILED: "failed and are in no number",
-        schema.INVALID: "were found invalid by an audit and are in no number, unless included (--include-invalid)",
-        "missing": "are planned but have no record",
+        schema.FAILED: "failed and in no number",
+        schema.INVALID: "found invalid by an audit and in no number, unless included (--include-invalid)",
+        "missing": "planned but without a record",
     }
     for column, meaning in meanings.items():
         affected = ranking[ranking[column] > 0]
@@ -206,7 +206,7 @@ def _run_notes(ranking: pd.DataFrame) -> list[str]:
             cells = ", ".join(
                 f"{cell} ({count})" for cell, count in zip(affected["cell"], affected[column], strict=True)
             )
-            notes.append(f"{affected[column].sum()} runs {meaning}: {cells}")
+            notes.append(f"{text.counted(int(affected[column].sum()), 'run')} {meaning}: {cells}")
     emptied = ranking.loc[(ranking[schema.INVALID] > 0) & (ranking["n"] == 0), "cell"]
     if len(emptied):
         notes.append(f"nothing is left of cells whose finished runs are all invalid: {', '.join(emptied)}")

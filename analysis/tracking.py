@@ -27,7 +27,6 @@ from analysis.same_model import NAME as SAME_MODEL
 from analysis.schema import (
     AUDITS_RUN,
     CURVE_COLUMNS,
-    DEVICE,
     DIVERGED,
     FAILED,
     FINISHED,
@@ -46,6 +45,7 @@ from analysis.schema import (
     read_failures,
     read_records,
 )
+from analysis.text import counted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -490,9 +490,7 @@ class MlflowTracker:
         tags |= {f"{AUDIT_TAG}{audit.name}": f"{audit.severity}: {audit.evidence}" for audit in record.audits}
         if record.params_dead is not None:
             self.client.log_metric(run_id, PARAMS_DEAD, record.params_dead)
-        for name in (AUDITS_RUN, DEVICE):  # the driver's environment, with which the run was opened, lacks them
-            if name in record.environment:
-                tags[f"{PREFIX}{name}"] = record.environment[name]
+        tags |= {PREFIX + name: value for name, value in record.environment.items()}  # it was opened with the driver's
         if record.error:
             tags[f"{PREFIX}error"] = record.error
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
@@ -545,7 +543,8 @@ def sync_mlflow(folder: Path, uri: str) -> list[str]:
     tracker.close(folder, complete=planned <= {record.config_hash for record in records})
     if warnings:
         raise AnalysisError(warnings[0])
-    return [f"{len(records)} runs of {plan['study']} are in {public(uri)}", ui_command(uri, tracker.experiment_id)]
+    copied = f"{public(uri)} has {counted(len(records), 'run')} of {plan['study']}"
+    return [copied, ui_command(uri, tracker.experiment_id)]
 
 
 def _plan(path: Path) -> dict[str, Any]:

@@ -41,10 +41,10 @@ from moe_models.attention import ATTENTION
 from moe_models.feed_forward import FEED_FORWARD
 from moe_models.norms import NORM
 from sweeps import exp6_grid, significance, tune
-from sweeps.engine.environment import cpu_cores
 from sweeps.engine.options import Options
 from sweeps.engine.plan import make_plan
 from sweeps.engine.study import BASELINE, Cell, Design, Study, find_study, study_names, variant
+from trainables.environment import cpu_cores
 from trainables.synthetic import LANGUAGES
 
 SCALES = ("ladder_1", "ladder_2", "cpu")

@@ -36,10 +36,10 @@ from analysis.significance import ALPHA
 from analysis.summary import analyse
 from analysis.unpaired import UnpairedMoments, welch_test
 from benchmarks.in_process import CPU, part_of
-from sweeps.engine.environment import cpu_cores
 from sweeps.engine.study import BASELINE
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
+from trainables.environment import cpu_cores
 from trainables.loop import Trainer
 from trainables.scales import SCALES
 

@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from analysis.schema import TrialRecord, read_records
 from analysis.tracking import MlflowTracker
 from benchmarks.large_store import write_store
-from sweeps.engine.environment import describe_environment
 from sweeps.engine.options import Options
 from sweeps.engine.plan import Plan, make_plan
 from sweeps.engine.progress import Progress
@@ -35,6 +34,7 @@ from sweeps.engine.runner import ray_session, run_plan
 from sweeps.engine.storage import Storage
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
+from trainables.environment import describe_environment
 
 ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
 

@@ -22,7 +22,6 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.tracking import MlflowTracker
-from sweeps.engine.environment import describe_environment
 from sweeps.engine.options import Options
 from sweeps.engine.plan import PlannedRun, make_plan
 from sweeps.engine.progress import Progress
@@ -30,6 +29,7 @@ from sweeps.engine.resources import find_resources
 from sweeps.engine.runner import ray_session, run_plan
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
+from trainables.environment import describe_environment
 
 ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
 

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from analysis.errors import AnalysisError
+from analysis.text import counted
 from moe_models.errors import ConfigError
 from sweeps.engine.lock import cancel as stop_driver
 from sweeps.engine.studies import export_study, find_studies, show_status
@@ -46,7 +47,7 @@ def cancel(folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="
     (study,) = find_studies(folder, single=True)
     stopped = stop_driver(folder)
     left = find_studies(folder, single=True)[0].missing
-    print(f"{study.name}: {'stopped' if stopped else 'was not running'}, {left} runs left")
+    print(f"{study.name}: {'stopped' if stopped else 'was not running'}, {counted(left, 'run')} left")
 
 
 @app.command(name="export")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import text
 from analysis.schema import FAILED
 from analysis.tuning_records import RANDOM, SEARCH, SWEEP, TUNING_FILE
 from moe_models.errors import ConfigError, require
@@ -243,8 +244,8 @@ def _print_search(plan: Plan, declared: Mapping[str, Any], budget: Budget, conso
     for line in (
         f"search {plan.name}",
         f"  {plan.why_scale}",
-        f"  {len(plan.cells)} cells, for each: {budget.trials} trials of up to {budget.updates} updates, seed "
-        f"{declared['seed']}; over {', '.join(ranges)}",
+        f"  {text.counted(len(plan.cells), 'cell')}, for each: {text.counted(budget.trials, 'trial')} of up to "
+        f"{budget.updates} updates, seed {declared['seed']}; over {', '.join(ranges)}",
         f"  rungs at updates {', '.join(map(str, budget.milestones))}: 1 trial of {budget.reduction} goes on"
         if budget.milestones
         else "  no rungs: all trials are trained to the end",
@@ -270,8 +271,8 @@ class Search:
         trainable: Any,
     ) -> None:
         from analysis.tuning_records import read_tuning_records
-        from sweeps.engine.environment import describe_environment
         from sweeps.engine.optuna_copy import OptunaCopy, storage_url
+        from trainables.environment import describe_environment
         from trainables.tuning_trainable import TuningTrainable
 
         self.plan = plan
@@ -375,8 +376,8 @@ class Search:
         failed = [record for arm in arms for record in arm.records.values() if record.status == FAILED]
         if failed and not interrupted:
             raise FailedTrialsError(
-                f"{len(failed)} trials failed ({failed[0].cell}, {failed[0].arm} {failed[0].number}: "
-                f"{failed[0].error}); an unequal search compares nothing: the same command tries them again"
+                f"{text.counted(len(failed), 'trial')} failed ({failed[0].cell}, {failed[0].arm} {failed[0].number}: "
+                f"{failed[0].error}); an unequal search compares nothing: the same command tries again what failed"
             )
         return not interrupted
 

@@ -10,6 +10,7 @@ sends them through Ray's object store, whose copy all trials of a node read in p
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
 import traceback
@@ -22,10 +23,12 @@ from ray import tune
 
 from analysis import schema
 from analysis.schema import TrialRecord
+from moe_models.errors import ConfigError
 from trainables.audits import Auditor
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus, open_corpus
+from trainables.environment import require_same, this_process
 from trainables.loop import Divergence, Trainer
 from trainables.memory import limit_to_share, out_of_memory, settle_process
 from trainables.store import Store, open_store
@@ -42,12 +45,12 @@ class AblationTrainable(tune.Trainable):
     """Trains a configuration for each of its seeds. Actors can be reused: `reset_config` starts afresh.
 
     Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory` (a path or URL, see
-    `trainables.store`), `labels` (study, cell, scale, factors, flaws: for the record), `environment` (for the record),
-    `threads` (of torch, 1 by default), `gpus` (of the trial, 1 by default: 0 trains on the CPU, and below 1 it is kept
-    to that share of a GPU's memory), `pauses` (updates after which the run is evaluated and reported at once, for a
-    scheduler to decide on), `divergence_limit` (final validation loss, nats, above which a run has diverged) and
-    `final_test` (whether a finished run's record is to hold its result on the test split, which no report of the trial
-    does).
+    `trainables.store`), `labels` (study, cell, scale, factors, flaws: for the record), `environment` (the driver's, for
+    the record; a process with other code or packages trains nothing), `threads` (of torch, 1 by default), `gpus` (of
+    the trial, 1 by default: 0 trains on the CPU, and below 1 it is kept to that share of a GPU's memory), `pauses`
+    (updates after which the run is evaluated and reported at once, for a scheduler to decide on), `divergence_limit`
+    (final validation loss, nats, above which a run has diverged) and `final_test` (whether a finished run's record is
+    to hold its result on the test split, which no report of the trial does).
 
     Each report holds the latest row, the latest validation figures, all `rows` since the last report (each with its
     `seed`; the first after an interruption has those from before it, too), the `status` of the seed last trained and
@@ -73,10 +76,11 @@ class AblationTrainable(tune.Trainable):
         self.device = torch.device("cuda" if self.gpus and torch.cuda.is_available() else "cpu")
         limit_to_share(self.gpus, self.device)
         self.unstarted: dict[str, Any] | None = None
-        """The report of a trial whose model did not fit."""
+        """The report of a trial whose model did not fit, or that must not be trained here."""
         try:
+            require_same(this_process(), self.environment, f"a process on {platform.node()}")
             self._start_seed(self.pending_seeds.pop(0))
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, ConfigError) as error:
             if self.store is None:
                 raise
             self.unstarted = self._failure(error)
@@ -223,6 +227,7 @@ class AblationTrainable(tune.Trainable):
             config=self.trial_config.to_dict(),
             environment={
                 **self.environment,
+                **this_process(),
                 schema.DEVICE: self.trainer.device.type,
                 schema.AUDITS_RUN: ",".join(self.auditor.ran),
             },

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from analysis.schema import INVALID, NOTE, SEVERITIES, WARNING
 from analysis.table_audit import TableAudit
+from analysis.text import counted
 
 STYLES = {INVALID: "bold red", WARNING: "bold yellow", NOTE: "bold"}
 MEANINGS = {
@@ -22,7 +23,7 @@ MEANINGS = {
 def show(audit: TableAudit, console: Console) -> None:
     """Print the findings by severity, those with one remedy together, and what was not looked at."""
     table = audit.table
-    _line(console, f"{table.source}: {len(table.rows)} rows", style="bold")
+    _line(console, f"{table.source}: {counted(len(table.rows), 'row')}", style="bold")
     for severity in SEVERITIES:
         found = [finding for finding in audit.findings if finding.severity == severity]
         if not found:

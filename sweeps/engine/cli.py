@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from analysis.text import counted
 from moe_models.errors import ConfigError
 from sweeps.engine.options import Options, parse
 from sweeps.engine.study import Study
@@ -210,7 +211,7 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
         *([f"  {plan.protocol.sentence()}"] if plan.protocol.published else []),
         f"  {plan.why_scale}",
         f"  corpus {corpus.name}: {trained}, seen {seen} times{optimum}",
-        f"  {len(plan.cells)} cells x {len(plan.seeds)} seeds: {len(plan.runs())} runs"
+        f"  {counted(len(plan.cells), 'cell')} x {counted(len(plan.seeds), 'seed')}: {counted(len(plan.runs()), 'run')}"
         + (f" at most, a race with looks at {', '.join(map(str, plan.looks))} seeds" if plan.is_race else "")
         + (f", {done} of them done before" if done else ""),
         f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
@@ -264,9 +265,9 @@ def train(
     from analysis.schema import FAILURES_FOLDER, TrialRecord, read_records
     from analysis.tracking import MlflowTracker, tracking_uri
     from sweeps.engine import race
-    from sweeps.engine.environment import describe_environment
     from sweeps.engine.progress import Progress
     from sweeps.engine.runner import ray_session, run_plan
+    from trainables.environment import describe_environment
     from trainables.ray_trainable import AblationTrainable
 
     started = time.monotonic()
@@ -303,8 +304,8 @@ def train(
         finally:
             opening.result().close(plan.folder, complete=complete)
     if outcome.interrupted:
-        left = f"{'at most ' if plan.is_race else ''}{len(plan.open_runs())}"
-        print(f"interrupted with {left} runs left: the same command continues the study", file=sys.stderr)
+        left = f"{'at most ' if plan.is_race else ''}{counted(len(plan.open_runs()), 'run')}"
+        print(f"interrupted with {left} left: the same command continues the study", file=sys.stderr)
         return EXIT_INTERRUPTED
     summary = {
         "study": plan.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import socket
@@ -10,14 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
-from analysis.schema import error_line
+from analysis.schema import HARDWARE, error_line
+from analysis.text import counted
 from moe_models.errors import ConfigError, require
-from sweeps.engine.environment import describe_environment
 from sweeps.engine.resources import Resources, fitting
 from sweeps.engine.storage import Storage
+from trainables.environment import require_same, this_process
 from trainables.store import open_store
 
 T = TypeVar("T")
@@ -33,8 +32,6 @@ LOOK_SECONDS = 120.0
 """How long the nodes may take to say what they see: each starts a process for it."""
 MODE_VARIABLE = "RAY_AUTH_MODE"
 MODES = ("disabled", "token")
-CODE = ("moe_models", "trainables", "analysis/schema.py")
-"""What is run on the nodes."""
 CHECK_FOLDER = "check"
 
 
@@ -93,7 +90,7 @@ def cluster_resources(max_concurrent: int | None, gpus_per_trial: float | None) 
     cores, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
     share = gpus_per_trial if gpus_per_trial is not None else float(gpus > 0)
     fit = sum(_fitting(node, share) for node in nodes)
-    seen = f"a cluster of {len(nodes)} nodes with {cores} CPU cores and {gpus} GPUs"
+    seen = f"a cluster of {counted(len(nodes), 'node')} with {counted(cores, 'CPU core')} and {counted(gpus, 'GPU')}"
     require(fit > 0, f"no node of {seen} has room for a run of 1 CPU core and --gpus-per-trial {share:g}")
     slots = max_concurrent or fit
     return Resources(slots=slots, gpus=gpus if share else 0, gpus_per_trial=share, reason=seen, cluster=True)
@@ -139,7 +136,7 @@ def require_same_view(storage: Storage) -> str:
     """Require that every node sees the storage and has the code and the packages of the driver.
 
     Returns:
-        The nodes' hardware in words: a run's record cannot know on which of them it was trained.
+        The nodes' hardware in words.
 
     Raises:
         ConfigError: one does not; the line names it and what to do.
@@ -151,7 +148,7 @@ def require_same_view(storage: Storage) -> str:
     asked = f"{CHECK_FOLDER}/{token}-driver"
     nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in _alive()}
     replies = {node: f"{CHECK_FOLDER}/{token}-{node}" for node in nodes}
-    here = node_view(None, "", "")
+    here = this_process()
     try:
         with storage.store.writing(asked) as file:
             file.write(token.encode())
@@ -171,12 +168,7 @@ def require_same_view(storage: Storage) -> str:
                 view = ray.get(views[node])
             except Exception as error:  # whatever a node without our packages raises
                 raise ConfigError(f"{name} cannot run this code: {error_line(_cause(error))}") from error
-            for what in ("versions", "code"):
-                require(
-                    view[what] == here[what],
-                    f"{name} has other {what} than the driver, {view[what]} instead of {here[what]}: install the same "
-                    "on all nodes, for results must not depend on where they were made",
-                )
+            require_same(view, here, name)
             seen = view["token"] == token and storage.store.read(replies[node]) == token.encode()
             reason = view["problem"] or "it is another place there"
             require(
@@ -184,26 +176,22 @@ def require_same_view(storage: Storage) -> str:
                 f"{name} does not see {storage.place} ({reason}), where runs keep their records: give --storage a path "
                 "or URL that all nodes share",
             )
-            found.add(view["hardware"])
+            found.add(view[HARDWARE])
     finally:
         for name in (asked, *replies.values()):
             storage.store.delete(name)
     return " or ".join(sorted(found))
 
 
-def node_view(place: str | None, asked: str, reply: str) -> dict[str, Any]:
+def node_view(place: str, asked: str, reply: str) -> dict[str, Any]:
     """Return what the node that this runs on has and sees: `versions`, `code`, `hardware`, `token`, `problem`.
 
     Args:
-        place: the storage, if that is to be looked at.
+        place: the storage.
         asked: the file that holds the driver's token.
         reply: the file to write it to.
     """
-    environment = describe_environment()
-    view = {"versions": environment["versions"], "hardware": environment["hardware"], "code": _code()}
-    view |= {"token": "", "problem": ""}
-    if place is None:
-        return view
+    view = {**this_process(), "token": "", "problem": ""}
     try:
         store = open_store(place)
         content = store.read(asked)
@@ -214,16 +202,6 @@ def node_view(place: str | None, asked: str, reply: str) -> dict[str, Any]:
     except (OSError, ConfigError) as error:
         view["problem"] = error_line(error)
     return view
-
-
-def _code() -> str:
-    """Return a hash over the code that trains."""
-    root = Path(__file__).parents[2]
-    digest = hashlib.sha256()
-    for part in CODE:
-        for path in sorted([root / part] if part.endswith(".py") else (root / part).rglob("*.py")):
-            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 def _cause(error: Exception) -> BaseException:

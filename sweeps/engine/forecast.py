@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.text import counted
 from sweeps.engine.memory import footprint, gib
 from sweeps.engine.packing import Schedule, schedule
 from sweeps.engine.plan import Plan, PlannedRun, by_cell
@@ -50,7 +51,7 @@ class Forecast:
             return self.method
         where = " on each GPU" if self.resources.gpus > 1 else ""
         return (
-            f"{self.runs} runs to train: about {duration(self.seconds)} and {self.cost:.2g} "
+            f"{counted(self.runs, 'run')} to train: about {duration(self.seconds)} and {self.cost:.2g} "
             f"{self.resources.cost_unit}, with up to {gib(self.memory_bytes)} of memory{where} ({self.method})"
         )
 

@@ -22,7 +22,6 @@ import torch
 
 from analysis.schema import error_line
 from moe_models.errors import ConfigError, require
-from sweeps.engine.environment import cpu_cores
 from sweeps.engine.memory import free_bytes, gib, run_bytes
 from sweeps.engine.packing import MOST_TOGETHER, Measured, choose_packing, levels
 from sweeps.engine.plan import THREADS_PER_TRIAL, Plan, PlannedCell, by_cell
@@ -31,6 +30,7 @@ from sweeps.engine.resources import Resources
 from trainables.audits import Auditor
 from trainables.config import TrialConfig, stable_hash
 from trainables.data import open_corpus
+from trainables.environment import cpu_cores
 from trainables.loop import Trainer
 from trainables.memory import CONTEXT_BYTES, settle_process
 

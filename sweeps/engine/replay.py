@@ -9,10 +9,10 @@ import torch
 
 from analysis.schema import DEVICE, FAILED, NONDETERMINISTIC_COLUMNS, STEP, TrialRecord
 from moe_models.errors import ConfigError, require, unknown_name
-from sweeps.engine.environment import describe_environment
 from sweeps.engine.studies import StudyFolder
 from trainables.config import TrialConfig
 from trainables.data import prepare_corpus
+from trainables.environment import describe_environment
 from trainables.loop import Divergence, Trainer
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from moe_models.errors import ConfigError, require
-from sweeps.engine.environment import cpu_cores
 from sweeps.engine.options import AUTO
 from sweeps.engine.packing import Packing
+from trainables.environment import cpu_cores
 
 T = TypeVar("T")
 

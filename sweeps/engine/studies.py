@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from analysis.schema import (
     TrialRecord,
     read_failures,
     read_records,
+    replacing,
 )
 from moe_models.errors import ConfigError, require
 from sweeps.engine.lock import running_driver
@@ -137,12 +137,7 @@ def export_study(study: StudyFolder, path: Path) -> int:
         and not any(part.startswith(".") for part in entry.relative_to(study.folder).parts)
         and entry.suffix in REPORT_SUFFIXES
     ]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for entry in kept:
-                archive.write(entry, Path(study.name, entry.relative_to(study.folder)))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in kept:
+            archive.write(entry, Path(study.name, entry.relative_to(study.folder)))
     return len(kept)

@@ -20,6 +20,7 @@ from analysis.schema import TrialRecord
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
+from trainables.environment import this_process
 from trainables.loop import Trainer
 from trainables.ray_trainable import OUT_OF_MEMORY, AblationTrainable
 from trainables.scales import SCALES
@@ -179,9 +180,25 @@ def test_a_record_has_what_the_audits_found(corpus: TokenizedCorpus, tmp_path: P
     assert deterministic(sound.rows) == expected_rows(setting, 1, corpus)
     assert frozen.environment == {
         "git_commit": "abc",
+        **this_process(),
         "device": "cpu",
         "audits": "causality,targets,split_overlap,dead_parameters,evaluation,too_good,budget,treatment_applied",
     }
+
+
+@pytest.mark.parametrize("kind", [AblationTrainable, TuningTrainable])
+def test_a_process_with_other_code_than_its_driver_trains_nothing(
+    kind: type[AblationTrainable], corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    settings = trial(corpus, tmp_path, [0])
+    actor = kind({**settings, "environment": {**this_process(), "code": "older"}})
+    report = actor.train()
+    assert (report["status"], report["done"]) == (schema.FAILED, True)
+    assert "has other code than the driver" in report["error"]
+    assert list(tmp_path.iterdir()) == []
+    assert actor.reset_config({**settings, "environment": this_process()})
+    assert actor.train()["status"] == schema.FINISHED
+    actor.stop()
 
 
 def test_a_reused_actor_frees_a_model_before_it_builds_the_next(

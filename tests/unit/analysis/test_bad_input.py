@@ -91,7 +91,7 @@ def test_nan_and_infinity_are_diverged_runs_and_an_empty_loss_a_failed_one(tmp_p
     assert one(remarks, "rows with NaN or infinite val_loss, counted as diverged: 2")
     assert one(remarks, "2 runs diverged: an outcome, so these cells have no rank and no test; their means are of")
     assert one(remarks, "rows with no val_loss, counted as failed: 1")
-    assert one(remarks, "1 runs failed and are in no number: odd (1)")
+    assert one(remarks, "1 run failed and in no number: odd (1)")
     assert one(remarks, "odd against baseline: paired over 2 common seeds; left out are 0 finished seeds of odd and 1")
     assert verdicts == {"new": "diverged in 2 of 3 seeds", "odd": "n too small (2 of the 3 pairs needed)"}
 

@@ -149,3 +149,25 @@ def test_a_loaded_study_is_audited(tmp_path: Path) -> None:
     assert [(f.audit.name, f.audit.severity, f.cells) for f in found] == [
         (NAME, WARNING, ("mlp",)), (NAME, NOTE, ("mlp",)),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "severity", "said"),
+    [
+        ("code", WARNING, "by other code"),
+        ("versions", WARNING, "with other packages"),
+        ("hardware", NOTE, "on other hardware"),
+    ],
+)
+def test_a_cell_made_elsewhere_than_its_baseline_is_named(key: str, severity: str, said: str) -> None:
+    records, plan = study({"baseline": config(), "mlp": config(DENSE)})
+    for record in records:
+        record.environment[key] = "new" if (record.cell, record.seed) == ("mlp", 1) else "old"
+    (found,) = audit(records, plan)
+    assert (found.audit.severity, found.cells) == (severity, ("mlp",))
+    assert found.audit.evidence.startswith(f"made {said} than 'baseline' in 1 of 2 seeds: ")
+    for record in records:
+        record.environment[key] = str(record.seed)
+    assert audit(records, plan) == [], "what one seed's runs share is compared with itself"
+    del records[0].environment[key]
+    assert audit(records, plan) == [], "a record from before it was kept says nothing"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import load_mlflow
+from analysis import load_mlflow, stored_runs
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.report import results_csv
@@ -338,8 +338,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return uri, folder
 
 
-def test_mlflow_gives_the_same_results_as_the_folder(store: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_mlflow, "PAGE", 3)
+@pytest.fixture(params=["by queries", "by MLflow's client"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to read the same store: a database's own, and a server's."""
+    if request.param != "by queries":
+        monkeypatch.setattr(stored_runs, "is_database", lambda uri: False)
+        monkeypatch.setattr(stored_runs, "PAGE", 3)
+    return request.param
+
+
+@pytest.mark.usefixtures("way")
+def test_mlflow_gives_the_same_results_as_the_folder(store: tuple[str, Path]) -> None:
     uri, folder = store
     there, here = load_results(uri), load_results(folder)
     pd.testing.assert_frame_equal(there.runs, here.runs, check_exact=True)
@@ -370,12 +379,34 @@ def test_an_audit_s_tag_that_says_nothing_is_refused(tmp_path: Path) -> None:
         load_results(uri)
 
 
-def test_no_curves_are_fetched_for_very_many_runs(store: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_mlflow, "MOST_CURVES", 7)
+def test_a_server_is_not_asked_for_the_curves_of_very_many_runs(
+    store: tuple[str, Path], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (load_mlflow, stored_runs):
+        monkeypatch.setattr(module, "MOST_CURVES", 7)
     results = load_results(store[0])
-    assert results.curves.empty
     assert len(results.runs) == 8
-    assert results.notes == ("no curves: 8 runs are more than the 7 whose history is fetched",)
+    if way == "by queries":
+        assert not results.curves.empty
+        assert results.notes == ()
+    else:
+        assert results.curves.empty
+        assert results.notes == ("no curves: 8 runs are more than the 7 whose history a server is asked for",)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_run_that_was_deleted_in_mlflow_is_left_out(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    copy_to_mlflow(make_study(tmp_path / "grid", cells=CELLS, seeds=2), uri)
+    client = MlflowClient(tracking_uri=uri)
+    run = client.search_runs(["1"], "tags.`ablatune.cell` = 'moe' AND tags.`ablatune.seed` = '1'")[0]
+    client.delete_run(run.info.run_id)
+    results = load_results(uri)
+    left = set(zip(results.runs["cell"], results.runs["seed"], strict=True))
+    assert left == {(cell, seed) for cell in CELLS for seed in (0, 1)} - {("moe", 1)}
+    assert set(zip(results.curves["cell"], results.curves["seed"], strict=True)) == left
 
 
 def test_mlflow_with_several_studies_asks_which(tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ def test_invalid_runs_are_in_no_number(audited: Results, sound: Results) -> None
 def test_what_is_left_out_is_counted_and_shown_apart(audited: Results) -> None:
     analysis, page = report(audited)
     assert "20 finished, of 20 planned; 5 found invalid and left out" in page
-    assert "5 runs were found invalid by an audit and are in no number" in page
+    assert "5 runs found invalid by an audit and in no number" in page
     assert "nothing is left of cells whose finished runs are all invalid: moe" in page
     apart = page.split("## Runs left out")[1].split("\n## ")[0]
     assert f"| moe {RED} | 4 | " in apart
@@ -373,7 +373,7 @@ def test_a_study_of_which_nothing_is_left_is_a_report(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "grid", cells=CELLS, seeds=3, audits=everything)
     written = write_report(load_results(folder), folder)
     page = written.markdown.read_text()
-    assert "15 runs were found invalid" in page
+    assert "15 runs found invalid" in page
     assert "**Clearly better than baseline**: none" in page
     assert {path.name for path in written.figures} == {"ranking.png", "differences.png", "contributions.png"}
 

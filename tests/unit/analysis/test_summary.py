@@ -64,8 +64,8 @@ def test_runs_that_are_in_no_number_are_counted() -> None:
     losses = {"baseline": BASE, "a": [4.0, "diverged", "diverged"], "b": [4.0, "failed", None]}
     analysis = analyse(make_results(losses, plan={"seeds": [0, 1, 2]}))
     note(analysis, "2 runs diverged", "a (2)")
-    note(analysis, "1 runs failed", "b (1)")
-    note(analysis, "1 runs are planned but have no record", "b (1)")
+    note(analysis, "1 run failed", "b (1)")
+    note(analysis, "1 run planned but without a record", "b (1)")
     note(analysis, "between 1 and 3 finished seeds")
     note(analysis, "b against baseline", "1 common seeds", "2 of baseline")
 

@@ -10,12 +10,12 @@ import pytest
 from moe_models.errors import ConfigError
 from sweeps.engine import cluster
 from sweeps.engine.cluster import cluster_resources, node_view
-from sweeps.engine.environment import describe_environment
 from sweeps.engine.forecast import forecast
 from sweeps.engine.options import parse
 from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
 from sweeps.exp6_grid import STUDY
+from trainables.environment import describe_environment
 
 
 def nodes(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:

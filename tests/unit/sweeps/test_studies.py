@@ -68,13 +68,13 @@ def test_status_counts_what_has_become_of_the_planned_runs(
 
 
 def test_cancel_stops_the_driver_and_waits_for_its_end(study: Path, command: Callable[..., tuple[int, str]]) -> None:
-    assert command("cancel", study) == (0, "one: was not running, 1 runs left\n")
+    assert command("cancel", study) == (0, "one: was not running, 1 run left\n")
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(study)])
     deadline = time.monotonic() + 60
     while not (study / DRIVER_FILE).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert command("cancel", study) == (0, "one: stopped, 1 runs left\n")
+    assert command("cancel", study) == (0, "one: stopped, 1 run left\n")
     assert driver.wait(60) == 130
 
 

