@@ -125,11 +125,11 @@ def driving(plan: Plan, resources: Resources, console: Console) -> Iterator[Reso
 
     Raises:
         ConfigError: another process is the study's driver, its runs need more memory than there is, or a node of the
-            cluster does not see the storage.
+            cluster does not see the storage or lacks what it needs.
     """
     from sweeps.engine.lease import lease
     from sweeps.engine.lock import study_lock
-    from sweeps.engine.memory import require_memory
+    from sweeps.engine.memory import footprint, require_memory
 
     storage = plan.storage
     if not resources.cluster:
@@ -139,9 +139,10 @@ def driving(plan: Plan, resources: Resources, console: Console) -> Iterator[Reso
         lease(storage.store, storage.place, _saying(console)) if storage.apart else nullcontext(),
     ):
         if resources.cluster:
-            from sweeps.engine.cluster import require_same_view
+            from sweeps.engine.cluster import require_nodes
 
-            resources = dataclasses.replace(resources, hardware=require_same_view(storage))
+            need = footprint(runs, resources) if (runs := plan.open_runs()) else None
+            resources = dataclasses.replace(resources, hardware=require_nodes(storage, resources, need))
         yield resources
 
 

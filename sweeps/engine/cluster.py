@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 import socket
@@ -11,9 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
+
 from analysis.schema import HARDWARE, error_line
 from analysis.text import counted
 from moe_models.errors import ConfigError, require
+from sweeps.engine.memory import Footprint, free_bytes, require_room
 from sweeps.engine.resources import Resources, fitting
 from sweeps.engine.storage import Storage
 from trainables.environment import require_same, this_process
@@ -132,8 +136,13 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def require_same_view(storage: Storage) -> str:
-    """Require that every node sees the storage and has the code and the packages of the driver.
+def require_nodes(storage: Storage, resources: Resources, need: Footprint | None) -> str:
+    """Require that every node sees the storage, has the driver's code and packages, and memory for what it may train.
+
+    Args:
+        storage: of the study.
+        resources: the cluster as the study uses it.
+        need: of its largest run; None where none is left to train. Of runs on GPUs the memory is not looked at.
 
     Returns:
         The nodes' hardware in words.
@@ -146,7 +155,11 @@ def require_same_view(storage: Storage) -> str:
 
     token = secrets.token_hex(8)
     asked = f"{CHECK_FOLDER}/{token}-driver"
-    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in _alive()}
+    alive = _alive()
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in alive}
+    at_a_time = {
+        node["NodeID"]: min(resources.slots, _fitting(node["Resources"], resources.gpus_per_trial)) for node in alive
+    }
     replies = {node: f"{CHECK_FOLDER}/{token}-{node}" for node in nodes}
     here = this_process()
     try:
@@ -176,6 +189,9 @@ def require_same_view(storage: Storage) -> str:
                 f"{name} does not see {storage.place} ({reason}), where runs keep their records: give --storage a path "
                 "or URL that all nodes share",
             )
+            if need is not None and not resources.gpus_per_trial and view["free"] is not None:
+                fewer = f"ray start --num-cpus={view['free'] // need.run_bytes} there"
+                require_room(dataclasses.replace(need, together=at_a_time[node]), view["free"], f"on {name}", fewer)
             found.add(view[HARDWARE])
     finally:
         for name in (asked, *replies.values()):
@@ -184,14 +200,14 @@ def require_same_view(storage: Storage) -> str:
 
 
 def node_view(place: str, asked: str, reply: str) -> dict[str, Any]:
-    """Return what the node that this runs on has and sees: `versions`, `code`, `hardware`, `token`, `problem`.
+    """Return what the node that this runs on has and sees: as `this_process`, `free` memory, `token`, `problem`.
 
     Args:
         place: the storage.
         asked: the file that holds the driver's token.
         reply: the file to write it to.
     """
-    view = {**this_process(), "token": "", "problem": ""}
+    view = {**this_process(), "free": free_bytes(torch.device("cpu")), "token": "", "problem": ""}
     try:
         store = open_store(place)
         content = store.read(asked)

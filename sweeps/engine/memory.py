@@ -117,14 +117,27 @@ def require_memory(plan: Plan, resources: Resources) -> None:
     if not runs or free is None or resources.packing is not None:
         return  # what was measured was made to fit
     need = footprint(runs, resources)
-    fitting = free // need.run_bytes
-    where = "on each GPU" if resources.gpus else "in memory"
-    smaller = f"--max-concurrent {fitting * max(1, resources.gpus)}, or a smaller --scale"
+    fewer = f"--max-concurrent {free // need.run_bytes * max(1, resources.gpus)}"
+    require_room(need, free, "on each GPU" if resources.gpus else "in memory", fewer)
+
+
+def require_room(need: Footprint, free: int, where: str, fewer: str) -> None:
+    """Require that runs fit into so many free bytes.
+
+    Args:
+        need: of the runs.
+        free: bytes.
+        where: they are, in words.
+        fewer: how to have as many at a time as would fit.
+
+    Raises:
+        ConfigError: they do not; the line says what would.
+    """
     require(
-        need.together <= fitting,
+        need.bytes <= free,
         f"{gib(need.run_bytes)} a run ('{need.cell}' needs most) times {need.together} at a time are "
         f"{gib(need.bytes)}, and {gib(free)} are free {where}: take "
-        + (smaller if fitting else "a smaller --scale, such as cpu"),
+        + (f"{fewer}, or a smaller --scale" if need.run_bytes <= free else "a smaller --scale, such as cpu"),
     )
 
 

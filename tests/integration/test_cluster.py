@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ray.cluster_utils import Cluster
 
 from analysis.schema import TrialRecord
+from moe_models.errors import ConfigError
+from sweeps.engine.cluster import cluster_resources, joined, require_nodes
 from sweeps.engine.lease import LEASE_FILE
+from sweeps.engine.memory import Footprint, free_bytes
+from sweeps.engine.storage import Storage
 from tests.drivers import comparable, driver, processes_of, records_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -70,6 +76,27 @@ def test_a_node_that_dies_costs_nothing_and_the_cluster_survives_the_study(
     assert "its worker died; it goes on from its checkpoint" in output
     assert records_in(Path("results")) == records
     assert cluster.head_node.dead_processes() == []
+
+
+def test_a_node_is_asked_for_the_memory_of_what_it_may_train(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=3)
+    cluster.wait_for_nodes()
+    free = free_bytes(torch.device("cpu"))
+    assert free is not None
+    storage = Storage(tmp_path, None)
+    with joined(cluster.address):
+        resources = cluster_resources(None, None)
+        fits, too_large = (Footprint(cell="mlp", run_bytes=free // part, together=4) for part in (10, 2))
+        assert "cores of" in require_nodes(storage, resources, fits)
+        assert "cores of" in require_nodes(storage, resources, None)
+        with pytest.raises(ConfigError) as caught:
+            require_nodes(storage, resources, too_large)
+        assert "cores of" in require_nodes(storage, dataclasses.replace(resources, slots=1), too_large)
+    assert re.search(
+        r"GiB a run \('mlp' needs most\) times 3 at a time are .* are free on the node \S+ \(\w{8}\): "
+        r"take ray start --num-cpus=[12] there, or a smaller --scale$",
+        str(caught.value),
+    )
 
 
 @pytest.fixture
