@@ -12,27 +12,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.results import StudyAudit
-from analysis.schema import CODE, FLOPS_PER_TOKEN, HARDWARE, NOTE, PARAMS_TOTAL, VERSIONS, WARNING, Audit, TrialRecord
+from analysis.schema import (
+    CODE,
+    FAILED,
+    FLOPS_PER_TOKEN,
+    HARDWARE,
+    NOTE,
+    PARAMS_TOTAL,
+    VERSIONS,
+    WARNING,
+    Audit,
+    TrialRecord,
+)
 
 NAME = "confound"
 MATCHED = 0.01
 """Largest share by which the counts of two models may differ that pass as matched."""
 COUNTS = {PARAMS_TOTAL: "parameters", FLOPS_PER_TOKEN: "FLOPs a token"}
+REMEDY = "python -m sweeps replay FOLDER CELL SEED finds out whether that changes a run, and keeps it"
 MADE_APART = {
-    CODE: (WARNING, "by other code", "python -m sweeps replay tells whether that changes a run"),
-    VERSIONS: (WARNING, "with other packages", "python -m sweeps replay tells whether that changes a run"),
+    CODE: (WARNING, "by other code", REMEDY),
+    VERSIONS: (WARNING, "with other packages", REMEDY),
     HARDWARE: (NOTE, "on other hardware", "times compare the machines, too, and losses may differ by rounding"),
 }
 """Of a run's environment, what should be one for a cell and its baseline: severity, how it was made, what follows."""
 SHOWN = 6
 """Most differences named in one finding."""
 
+WHERE = (CODE, VERSIONS)
+"""What a run that is had again shows to make no difference."""
+
 Config = Mapping[str, Any]
 Slots = Mapping[str, Any]
 """Dotted part of a configuration -> what the cell's declaration makes of it."""
+Replays = Mapping[str, Sequence[Mapping[str, str]]]
+"""A run's hash -> where it was had again."""
 
 
-def audit(records: Sequence[TrialRecord], plan: Mapping[str, Any]) -> list[StudyAudit]:
+def audit(records: Sequence[TrialRecord], plan: Mapping[str, Any], replays: Replays | None = None) -> list[StudyAudit]:
     """Compare each cell with its baseline: a warning for what no factor explains, a note for counts that follow.
 
     Findings in the same words are one, of several cells.
@@ -40,6 +57,7 @@ def audit(records: Sequence[TrialRecord], plan: Mapping[str, Any]) -> list[Study
     Args:
         records: of one study.
         plan: its `plan.json`, with `slots` (factor -> dotted parts of a configuration) and each cell's `declared`.
+        replays: by a run's hash, the environments in which it was had again to the last bit.
     """
     slots, entries = plan.get("slots") or {}, {cell["name"]: cell for cell in plan["cells"]}
     tuned = {f"training.{name}" for arm in plan.get("tuning", {}).values() for name in arm["space"]}
@@ -54,7 +72,7 @@ def audit(records: Sequence[TrialRecord], plan: Mapping[str, Any]) -> list[Study
         audits += _counts(here, there, baseline, explained=bool(factors or beyond))
         for item in audits:
             found.setdefault(item, []).append(name)
-    for name, item in _made_apart(records, entries):
+    for name, item in _made_apart(records, entries, replays or {}):
         found.setdefault(item, []).append(name)
     return [StudyAudit(item, tuple(dict.fromkeys(cells))) for item, cells in found.items()]
 
@@ -143,22 +161,35 @@ def _warning(beyond: Sequence[str], factors: Sequence[str], baseline: str) -> Au
 
 
 def _made_apart(
-    records: Sequence[TrialRecord], entries: Mapping[str, Mapping[str, Any]]
+    records: Sequence[TrialRecord], entries: Mapping[str, Mapping[str, Any]], replays: Replays
 ) -> Iterator[tuple[str, Audit]]:
-    """Yield each cell that was made elsewhere than its baseline in seeds of both, as far as the runs say where."""
-    environments = {(record.cell, record.seed): record.environment for record in records if record.rows}
+    """Yield each cell that was made elsewhere than its baseline in seeds of both, as far as the runs say where.
+
+    Other code or packages are none where a run of either cell was had again, to the last bit, with those of the other.
+    """
+    made: dict[str, dict[int, Mapping[str, str]]] = {}
+    again: dict[str, list[Mapping[str, str]]] = {}
+    for record in records:
+        if record.status != FAILED and CODE in record.environment:
+            made.setdefault(record.cell, {})[record.seed] = record.environment
+            again.setdefault(record.cell, []).extend(replays.get(record.config_hash, ()))
     for name, entry in entries.items():
         baseline = entry["baseline"]
-        pairs = [
-            (environment, environments[baseline, seed])
-            for (cell, seed), environment in environments.items()
-            if cell == name != baseline and (baseline, seed) in environments
-        ]
+        here, there = made.get(name, {}), made.get(baseline, {})
+        pairs = [(here[seed], there[seed]) for seed in here if seed in there and name != baseline]
         for key, (severity, how, follows) in MADE_APART.items():
-            apart = sum(key in here and key in there and here[key] != there[key] for here, there in pairs)
+            apart = sum(
+                mine.get(key) != its.get(key)
+                and not (key in WHERE and (_among(mine, again[baseline]) or _among(its, again[name])))
+                for mine, its in pairs
+            )
             if apart:
                 evidence = f"made {how} than '{baseline}' in {apart} of {len(pairs)} seeds: {follows}"
                 yield name, Audit(name=NAME, severity=severity, evidence=evidence)
+
+
+def _among(environment: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> bool:
+    return any(all(environment.get(key) == other.get(key) for key in WHERE) for other in others)
 
 
 def _counts(here: TrialRecord, there: TrialRecord, baseline: str, *, explained: bool) -> Iterator[Audit]:

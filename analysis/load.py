@@ -22,7 +22,7 @@ from analysis.runs import (
     was_audited,
 )
 from analysis.same_model import mark_same_models
-from analysis.schema import CELL, PLAN_FILE, SEED, TrialRecord, read_failures, read_records
+from analysis.schema import CELL, PLAN_FILE, SEED, TrialRecord, read_failures, read_records, read_replays
 
 
 def load_results(
@@ -79,7 +79,7 @@ def load_folder(folder: Path, study: str | None, baseline: str | None, metric: s
         plan=resolve_plan(plan, [record.environment for record in records], metric),
         audits=audits_table((record.cell, record.seed, record.audits) for record in records),
         audited=sum(was_audited(record.environment) for record in records),
-        study_audits=(*confound.audit(records, plan), *budget.audit(records, plan)),
+        study_audits=(*confound.audit(records, plan, read_replays(folder)), *budget.audit(records, plan)),
         params_dead={(r.cell, r.seed): r.params_dead for r in records if r.params_dead is not None},
         scores={(record.cell, record.seed): record.scores for record in records if record.scores is not None},
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.schema import (
+    CODE,
     DEVICE,
     DIGEST_UPDATES,
     FINISHED,
@@ -31,7 +32,7 @@ NAME = "same_model"
 TRAINED = ("model", "training", "data", "data_seed")
 """Parts of a configuration that say what is trained, and on what in which order, where a study varies that; others say
 what it is called and which streams it draws from."""
-MACHINE = (DEVICE, HARDWARE, VERSIONS)
+MACHINE = (DEVICE, HARDWARE, VERSIONS, CODE)
 """Of a run's environment: what rounding may depend on."""
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +119,8 @@ PLAN_FILE = "plan.json"
 RECORDS_FOLDER = "records"
 FAILURES_FOLDER = "failures"
 """Records of runs that an error ended; running the study again retries them."""
+REPLAYS_FOLDER = "replays"
+"""Where runs were had again to the last bit: a file a run, with the environments."""
 TEST_OPENED_FILE = "test_opened.json"
 """When the final report opened the test split, and with which runs."""
 RESULTS_CSV = "results.csv"
@@ -273,13 +275,18 @@ def read_failures(folder: Path) -> list[TrialRecord]:
     return [TrialRecord.read(path) for path in paths if not (records / path.name).exists()]
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def read_replays(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Return, by the hash of each run of a study that was had again, in which environments."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / REPLAYS_FOLDER).glob("*.json"))}
+
+
+def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, even across a crash."""
     with replacing(path) as file:
         file.write(json_bytes(data))
 
 
-def json_bytes(data: Mapping[str, Any]) -> bytes:
+def json_bytes(data: Mapping[str, Any] | Sequence[Any]) -> bytes:
     """Return data as the JSON that every file of a study is written in."""
     return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
 

@@ -111,10 +111,13 @@ def _from_database(uri: str, experiments: Sequence[str], study: str) -> list[Sto
         tags: dict[str, dict[str, str]] = {run: {} for (run,) in connection.execute(of_runs)}
         metrics: dict[str, dict[str, float]] = {run: {} for run in tags}
         for run, key, text in connection.execute(of_tags):
-            tags[run][key] = text
+            if run in tags:  # a study may be running, and start one between two queries
+                tags[run][key] = text
         for run, key, value, is_nan in connection.execute(of_metrics):
-            metrics[run][key] = math.nan if is_nan else value
-    return [StoredRun(run, tags[run], metrics[run]) for run in tags]
+            if run in tags:
+                metrics[run][key] = math.nan if is_nan else value
+    # Some databases compare text without regard to case.
+    return [StoredRun(run, of_run, metrics[run]) for run, of_run in tags.items() if of_run.get(STUDY_TAG) == study]
 
 
 def _curves_from_database(
@@ -126,7 +129,7 @@ def _curves_from_database(
     of_points = (
         select(SqlMetric.run_uuid, SqlMetric.key, SqlMetric.step, SqlMetric.value, SqlMetric.is_nan)
         .where(SqlMetric.run_uuid.in_(_ids(experiments, study)), SqlMetric.key.in_(names))
-        .order_by(SqlMetric.timestamp)
+        .order_by(SqlMetric.timestamp, SqlMetric.step, SqlMetric.value)
     )
     found: dict[str, list[Point]] = {}
     with _connection(uri) as connection:
@@ -137,7 +140,7 @@ def _curves_from_database(
 
 @contextmanager
 def _connection(uri: str) -> Iterator[Connection]:
-    """Open the database for one reading: all queries in it see the runs of one moment."""
+    """Open the database for one reading."""
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
     engine = create_sqlalchemy_engine(uri)

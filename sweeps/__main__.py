@@ -75,7 +75,8 @@ def replay(
 ) -> int:
     """Train a run that has ended once more, in this process and without Ray, and compare it with its record.
 
-    Exits with 0 where every row of the curve is the record's to the last bit, else with 1. Nothing is written. A run
+    Exits with 0 where every row of the curve is the record's to the last bit, else with 1. On a CPU the former is kept
+    in the folder: the report then warns no longer that cells were made by this code and by that of the record. A run
     that failed fails here with its whole traceback.
 
     Args:

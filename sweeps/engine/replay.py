@@ -7,17 +7,29 @@ from typing import Any
 
 import torch
 
-from analysis.schema import DEVICE, FAILED, NONDETERMINISTIC_COLUMNS, STEP, TrialRecord
+from analysis.schema import (
+    DEVICE,
+    FAILED,
+    NONDETERMINISTIC_COLUMNS,
+    REPLAYS_FOLDER,
+    STEP,
+    TrialRecord,
+    read_replays,
+    write_json,
+)
 from moe_models.errors import ConfigError, require, unknown_name
 from sweeps.engine.studies import StudyFolder
 from trainables.config import TrialConfig
 from trainables.data import prepare_corpus
-from trainables.environment import describe_environment
+from trainables.environment import describe_environment, this_process
 from trainables.loop import Divergence, Trainer
 
 
 def replay(study: StudyFolder, cell: str, seed: int, corpus: str | None = None) -> tuple[bool, str]:
-    """Train a run that has ended as its record says, and compare the curves. Nothing is written.
+    """Train a run that has ended as its record says, and compare the curves.
+
+    Where a CPU gives every bit of it again, the study's folder keeps with which code and packages: that they change
+    nothing.
 
     Args:
         study: whose run.
@@ -50,7 +62,13 @@ def replay(study: StudyFolder, cell: str, seed: int, corpus: str | None = None) 
             pass
     except Divergence:
         pass  # the last row shows it
-    return _compare(record, trainer.rows)
+    same, line = _compare(record, trainer.rows)
+    if same and device == "cpu":
+        kept = read_replays(study.folder).get(record.config_hash, [])
+        here = dict(this_process(False))
+        if here not in kept:
+            write_json(study.folder / REPLAYS_FOLDER / f"{record.config_hash}.json", [*kept, here])
+    return same, line
 
 
 def _find(study: StudyFolder, cell: str, seed: int) -> TrialRecord:

@@ -43,7 +43,7 @@ from sweeps.engine.progress import Progress
 from sweeps.engine.race import asked_runs, news, standing
 from sweeps.engine.resources import Resources
 from sweeps.engine.suggestions import OnGpus, Queue, Suggestions
-from trainables.ray_trainable import OUT_OF_MEMORY
+from trainables.ray_trainable import OTHER_CODE, OUT_OF_MEMORY
 
 SCRATCH_FOLDER = ".tune"
 LOST_WORKERS = 2
@@ -134,22 +134,27 @@ class TrialObserver(tune.Callback):
 
 
 class _Stop(tune.Stopper):
-    """Stops the whole experiment: after a signal, for a restart, or where Ray has no node left for Tune to wait for."""
+    """Stops the whole experiment: after a signal, for a restart, where Ray has no node left for Tune to wait for, or
+    where a process has other code than the driver, which would take one trial after the other and train none."""
 
     def __init__(self, observer: TrialObserver) -> None:
         self._observer = observer
         self.asked = False
         self.lost = False
+        self.refused = ""
+        """Why a process must not train what it was given."""
         self._looked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        if result.get("status") == OTHER_CODE:
+            self.refused = result["error"]
         return False
 
     def stop_all(self) -> bool:
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
             self.lost = not any(node["Alive"] for node in ray.nodes())
-        return self.asked or self.lost or self._observer.restart
+        return bool(self.asked or self.lost or self.refused) or self._observer.restart
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its stopper into snapshots, which nobody reads here."""
@@ -201,14 +206,14 @@ class _Observer(TrialObserver):
                 self.tracker.log_rows(run.config_hash, rows)
             self.progress.reported(run, rows, busy, trial.config["gpus"] or 1.0)
             busy = 0.0
-            if status == OUT_OF_MEMORY:
+            if status in (OUT_OF_MEMORY, OTHER_CODE):
                 self.progress.waits(run)
             elif status != RUNNING and not self._end_if_recorded(run) and status == FAILED:
                 self._fail(run, result["error"], result["traceback"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if trial.last_result.get("status") == OUT_OF_MEMORY:
-            return  # it is tried again
+        if trial.last_result.get("status") in (OUT_OF_MEMORY, OTHER_CODE):
+            return  # it is tried again, or left open
         for run in self._runs_of(trial):
             if run.config_hash not in self.ended and not self._end_if_recorded(run):
                 self._fail(run, "the trial ended without writing its record")
@@ -368,6 +373,9 @@ def run_trials(
 
     Returns:
         Whether a signal, or a Ray that is not started anew, stopped it.
+
+    Raises:
+        ConfigError: a process has other code or packages than this one.
     """
     stop = _Stop(observer)
     with _signals(stop, say), _quiet():
@@ -375,6 +383,8 @@ def run_trials(
             with _scratch(folder) as scratch:
                 trials = OnGpus(suggestions(), resources.gpus_per_trial, say)
                 _fit(trainable, resources, scratch, trials, most, observer, scheduler, stop)
+            if stop.refused:
+                raise ConfigError(f"{stop.refused}; then the same command continues the study")
             if stop.asked or not (stop.lost or observer.restart):
                 break
             if stop.lost and not _restart_ray(resources, say, lost_clusters):

@@ -17,12 +17,13 @@ from ray import tune
 
 from analysis import schema
 from analysis.schema import TrialRecord
+from moe_models.errors import ConfigError
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.environment import this_process
 from trainables.loop import Trainer
-from trainables.ray_trainable import OUT_OF_MEMORY, AblationTrainable
+from trainables.ray_trainable import OTHER_CODE, OUT_OF_MEMORY, AblationTrainable
 from trainables.scales import SCALES
 from trainables.store import Folder
 from trainables.tuning_trainable import TuningTrainable
@@ -180,7 +181,7 @@ def test_a_record_has_what_the_audits_found(corpus: TokenizedCorpus, tmp_path: P
     assert deterministic(sound.rows) == expected_rows(setting, 1, corpus)
     assert frozen.environment == {
         "git_commit": "abc",
-        **this_process(),
+        **this_process(False),
         "device": "cpu",
         "audits": "causality,targets,split_overlap,dead_parameters,evaluation,too_good,budget,treatment_applied",
     }
@@ -191,14 +192,36 @@ def test_a_process_with_other_code_than_its_driver_trains_nothing(
     kind: type[AblationTrainable], corpus: TokenizedCorpus, tmp_path: Path
 ) -> None:
     settings = trial(corpus, tmp_path, [0])
-    actor = kind({**settings, "environment": {**this_process(), "code": "older"}})
+    elsewhere = {**settings, "environment": {**this_process(), "code": "newer"}}
+    newer = {"config": {**settings["config"], "model": {"kind": "not known here"}}}
+    actor = kind({**elsewhere, **newer})
     report = actor.train()
-    assert (report["status"], report["done"]) == (schema.FAILED, True)
+    assert (report["status"], report["done"]) == (OTHER_CODE, True)
     assert "has other code than the driver" in report["error"]
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="has other code than the driver"):
+        kind({name: value for name, value in elsewhere.items() if name != "study_directory"})
     assert actor.reset_config({**settings, "environment": this_process()})
     assert actor.train()["status"] == schema.FINISHED
     actor.stop()
+
+
+def test_a_run_that_went_on_elsewhere_names_both_places(
+    corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = config(corpus)
+    begun = AblationTrainable(trial(corpus, tmp_path, [0]))
+    next(begun.progress)
+    monkeypatch.setitem(begun.made_with[0], "code", "older")
+    begun.stop()
+    going_on = AblationTrainable(trial(corpus, tmp_path, [0]))
+    assert going_on.trainer.update > 0
+    while not going_on.train()["done"]:
+        pass
+    record = TrialRecord.read(tmp_path / "records" / f"{setting.hash(0)}.json")
+    here = this_process(False)
+    assert record.environment["code"] == f"older; {here['code']}"
+    assert record.environment["hardware"] == here["hardware"]
 
 
 def test_a_reused_actor_frees_a_model_before_it_builds_the_next(

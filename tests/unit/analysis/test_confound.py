@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from analysis.confound import NAME, audit, differences, unexplained
 from analysis.load import load_results
-from analysis.schema import NOTE, WARNING, TrialRecord
+from analysis.schema import FAILED, NOTE, WARNING, TrialRecord
 from tests.fakes import make_study
 
 MOE = {"kind": "moe", "n": 8, "router": {"kind": "softmax", "noise": 0.1}}
@@ -162,12 +163,32 @@ def test_a_loaded_study_is_audited(tmp_path: Path) -> None:
 def test_a_cell_made_elsewhere_than_its_baseline_is_named(key: str, severity: str, said: str) -> None:
     records, plan = study({"baseline": config(), "mlp": config(DENSE)})
     for record in records:
-        record.environment[key] = "new" if (record.cell, record.seed) == ("mlp", 1) else "old"
+        record.environment.update(code="a", versions="b", hardware="c")
+    assert audit(records, plan) == []
+    new = next(record for record in records if (record.cell, record.seed) == ("mlp", 1))
+    new.environment[key] = "new"
     (found,) = audit(records, plan)
     assert (found.audit.severity, found.cells) == (severity, ("mlp",))
     assert found.audit.evidence.startswith(f"made {said} than 'baseline' in 1 of 2 seeds: ")
+    failed = [dataclasses.replace(record, status=FAILED) if record is new else record for record in records]
+    assert audit(failed, plan) == [], "where a failed run was is not known"
     for record in records:
         record.environment[key] = str(record.seed)
     assert audit(records, plan) == [], "what one seed's runs share is compared with itself"
-    del records[0].environment[key]
+    for record in records:
+        record.environment.clear()
+    new.environment[key] = "new"
     assert audit(records, plan) == [], "a record from before it was kept says nothing"
+
+
+def test_a_run_that_was_had_again_by_the_other_code_clears_it() -> None:
+    records, plan = study({"baseline": config(), "mlp": config(DENSE)})
+    for record in records:
+        record.environment.update(code=record.cell, versions="b", hardware="c")
+    (found,) = audit(records, plan)
+    assert "made by other code than 'baseline' in 2 of 2 seeds" in found.audit.evidence
+    new = {"code": "mlp", "versions": "b"}
+    assert audit(records, plan, {"baseline0": [{**new, "hardware": "d"}]}) == []
+    assert audit(records, plan, {"mlp1": [{**new, "code": "baseline"}]}) == []
+    for other in ({**new, "code": "third"}, {**new, "versions": "c"}):
+        assert audit(records, plan, {"baseline0": [other]}) == [found]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord
+from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord, read_replays
 from sweeps.__main__ import main
 from sweeps.engine.plan import Plan
 from sweeps.engine.runner import trial_config
+from trainables.environment import this_process
 from trainables.ray_trainable import AblationTrainable
 
 
@@ -46,10 +47,12 @@ def replayed(
 
 def test_a_run_is_had_again_to_the_last_bit(record: Path, replayed: Callable[..., tuple[int, str]]) -> None:
     before = record.read_bytes()
-    status, said = replayed()
-    assert said == "baseline, seed 0: finished as before; all 1 rows are the record's to the last bit\n"
-    assert status == 0
+    for _ in range(2):
+        status, said = replayed()
+        assert said == "baseline, seed 0: finished as before; all 1 rows are the record's to the last bit\n"
+        assert status == 0
     assert record.read_bytes() == before
+    assert read_replays(record.parents[1]) == {record.stem: [this_process(False)]}
 
 
 def test_the_first_difference_is_named_with_what_has_changed(
@@ -65,6 +68,7 @@ def test_the_first_difference_is_named_with_what_has_changed(
         "(git_commit was abc"
     )
     assert status == 1
+    assert read_replays(record.parents[1]) == {}
 
 
 def test_a_run_that_failed_and_does_not_fail_again_is_said(

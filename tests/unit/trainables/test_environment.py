@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import moe_models
+from analysis import schema
 from moe_models.errors import ConfigError
 from trainables import environment
-from trainables.environment import describe_environment, git_commit, require_same, this_process, training_code
+from trainables.environment import describe_environment, git_commit, merged, require_same, this_process, training_code
 
 
 def test_versions_and_hardware_are_named() -> None:
@@ -39,25 +41,42 @@ def test_the_code_is_all_that_trains_and_nothing_else(tmp_path: Path, monkeypatc
         return training_code()
 
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "trainables" / "environment.py"))
-    write("analysis/schema.py", "")
+    monkeypatch.setattr(moe_models, "__file__", str(tmp_path / "moe_models" / "__init__.py"))
+    monkeypatch.setattr(schema, "__file__", str(tmp_path / "analysis" / "schema.py"))
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "schema.py").touch()
     seen = [write("moe_models/attention/mha.py", "a"), write("moe_models/attention/mha.py", "b")]
     seen += [write("trainables/loop.py", "a"), write("analysis/schema.py", "a")]
     assert len(set(seen)) == 4
-    for name in ("analysis/report.py", "sweeps/exp6_grid.py", "moe_models/notes.md"):
+    for name in ("analysis/report.py", "sweeps/exp6_grid.py", "moe_models/notes.md", "trainables/.copy.py"):
         assert write(name, "a") == seen[-1]
+    (tmp_path / "moe_models" / ".#mha.py").symlink_to("nowhere")  # an editor's, of a file that is open
+    (tmp_path / "moe_models" / ".ipynb_checkpoints").mkdir()
+    assert write("moe_models/.ipynb_checkpoints/mha.py", "a") == seen[-1]
     assert re.fullmatch(r"[0-9a-f]{16}", seen[-1])
 
 
-@pytest.mark.parametrize("what", ["code", "versions"])
-def test_other_code_or_packages_than_the_driver_s_are_refused(what: str) -> None:
+def test_other_code_or_packages_than_the_driver_s_are_refused() -> None:
     here = this_process()
     require_same(here, here, "a process")
     require_same(here, {}, "a process of somebody's own Tuner")
-    with pytest.raises(
-        ConfigError, match=f"a process on b has other {what} than the driver, .* instead of older: "
-    ) as caught:
-        require_same(here, {**here, what: "older"}, "a process on b")
-    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"^a process on b has other code than the driver "):
+        require_same(here, {**here, "code": "older"}, "a process on b")
+    mine, its = ({**here, "versions": f"python 3.11, torch {torch}, ray 2.60"} for torch in ("2.13", "2.12"))
+    with pytest.raises(ConfigError, match=r"^the node has torch 2.13 where the driver has torch 2.12: "):
+        require_same(mine, its, "the node")
+
+
+def test_a_package_that_is_not_there_is_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial of somebody's own Tuner needs not all that a study does."""
+    monkeypatch.setattr(environment, "PACKAGES", ("torch", "no-such-package"))
+    assert this_process.__wrapped__()["versions"].endswith("+cpu, no-such-package none")
+
+
+def test_what_was_made_in_two_places_names_both_once() -> None:
+    one, other = {"code": "a", "hardware": "x"}, {"code": "b", "hardware": "x"}
+    assert merged([one]) == one
+    assert merged([one, other, one]) == {"code": "a; b", "hardware": "x"}
 
 
 def test_the_commit_says_whether_files_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
