@@ -68,6 +68,15 @@ class NotingTrainable(TrivialTrainable):
         return super().step()
 
 
+class ElsewhereTrainable(AblationTrainable):
+    """Trains as it should, until a file in the study's folder says that its driver had other code."""
+
+    def setup(self, config: dict[str, Any], **others: Any) -> None:
+        if (Path(config["study_directory"]) / "other code").exists():
+            config = {**config, "environment": {**config["environment"], "code": "newer"}}
+        super().setup(config, **others)
+
+
 class ChattyTrainable(TrivialTrainable):
     """Reports a row at every step, as fast as it can, before it ends."""
 

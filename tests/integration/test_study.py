@@ -216,6 +216,28 @@ def test_a_failed_run_costs_the_others_nothing_and_is_tried_again(
     require_mlflow_to_equal_the_records(folder)
 
 
+@pytest.mark.usefixtures("one_ray")
+def test_other_code_than_the_driver_s_stops_a_study_and_fails_no_run(
+    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.ElsewhereTrainable)
+    assert STUDY.main(command("baseline", 1)) == 0
+    folder = study_folder()
+    (folder / "other code").touch()
+    assert STUDY.main(command(seeds=2)) == 2
+    said = capsys.readouterr().err
+    assert "has other code than the driver" in said
+    assert said.endswith("then the same command continues the study\n")
+    assert len(said.splitlines()) == 1
+    assert not list(folder.glob("failures/*"))
+    assert len(read_records(folder)) == 1
+
+    (folder / "other code").unlink()
+    assert STUDY.main(command(seeds=2)) == 0
+    assert len(read_records(folder)) == 4
+    require_mlflow_to_equal_the_records(folder)
+
+
 def test_a_killed_study_goes_on(command: Callable[..., list[str]]) -> None:
     arguments = command("baseline,mlp,moe", 2, 60)
     process = driver(arguments)
