@@ -153,8 +153,10 @@ def _client(uri: str) -> MlflowClient:
         except (OSError, ValueError) as error:
             raise AnalysisError(f"the MLflow server {public(uri)} does not answer: {error}") from error
     from mlflow import MlflowClient
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
     from mlflow.exceptions import MlflowException
 
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # one file of a few kilobytes
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         return MlflowClient(tracking_uri=uri)

@@ -348,9 +348,12 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.usefixtures("way")
-def test_mlflow_gives_the_same_results_as_the_folder(store: tuple[str, Path]) -> None:
+def test_mlflow_gives_the_same_results_as_the_folder(
+    store: tuple[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     uri, folder = store
     there, here = load_results(uri), load_results(folder)
+    assert capfd.readouterr().err == ""
     pd.testing.assert_frame_equal(there.runs, here.runs, check_exact=True)
     assert (there.study, there.factors, there.baselines) == (here.study, here.factors, here.baselines)
     assert there.plan == here.plan
