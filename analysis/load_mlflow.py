@@ -53,7 +53,7 @@ from analysis.schema import (
     Audit,
 )
 from analysis.stored_runs import MOST_CURVES, Point, StoredRun, stored_curves, stored_runs
-from analysis.tracking import AUDIT_TAG, PARENT_TAG, PREFIX, ask_server, public
+from analysis.tracking import AUDIT_TAG, PARENT_TAG, PREFIX, ask_server, public, split_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -144,7 +144,10 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
 
 
 def _client(uri: str) -> MlflowClient:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(split_credentials(uri)[1])
+    except ValueError as error:
+        raise AnalysisError(f"{public(uri)} cannot be read: {error}") from error
     if parts.scheme == "sqlite" and not Path(parts.path.removeprefix("/")).is_file():
         raise AnalysisError(f"there is no MLflow database {parts.path.removeprefix('/')}")
     if parts.scheme in ("http", "https"):
@@ -161,7 +164,7 @@ def _client(uri: str) -> MlflowClient:
     try:
         return MlflowClient(tracking_uri=uri)
     except MlflowException as error:
-        raise AnalysisError(f"{public(uri)} is no MLflow store: {str(error).splitlines()[0]}") from error
+        raise AnalysisError(f"{public(uri)} is no MLflow store: {public(str(error).splitlines()[0])}") from error
 
 
 def _tag(label: str) -> str:

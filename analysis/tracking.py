@@ -29,10 +29,12 @@ from analysis.schema import (
     CURVE_COLUMNS,
     DIVERGED,
     FAILED,
+    FAILURES_FOLDER,
     FINISHED,
     PARAMS_DEAD,
     PLAN_FILE,
     RANKING_TEX,
+    RECORDS_FOLDER,
     REPORT_HTML,
     REPORT_MD,
     RESULTS_CSV,
@@ -82,6 +84,10 @@ MLFLOW_STATUS = {FINISHED: "FINISHED", DIVERGED: "FINISHED", FAILED: "FAILED"}
 """Diverging is an outcome: the run has ended, its tag `ablatune.status` says how."""
 REPORT_FILES = (PLAN_FILE, RESULTS_CSV, RESULTS_JSON, REPORT_MD, REPORT_HTML, RANKING_TEX)
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+FILE_KINDS = ("sqlite", "file")
+"""Kinds of URI that name a file: they hold no password, and an `@` is part of a name."""
+HARMLESS = ("charset", "connect_timeout", "driver", "sslmode", "timeout")
+"""Settings of a URI that can be shown. Any other may be a secret: each database driver has names of its own."""
 
 
 def tracking_uri() -> str:
@@ -89,10 +95,39 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / DEFAULT_DATABASE}"
 
 
+def split_credentials(uri: str) -> tuple[str, str]:
+    """Return the user and password that a URI holds, and the URI without them.
+
+    All up to the last `@` is theirs: a password may hold what would otherwise end a server's name.
+    """
+    scheme, mark, rest = uri.partition("://")
+    if _names_a_file(uri):
+        return "", uri
+    held, _, place = rest.rpartition("@")
+    return held, f"{scheme}{mark}{place}"
+
+
+def holds_secret(uri: str) -> bool:
+    """Return whether a URI has a password, or a setting that may be one."""
+    held, place = split_credentials(uri)
+    return ":" in held or public(place) != place
+
+
 def public(text: str) -> str:
-    """Return a URI, or a message that holds some, without users and passwords: fit to be shown."""
-    text = re.sub(r"(?<=://)[^/\s]*@", "", text)
-    return re.sub(r"(?i)\b(password|pwd|token)=[^&\s]*", r"\1=...", text)
+    """Return a URI, or a message that holds some, without users, passwords and other secrets: fit to be shown."""
+    text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S*", _without_secrets, text)
+    return re.sub(r"(?i)\b(\w*(?:password|passwd|pwd|token|secret)\w*)=[^&\s]*", r"\1=...", text)
+
+
+def _names_a_file(uri: str) -> bool:
+    return uri.startswith(tuple(f"{kind}:///" for kind in FILE_KINDS))
+
+
+def _without_secrets(uri: re.Match[str]) -> str:
+    place = split_credentials(uri[0])[1]
+    if _names_a_file(place):
+        return place
+    return re.sub(rf"([?&;](?!(?:{'|'.join(HARMLESS)})=)[^=&;]+)=[^&;]*", r"\1=...", place)
 
 
 def _reason(error: Exception) -> str:
@@ -105,9 +140,19 @@ def require_tracking(uri: str) -> None:
     Raises:
         AnalysisError: the server does not answer, the folder cannot be written, or the kind of URI is unknown.
     """
-    parts = urlsplit(uri)
+    held, place = split_credentials(uri)
+    try:
+        parts = urlsplit(place)
+        host, port = parts.hostname or "localhost", parts.port
+    except ValueError as error:
+        raise AnalysisError(f"MLFLOW_TRACKING_URI '{public(uri)}' cannot be read: {error}") from error
     scheme = parts.scheme.partition("+")[0]
     if scheme in ("http", "https"):
+        if any(mark in held for mark in "/?#"):
+            raise AnalysisError(
+                f"MLFLOW_TRACKING_URI '{public(uri)}': its user or password holds a /, ? or #, which are %2F, %3F and "
+                "%23 there"
+            )
         try:
             ask_server(uri, ANSWER_SECONDS)
         except (OSError, ValueError) as error:
@@ -119,9 +164,8 @@ def require_tracking(uri: str) -> None:
         if not os.access(folder, os.W_OK):
             raise AnalysisError(f"the MLflow database {_database(uri)}: {folder} cannot be written")
     elif scheme in DATABASE_PORTS:
-        host, port = parts.hostname or "localhost", parts.port or DATABASE_PORTS[scheme]
         try:
-            socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+            socket.create_connection((host, port or DATABASE_PORTS[scheme]), timeout=ANSWER_SECONDS).close()
         except OSError as error:
             raise _no_answer(uri, error) from error
     elif not uri.startswith("databricks"):
@@ -136,9 +180,13 @@ def ask_server(uri: str, patience: float) -> None:
         OSError: it does not answer.
         ValueError: the URI is none.
     """
-    parts = urlsplit(uri)
+    parts = urlsplit(split_credentials(uri)[1])
     with suppress(urllib.error.HTTPError):  # it answers, if only to ask for a password, which MLflow's client has
-        urllib.request.urlopen(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/health", timeout=patience).close()
+        urllib.request.urlopen(f"{parts.scheme}://{parts.netloc}/health", timeout=patience).close()
+
+
+def _is_server(uri: str) -> bool:
+    return uri.partition("://")[0] in ("http", "https")
 
 
 def _no_answer(uri: str, error: Exception) -> AnalysisError:
@@ -201,8 +249,14 @@ class MlflowTracker:
         """MLflow run of each configuration's hash."""
         self._last_step: dict[str, int] = {}
         """Last update that was logged, by hash."""
+        self._statuses: dict[str, str] = {}
+        """How a run has ended, by hash, of those copied as a whole: the tag is the last that a copy writes."""
         self._open: set[str] = set()
         """Hashes whose MLflow run is not ended."""
+        self._described: set[str] = set()
+        """Hashes whose MLflow run has its params."""
+        self._unanswered: set[str] = set()
+        """Hashes whose MLflow run was asked for, and no answer came: the store may have made it."""
         self._behind: set[str] = set()
         """Hashes of which some rows could not be logged: they wait for the record, so that no curve has a gap."""
         from mlflow.exceptions import MlflowException
@@ -279,18 +333,25 @@ class MlflowTracker:
         named = " ".join(flaws)
         return {f"{PREFIX}protocol": self.plan["protocol"], **({f"{PREFIX}flaws": named} if named else {})}
 
-    def _find_children(self) -> None:
-        for run in self.children():
+    def _find_children(self, query: str = "") -> None:
+        """Know the runs that are there. Of several of one (cell, seed), which lost answers leave, one stays."""
+        found: dict[str, list[Run]] = {}
+        for run in self.children(query):
             if run.data.tags.get(KIND_TAG) != TUNING:
-                self._remember(run)
+                found.setdefault(run.data.tags[f"{PREFIX}config_hash"], []).append(run)
+        for runs in found.values():
+            furthest, *surplus = sorted(runs, key=_progress, reverse=True)
+            for run in surplus:
+                self.client.delete_run(run.info.run_id)
+            self._remember(furthest)
 
-    def children(self) -> Iterator[Run]:
-        """Yield all nested runs of the study."""
+    def children(self, query: str = "") -> Iterator[Run]:
+        """Yield all nested runs of the study; `query` asks for more in MLflow's words."""
         token: str | None = ""
         while token is not None:
             page = self.client.search_runs(
                 [self.experiment_id],
-                f"tags.`{PARENT_TAG}` = '{self.parent_id}'",
+                f"tags.`{PARENT_TAG}` = '{self.parent_id}'{query}",
                 max_results=1000,
                 page_token=token or None,
             )
@@ -301,8 +362,11 @@ class MlflowTracker:
         address = run.data.tags[f"{PREFIX}config_hash"]
         self._ids[address] = run.info.run_id
         self._last_step[address] = int(run.data.metrics.get(STEP, 0))
-        if run.info.status == "RUNNING":
-            self._open.add(address)
+        if f"{PREFIX}status" in run.data.tags:
+            self._statuses[address] = run.data.tags[f"{PREFIX}status"]
+        if run.data.params:
+            self._described.add(address)
+        (self._open.add if run.info.status == "RUNNING" else self._open.discard)(address)
 
     @contextmanager
     def tolerant(self) -> Iterator[None]:
@@ -329,10 +393,16 @@ class MlflowTracker:
 
         Records, and the failures of runs that have no record.
         """
+        try:
+            records = [*read_failures(folder), *read_records(folder)]
+        except (ValueError, OSError) as error:
+            self._warn(f"nothing is copied to MLflow: {error}")
+            return
         with self.tolerant():
-            for record in (*read_failures(folder), *read_records(folder)):
+            for record in records:
                 address = record.config_hash
-                complete = address in self._ids and address not in self._open and address not in self._behind
+                complete = address not in self._open and address not in self._behind
+                complete = complete and self._statuses.get(address) == record.status
                 if not complete or self._last_step[address] < record.result_row()["steps"]:
                     self._copy(record)
             if (folder / PLAN_FILE).exists():
@@ -349,10 +419,11 @@ class MlflowTracker:
         if self._resting:
             return
         with self.tolerant():
-            if address in self._ids and address not in self._open and self._finished(address):
+            if address not in self._open and self._statuses.get(address) in (FINISHED, DIVERGED):
                 # It is trained again because its record is gone: the copy must not outlive it.
                 self.client.delete_run(self._ids.pop(address))
-                self._last_step.pop(address)
+                self._statuses.pop(address)
+                self._described.discard(address)
             self._ensure(address, labels, config, self.environment)
 
     def log_rows(self, address: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -374,10 +445,17 @@ class MlflowTracker:
             self._copy(record)
 
     def close(self, folder: Path, *, complete: bool) -> None:
-        """Copy what could not be written on the way, attach the report, and end all runs."""
+        """Copy what could not be written on the way, attach the report, and end all runs.
+
+        One that has ended and still could not be copied stays open.
+        """
+        if _is_server(self.uri):
+            with self.tolerant():
+                self._find_children()  # a request that the client repeated may have made a run twice
         self.copy_records(folder)
+        recorded = {path.stem for name in (RECORDS_FOLDER, FAILURES_FOLDER) for path in (folder / name).glob("*.json")}
         with self.tolerant():
-            for address in list(self._open):
+            for address in self._open - recorded:
                 self.client.set_terminated(self._ids[address], status="KILLED")
                 self._open.discard(address)
             for path in sorted([*(folder / name for name in REPORT_FILES), *folder.glob("*.png")]):
@@ -415,20 +493,28 @@ class MlflowTracker:
         for name, value in tags.items():
             self.client.set_tag(run.info.run_id, f"{AUDIT_TAG}{name}", value)
 
-    def _finished(self, address: str) -> bool:
-        status = self.client.get_run(self._ids[address]).data.tags.get(f"{PREFIX}status")
-        return status in (FINISHED, DIVERGED)
-
     def _ensure(
         self, address: str, labels: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, str]
     ) -> None:
-        """Have an open MLflow run for a hash: the one found, or a new one."""
+        """Have an open MLflow run for a hash, with its params: the one found, or a new one."""
         from mlflow.entities import Param
 
-        if address in self._ids:
-            if address not in self._open:
-                self._reopen(address)
-            return
+        if address in self._unanswered:
+            self._find_children(f" AND tags.`{PREFIX}config_hash` = '{address}'")
+            self._unanswered.discard(address)
+        if address not in self._ids:
+            self._create(address, labels, config, environment)
+        elif address not in self._open:
+            self._reopen(address)
+        if address not in self._described:
+            params = [Param(key, value) for key, value in flatten({**config, "seed": labels["seed"]}).items()]
+            for batch in batches(params, PARAMS_A_CALL):
+                self.client.log_batch(self._ids[address], params=list(batch))
+            self._described.add(address)
+
+    def _create(
+        self, address: str, labels: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, str]
+    ) -> None:
         factors = {f"{PREFIX}factor.{name}": str(level) for name, level in labels["factors"].items()}
         tags = {
             PARENT_TAG: self.parent_id,
@@ -444,16 +530,16 @@ class MlflowTracker:
             **{PREFIX + name: value for name, value in environment.items()},
         }
         name = f"{labels['cell']}, seed {labels['seed']}"
-        run_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
-        self._ids[address], self._last_step[address] = run_id, 0
+        self._unanswered.add(address)
+        self._ids[address] = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+        self._unanswered.discard(address)
+        self._last_step[address] = 0
         self._open.add(address)
-        params = [Param(key, value) for key, value in flatten({**config, "seed": labels["seed"]}).items()]
-        for batch in batches(params, PARAMS_A_CALL):
-            self.client.log_batch(run_id, params=list(batch))
 
     def _reopen(self, address: str) -> None:
         """Go on with a run that had failed or been interrupted."""
         run_id = self._ids[address]
+        self._statuses.pop(address, None)
         for tag in self.client.get_run(run_id).data.tags:
             if tag in (f"{PREFIX}status", f"{PREFIX}error", f"{PREFIX}{AUDITS_RUN}") or tag.startswith(AUDIT_TAG):
                 self.client.delete_tag(run_id, tag)
@@ -495,8 +581,14 @@ class MlflowTracker:
             tags[f"{PREFIX}error"] = record.error
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         self.client.set_terminated(run_id, status=MLFLOW_STATUS[record.status])
+        self._statuses[address] = record.status
         self._open.discard(address)
         self._behind.discard(address)
+
+
+def _progress(run: Run) -> tuple[bool, float]:
+    """Return how far the copy of a run is: whether it is whole, and the last update of its curve."""
+    return f"{PREFIX}status" in run.data.tags, run.data.metrics.get(STEP, 0.0)
 
 
 def _tag_value(found: Sequence[Mapping[str, Any]]) -> str:
@@ -560,7 +652,7 @@ def _plan(path: Path) -> dict[str, Any]:
 def ui_command(uri: str, experiment_id: str) -> str:
     """Return how to look at the runs of an experiment in a browser."""
     page = f"#/experiments/{experiment_id}?workflowType=machine_learning"  # else MLflow shows its view of traces
-    if urlsplit(uri).scheme in ("http", "https"):
+    if _is_server(uri):
         return f"open {public(uri).rstrip('/')}/{page}"
     python = "mlflow" if sys.prefix == sys.base_prefix else str(Path(sys.prefix) / "bin" / "mlflow")
     return f"{python} ui --backend-store-uri {public(uri)}\n        then open http://127.0.0.1:5000/{page}"

@@ -59,6 +59,13 @@ class TrivialTrainable(tune.Trainable):
         return 3.0
 
 
+class UnbornTrainable(TrivialTrainable):
+    """Cannot be set up."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        raise FileNotFoundError("no tokens\nthere")
+
+
 class NotingTrainable(TrivialTrainable):
     """Notes in the study's folder which process had which cell."""
 
@@ -113,6 +120,17 @@ class FaultyTrainable(AblationTrainable):
         if fault and self.labels["cell"] == "mlp" and self.trainer.seed == 1:
             raise RuntimeError("planned\nfault")
         return super()._step()
+
+
+class UnreadableTrainable(AblationTrainable):
+    """The real trainable, except that the record of the cell `mlp` with seed 1 is none while `fault` lies there."""
+
+    def _end_seed(self, status: str, error: str | None) -> None:
+        super()._end_seed(status, error)
+        assert self.store is not None
+        if self.store.exists("fault") and self.labels["cell"] == "mlp" and self.trainer.seed == 1:
+            with self.store.writing(self._record_name) as file:
+                file.write(b"no record")
 
 
 class HungryTrainable(AblationTrainable):

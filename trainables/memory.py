@@ -50,20 +50,29 @@ class PeakMemory:
         return None
 
 
-def limit_to_share(gpus: float, device: torch.device) -> None:
-    """Keep this process's tensors within its share of its GPU, so that no trial takes what others were promised.
+def tensors_share(gpus: float, index: int) -> float:
+    """Return the part of a GPU that is left for the tensors of a process which has a share of it.
 
     The process's own context there is part of the share, and torch does not count it.
 
     Raises:
         ConfigError: the share has no room for a tensor.
     """
-    if device.type != "cuda" or gpus >= 1:
-        return
-    total = torch.cuda.get_device_properties(device).total_memory
+    total = torch.cuda.get_device_properties(index).total_memory
     share = gpus - CONTEXT_BYTES / total
     require(share > 0, f"{gpus:g} of a GPU of {_gib(total)} is less than a process takes before its first tensor")
-    torch.cuda.set_per_process_memory_fraction(share)
+    return share
+
+
+def limit_to_share(gpus: float, device: torch.device) -> None:
+    """Keep this process's tensors within its share of its GPU, so that no trial takes what others were promised.
+
+    Raises:
+        ConfigError: the share has no room for a tensor.
+    """
+    if device.type != "cuda" or gpus >= 1:
+        return
+    torch.cuda.set_per_process_memory_fraction(tensors_share(gpus, torch.cuda.current_device()))
 
 
 def out_of_memory(error: torch.OutOfMemoryError, gpus: float, device: torch.device) -> str:

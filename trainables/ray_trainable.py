@@ -64,10 +64,21 @@ class AblationTrainable(tune.Trainable):
         torch.set_num_threads(config.get("threads", 1))
         settle_process()
         self.unstarted: dict[str, Any] | None = None
-        """The report of a trial whose model did not fit, or that must not be trained here."""
+        """The report of a trial that could not be set up, or that must not be trained here."""
         self.status = OTHER_CODE
+        self.store: Store | None = None
+        self.gpus: float = config.get("gpus", 1.0)
+        self.device = torch.device("cuda" if self.gpus and torch.cuda.is_available() else "cpu")
+        try:
+            self._begin(config, corpora)
+        except Exception as error:
+            if not config.get("study_directory") or isinstance(error, torch.AcceleratorError):
+                raise
+            self.unstarted = self._failure(error)
+
+    def _begin(self, config: Mapping[str, Any], corpora: Mapping[str, TokenizedCorpus] | None) -> None:
         self.environment = config.get("environment", {})
-        self.store: Store | None = open_store(config["study_directory"]) if config.get("study_directory") else None
+        self.store = open_store(config["study_directory"]) if config.get("study_directory") else None
         try:  # before all else: other code may not even know the configuration
             require_same(this_process(False), self.environment, f"a process on {platform.node()}")
         except ConfigError as error:
@@ -84,20 +95,13 @@ class AblationTrainable(tune.Trainable):
         self.corpus: TokenizedCorpus = corpora[directory] if corpora else open_corpus(Path(directory))
         self.latest: dict[str, Any] = {}
         self.pauses = frozenset(config.get("pauses", ()))
-        self.gpus: float = config.get("gpus", 1.0)
-        self.device = torch.device("cuda" if self.gpus and torch.cuda.is_available() else "cpu")
         limit_to_share(self.gpus, self.device)
-        try:
-            self._start_seed(self.pending_seeds.pop(0))
-        except torch.OutOfMemoryError as error:
-            if self.store is None:
-                raise
-            self.unstarted = self._failure(error)
+        self._start_seed(self.pending_seeds.pop(0))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Replace everything of the trial before (Tune calls this when it reuses the actor)."""
         for name in ("trainer", "progress", "auditor"):
-            self.__dict__.pop(name, None)  # of a trial whose model did not fit they may be missing
+            self.__dict__.pop(name, None)  # of a trial that could not be set up they may be missing
         self.setup(new_config)
         return True
 
@@ -111,6 +115,8 @@ class AblationTrainable(tune.Trainable):
                 state = load_checkpoint(self.store, self._checkpoint_name)
                 if state is not None:
                     self._continue(state)
+            except (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+                raise  # the checkpoint may be whole: training from the start would write over what it holds
             except Exception as error:  # whatever a damaged file raises: training from the start gives the same result
                 print(f"{self._checkpoint_name} cannot be read and is ignored: {error}", file=sys.stderr)
                 self.trainer = Trainer(self.trial_config, seed, self.corpus, self.device)

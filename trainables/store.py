@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from analysis.schema import replacing
 from moe_models.errors import ConfigError, require
@@ -64,10 +64,11 @@ def require_place(place: str, option: str) -> None:
     if not is_url(place):
         require(place.strip() != "", f"{option} is empty: give a path or a URL")
         return
-    parts = urlsplit(place)
+    held = place.partition("://")[2].rpartition("@")[0]  # a password may hold what would otherwise end a server's name
     secret = "credentials belong into the environment of every node, or into a role of the machines"
-    require(parts.password is None, f"{option}: its URL holds a password, which everybody could read: {secret}")
-    unknown = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if name not in SETTINGS]
+    require(":" not in held, f"{option}: its URL holds a password, which everybody could read: {secret}")
+    query = place.partition("?")[2]
+    unknown = [name for name, _ in parse_qsl(query, keep_blank_values=True) if name not in SETTINGS]
     require(not unknown, f"{option}: its URL may set {', '.join(SETTINGS)}, but not {', '.join(unknown)}; {secret}")
 
 
@@ -165,6 +166,10 @@ class Remote:
         buffer = io.BytesIO()
         yield buffer
         path = self._path(name)
+        if self._files.type_name == "local":  # which pyarrow would leave to the system's memory
+            with replacing(Path(path)) as file:
+                file.write(buffer.getbuffer())
+            return
         if self._files.type_name in OBJECT_STORES:
             self._send(path, buffer)
             return

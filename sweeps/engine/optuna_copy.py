@@ -12,9 +12,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from analysis.tracking import public
+from analysis.tracking import holds_secret, public, split_credentials
 from analysis.tuning_records import DIVERGED, FINISHED, SEARCH, STOPPED, TuningRecord
 from moe_models.errors import ConfigError, require
 from sweeps.engine.space import Space
@@ -30,10 +29,10 @@ def storage_url(option: str | None, folder: Path) -> str:
     """Return where searches are copied: the option, ABLATUNE_OPTUNA_STORAGE, or a SQLite file in the study's folder.
 
     Raises:
-        ConfigError: the option holds a password, which anybody on the machine can read off a command line.
+        ConfigError: the option holds a password, or what may be one: anybody on the machine can read a command line.
     """
     require(
-        option is None or urlsplit(option).password is None,
+        option is None or not holds_secret(option),
         f"--optuna-storage {public(option or '')}: a password on a command line can be read by everybody on the "
         f"machine; put the URL into the environment variable {STORAGE_VARIABLE}",
     )
@@ -103,7 +102,7 @@ class OptunaCopy:
     def _reason(self, error: Exception) -> str:
         """Return an error's first line without what the URL keeps secret."""
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        password = urlsplit(self.url).password
+        password = split_credentials(self.url)[0].partition(":")[2]
         return public(text.replace(password, "...") if password else text)
 
     def dashboard_command(self) -> str:

@@ -12,6 +12,7 @@ from moe_models.errors import ConfigError, require
 from sweeps.engine.options import AUTO
 from sweeps.engine.packing import Packing
 from trainables.environment import cpu_cores
+from trainables.memory import tensors_share
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] |
     """Return what a study may use; for `auto` all that there is, of which `sweeps.engine.measure` chooses.
 
     Raises:
-        ConfigError: more GPU is asked for than there is.
+        ConfigError: more GPU is asked for than there is, or less than a process takes.
     """
     if gpus_per_trial == AUTO:
         return find_resources(None, None)
@@ -80,6 +81,8 @@ def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] |
         slots = max_concurrent or cores
         seen = "no GPU was seen" if available == 0 else "--gpus-per-trial 0"
         return Resources(slots=slots, gpus=0, gpus_per_trial=0.0, reason=f"{seen}, {cores} CPU cores")
+    for index in range(available if share < 1 else 0):
+        tensors_share(share, index)  # refuses one without room, which no run could use
     fit = fitting(available, share)
     if max_concurrent is not None and max_concurrent > fit:
         raise ConfigError(

@@ -133,12 +133,41 @@ class TrialObserver(tune.Callback):
         return {}
 
 
-class _Stop(tune.Stopper):
-    """Stops the whole experiment: after a signal, for a restart, where Ray has no node left for Tune to wait for, or
-    where a process has other code than the driver, which would take one trial after the other and train none."""
+class _OwnErrors:
+    """Keeps the first error of this project's own in what Tune calls, as of a full disk, and then calls nothing more.
 
-    def __init__(self, observer: TrialObserver) -> None:
+    Tune would make a traceback of it, or one trial's failure. Here it stops the study in order, as a signal does, and
+    is raised when Tune has ended.
+    """
+
+    def __init__(self) -> None:
+        self.first: Exception | None = None
+
+    def keep(self, owner: object, **instead: Any) -> None:
+        """Keep the errors of an object's methods, which return `instead` then."""
+        for name, value in instead.items():
+            setattr(owner, name, self._keeping(getattr(owner, name), value))
+
+    def _keeping(self, method: Callable[..., Any], instead: Any) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
+            if self.first is None:
+                try:
+                    return method(*arguments, **named)
+                except Exception as error:
+                    self.first = error
+            return instead
+
+        return called
+
+
+class _Stop(tune.Stopper):
+    """Stops the whole experiment: after a signal or an error of our own, for a restart, where Ray has no node left for
+    Tune to wait for, or where a process has other code than the driver, which would take one trial after the other and
+    train none."""
+
+    def __init__(self, observer: TrialObserver, errors: _OwnErrors) -> None:
         self._observer = observer
+        self._errors = errors
         self.asked = False
         self.lost = False
         self.refused = ""
@@ -154,7 +183,7 @@ class _Stop(tune.Stopper):
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
             self.lost = not any(node["Alive"] for node in ray.nodes())
-        return bool(self.asked or self.lost or self.refused) or self._observer.restart
+        return bool(self.asked or self.lost or self.refused or self._errors.first) or self._observer.restart
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its stopper into snapshots, which nobody reads here."""
@@ -219,23 +248,24 @@ class _Observer(TrialObserver):
                 self._fail(run, "the trial ended without writing its record")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = error_of(trial)
+        error, lost = error_of(trial), lost_its_worker(trial)
         for run in self._runs_of(trial):
             if run.config_hash in self.ended or self._end_if_recorded(run):
                 continue
-            self._lost[run.config_hash] += lost_its_worker(trial)
-            if 0 < self._lost[run.config_hash] <= LOST_WORKERS:
+            self._lost[run.config_hash] += lost
+            if lost and self._lost[run.config_hash] <= LOST_WORKERS:
                 self.progress.say(f"{run.cell.name}, seed {run.seed}: its worker died; it goes on from its checkpoint")
                 self.restart = True
             else:
                 self._fail(run, error)
 
     def _end_if_recorded(self, run: PlannedRun) -> bool:
-        name = f"{RECORDS_FOLDER}/{run.config_hash}.json"
-        if run.config_hash in self.ended or not self.plan.storage.fetch(name):
+        if run.config_hash in self.ended:
             return False
-        self._end(run, TrialRecord.read(self.plan.folder / name))
-        return True
+        record = self.plan.storage.record(f"{RECORDS_FOLDER}/{run.config_hash}.json")
+        if record is not None:
+            self._end(run, record)
+        return record is not None
 
     def _end(self, run: PlannedRun, record: TrialRecord) -> None:
         self.ended.add(run.config_hash)
@@ -312,9 +342,10 @@ def run_plan(
     runs = plan.open_runs()
     if not runs:
         return Outcome(interrupted=False, failures=())
-    for run in runs:  # they are tried again
-        for suffix in (".json", ".log"):
-            plan.storage.forget(f"{FAILURES_FOLDER}/{run.config_hash}{suffix}")
+    tried = {run.config_hash for run in runs}
+    for name in plan.storage.names(FAILURES_FOLDER):
+        if Path(name).stem in tried:
+            plan.storage.forget(name)
     observer = _Observer(plan, runs, environment, tracker, progress)
 
     def suggestions() -> Suggestions:
@@ -376,13 +407,21 @@ def run_trials(
 
     Raises:
         ConfigError: a process has other code or packages than this one.
+        Exception: whatever the observer, the suggestions or the scheduler raised first.
     """
-    stop = _Stop(observer)
+    errors = _OwnErrors()
+    errors.keep(observer, on_trial_start=None, on_trial_result=None, on_trial_complete=None, on_trial_error=None)
+    if scheduler is not None:
+        errors.keep(scheduler, on_trial_result=TrialScheduler.NOOP)
+    stop = _Stop(observer, errors)
     with _signals(stop, say), _quiet():
         while not stop.asked:
             with _scratch(folder) as scratch:
                 trials = OnGpus(suggestions(), resources.gpus_per_trial, say)
+                errors.keep(trials, suggest=None, on_trial_complete=None)
                 _fit(trainable, resources, scratch, trials, most, observer, scheduler, stop)
+            if errors.first is not None:
+                raise errors.first
             if stop.refused:
                 raise ConfigError(f"{stop.refused}; then the same command continues the study")
             if stop.asked or not (stop.lost or observer.restart):
@@ -553,8 +592,11 @@ def error_of(trial: Trial) -> str:
 
 
 def _exception_of(trial: Trial) -> Exception | None:
-    """Return the exception that Ray kept of a failed trial."""
+    """Return the exception that Ray kept of a failed trial; of a process that could not be set up the error in it."""
     if trial.pickled_error_file is None:
         return None
     error: Exception = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        cause: Exception = error.args[0]
+        return cause
     return error

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from analysis.registered import AMENDMENTS, HASH
 from analysis.schema import FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, TrialRecord, replacing
@@ -20,6 +20,7 @@ from trainables.store import Folder, Store, is_url, open_store
 
 KEPT_FOLDERS = (RECORDS_FOLDER, FAILURES_FOLDER)
 READS_AT_A_TIME = 16
+Record = TypeVar("Record")
 
 
 class Storage:
@@ -51,6 +52,19 @@ class Storage:
             return False
         self._take(name, content)
         return True
+
+    def record(self, name: str) -> TrialRecord | None:
+        """Return a record, which the folder has from then on; None where neither has it.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        content = self._folder.read(name) if self.fetch(name) else None
+        return None if content is None else _parsed(TrialRecord.parse, content, str(self.folder / name))
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the files that either has in a folder, sorted."""
+        return sorted({*self.store.list(folder), *self._folder.list(folder)})
 
     def keep(self, name: str) -> None:
         """Have a file of the folder in the storage, too."""
@@ -100,7 +114,7 @@ class Storage:
         if not self.apart:
             return
         for folder in (f"{TUNING_FOLDER}/{cell}" for cell in cells):
-            for name in sorted({*self.store.list(folder), *self._folder.list(folder)}):
+            for name in self.names(folder):
                 ours, theirs = self._folder.read(name), self.store.read(name)
                 if theirs is not None and (ours is None or self._is_further(name, theirs, ours)):
                     self._take(name, theirs, TuningRecord.parse)
@@ -132,12 +146,16 @@ class Storage:
 
     def _take(self, name: str, content: bytes, parse: Callable[[bytes, str], object] = TrialRecord.parse) -> None:
         if name.endswith(".json") and name != PLAN_FILE:
-            try:
-                parse(content, f"{self.place}/{name}")
-            except ValueError as error:
-                raise ConfigError(f"{error}; delete it to train that run again") from error
+            _parsed(parse, content, f"{self.place}/{name}")
         with replacing(self.folder / name) as file:
             file.write(content)
+
+
+def _parsed(parse: Callable[[bytes, str], Record], content: bytes, path: str) -> Record:
+    try:
+        return parse(content, path)
+    except ValueError as error:
+        raise ConfigError(f"{error}; delete it to train that run again") from error
 
 
 def _below(root: str, name: str) -> str:

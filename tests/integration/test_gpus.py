@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -36,6 +37,7 @@ def command(_one_ray: None, corpus_file: Path, monkeypatch: pytest.MonkeyPatch) 
     """A command on a machine with one GPU, which trials share by halves."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 2**30))
     monkeypatch.setattr(memory, "free_bytes", lambda _: 80 * 2**30)
 
     def make(variants: str, share: str) -> list[str]:

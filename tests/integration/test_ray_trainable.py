@@ -374,6 +374,59 @@ def test_a_model_that_does_not_fit_is_a_report_and_its_actor_can_be_reused(
     actor.stop()
 
 
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ({"corpus_directory": "/nowhere"}, "/nowhere"),
+        ({"config": {"model": {"kind": "not known here"}}}, "ConfigError: unknown field of model 'kind'"),
+        ({"study_directory": "s3://"}, "ConfigError: the storage s3:// cannot be used"),
+    ],
+    ids=["tokens", "configuration", "storage"],
+)
+@pytest.mark.parametrize("kind", [AblationTrainable, TuningTrainable])
+def test_what_cannot_be_set_up_is_a_report_and_its_actor_can_be_reused(
+    kind: type[AblationTrainable], what: dict[str, Any], error: str, corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    settings = trial(corpus, tmp_path, [0])
+    actor = kind({**settings, **what})
+    report = actor.train()
+    assert (report["status"], report["done"]) == (schema.FAILED, True)
+    assert error in report["error"]
+    assert "\n" not in report["error"]
+    assert "Traceback" in report["traceback"]
+    assert actor.reset_config(settings)
+    while not (report := actor.train())["done"]:
+        pass
+    assert report["status"] == schema.FINISHED
+    actor.stop()
+    if "study_directory" not in what:
+        with pytest.raises(Exception, match=error.removeprefix("ConfigError: ")):
+            kind({name: value for name, value in {**settings, **what}.items() if name != "study_directory"})
+
+
+def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(
+    corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = trial(corpus, tmp_path, [0])
+    begun = AblationTrainable(settings)
+    next(begun.progress)
+    begun.stop()
+    (path,) = (tmp_path / "checkpoints").glob("*.pt")
+    kept = path.read_bytes()
+
+    def unreachable(*_: Any) -> None:
+        raise OSError("the network is down")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(names_of(AblationTrainable), "load_checkpoint", unreachable)
+        actor = AblationTrainable(settings)
+        report = actor.train()
+    assert (report["status"], report["error"]) == (schema.FAILED, "OSError: the network is down")
+    actor.stop()
+    assert path.read_bytes() == kept
+    assert AblationTrainable(settings).trainer.update == begun.trainer.update > 0
+
+
 def test_only_an_error_that_breaks_the_process_is_raised(
     corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

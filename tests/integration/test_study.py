@@ -238,6 +238,45 @@ def test_other_code_than_the_driver_s_stops_a_study_and_fails_no_run(
     require_mlflow_to_equal_the_records(folder)
 
 
+@pytest.mark.usefixtures("one_ray")
+def test_what_the_driver_cannot_read_stops_the_study_with_one_line(
+    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.UnreadableTrainable)
+    assert STUDY.main(command("baseline", 1)) == 0
+    folder = study_folder()
+    (folder / "fault").touch()
+    capsys.readouterr()
+    assert STUDY.main(command(seeds=2)) == 2
+    errors = capsys.readouterr().err
+    (bad,) = (path for path in (folder / RECORDS_FOLDER).iterdir() if path.read_text() == "no record")
+    assert errors.startswith(f"error: {bad} is not a trial record: ")
+    assert errors.endswith("; delete it to train that run again\n")
+    assert len(errors.splitlines()) == 1
+    assert not (folder / ".tune").exists()
+    assert not {run.info.status for run in nested_runs()} & {"RUNNING"}
+
+    (folder / "fault").unlink()
+    bad.unlink()
+    assert STUDY.main(command(seeds=2)) == 0
+    assert len(read_records(folder)) == 4
+    require_mlflow_to_equal_the_records(folder)
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_a_process_that_cannot_be_set_up_fails_its_runs_once_and_says_why(
+    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.UnbornTrainable)
+    assert STUDY.main(command("baseline", 2)) == 1
+    folder = study_folder()
+    failures = [TrialRecord.read(path) for path in (folder / "failures").glob("*.json")]
+    assert [failure.error for failure in failures] == ["FileNotFoundError: no tokens there"] * 2
+    output = capsys.readouterr().out
+    assert output.count("failed: FileNotFoundError: no tokens there") == 2
+    assert "its worker died" not in output
+
+
 def test_a_killed_study_goes_on(command: Callable[..., list[str]]) -> None:
     arguments = command("baseline,mlp,moe", 2, 60)
     process = driver(arguments)

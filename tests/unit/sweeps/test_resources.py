@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -11,10 +12,12 @@ from sweeps.engine.resources import find_resources
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """A machine with as many GPUs as the test's parameter says, and four cores."""
+    """A machine with as many GPUs, of 24 GiB, as the test's parameter says, and four cores."""
     gpus = request.node.callspec.params.get("gpus", 0) if hasattr(request.node, "callspec") else 0
     monkeypatch.setattr(resources.torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(resources.torch.cuda, "get_device_name", lambda _: "a GPU")
+    total = SimpleNamespace(total_memory=24 * 2**30)
+    monkeypatch.setattr(resources.torch.cuda, "get_device_properties", lambda _: total)
     monkeypatch.setattr(resources, "cpu_cores", lambda: 4)
 
 
@@ -50,9 +53,10 @@ def test_slots(
     [
         (0, None, 0.25, r"--gpus-per-trial 0\.25 asks for more than this machine has \(no GPU\)"),
         (1, None, 2.0, r"--gpus-per-trial 2 asks for more than this machine has \(1 GPU\)"),
+        (1, None, 0.02, r"0\.02 of a GPU of 24\.00 GiB is less than a process takes before its first tensor"),
         (2, 9, 0.25, r"--max-concurrent 9 with --gpus-per-trial 0\.25 .*\(2 GPUs: 8 at a time\)"),
     ],
 )
-def test_more_than_there_is(gpus: int, max_concurrent: int | None, share: float, message: str) -> None:
+def test_what_the_machine_does_not_have(gpus: int, max_concurrent: int | None, share: float, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_resources(max_concurrent, share)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import itertools
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -28,7 +29,15 @@ from analysis.schema import (
     Audit,
     TrialRecord,
 )
-from analysis.tracking import MlflowTracker, public, require_tracking, sync_mlflow, tracking_uri, ui_command
+from analysis.tracking import (
+    MlflowTracker,
+    holds_secret,
+    public,
+    require_tracking,
+    sync_mlflow,
+    tracking_uri,
+    ui_command,
+)
 from analysis.tuning_records import TuningRecord
 from analysis.tuning_tracking import TuningTracker
 from sweeps.engine.plan import Plan, PlannedRun
@@ -54,6 +63,12 @@ def tracked(plan_for: Callable[..., Plan], database: str) -> Iterator[tuple[Plan
     client = MlflowClient(tracking_uri=database)
     for run in all_runs(client):
         client.delete_run(run.info.run_id)
+
+
+@pytest.fixture
+def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that failed is not left alone."""
+    monkeypatch.setattr("analysis.tracking.REST_SECONDS", 0.0)
 
 
 def start(tracker: MlflowTracker, run: PlannedRun) -> None:
@@ -447,6 +462,97 @@ def test_a_store_that_fails_is_left_alone_for_a_while(tracked: Any, monkeypatch:
     assert calls == ["create_run"]
 
 
+def after(call: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """Return a call that does its work, but whose answer is lost."""
+
+    def lost(*arguments: Any, **named: Any) -> None:
+        call(*arguments, **named)
+        raise error
+
+    return lost
+
+
+@pytest.mark.usefixtures("_no_rest")
+def test_a_run_whose_making_was_not_answered_is_not_made_twice(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    plan, connect = tracked
+    tracker, run = connect(), plan.runs()[0]
+    tracker._warn = lambda line: None
+    with monkeypatch.context() as patch:
+        made = after(tracker.client.create_run, MlflowException("the connection was reset"))
+        patch.setattr(tracker.client, "create_run", made)
+        start(tracker, run)
+    tracker.end(record(plan, run))
+    found = children(tracker.client)[run.config_hash]
+    assert found.data.tags["ablatune.status"] == FINISHED
+    assert found.data.params["training.updates"] == "4"
+    assert steps(tracker.client, found, "train_loss") == [2, 4]
+
+
+@pytest.mark.usefixtures("_no_rest")
+def test_of_several_copies_of_a_run_the_furthest_stays(tracked: Any) -> None:
+    plan, connect = tracked
+    run, other = plan.runs()[:2]
+    trackers = [connect() for _ in range(3)]  # as of a client that repeats what was not answered
+    for tracker in trackers:
+        for one in (run, other):
+            start(tracker, one)
+    trackers[0].log_rows(run.config_hash, [row(1), row(2), row(3)])
+    trackers[1].end(record(plan, run))
+    trackers[2].log_rows(other.config_hash, [row(1)])
+    connect()
+    found = children(trackers[0].client)
+    assert found[run.config_hash].info.run_id == trackers[1]._ids[run.config_hash]
+    assert found[other.config_hash].info.run_id == trackers[2]._ids[other.config_hash]
+
+
+@pytest.mark.usefixtures("_no_rest")
+def test_what_could_not_be_copied_at_the_end_is_copied_at_the_next_start(
+    tracked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is locked while records are copied, and free when runs are closed."""
+    from mlflow.exceptions import MlflowException
+
+    plan, connect = tracked
+    (run, other), tracker = plan.runs()[:2], connect()
+    tracker._warn = lambda line: None
+    for one in (run, other):
+        start(tracker, one)
+    tracker.log_rows(run.config_hash, [row(2), row(4, val_loss=3.5)])
+    record(plan, run).write(plan.folder / RECORDS_FOLDER)
+
+    def locked(*_: Any, **__: Any) -> None:
+        raise MlflowException("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker.client, "log_batch", locked)
+        tracker.close(plan.folder, complete=True)
+    found = children(tracker.client)
+    assert {address: one.info.status for address, one in found.items()} == {
+        run.config_hash: "RUNNING",
+        other.config_hash: "KILLED",
+    }
+    tracker.client.set_terminated(found[run.config_hash].info.run_id, "KILLED")  # as older stores have it
+    connect().copy_records(plan.folder)
+    found = children(tracker.client)
+    assert found[run.config_hash].data.tags["ablatune.status"] == FINISHED
+    assert found[run.config_hash].info.status == "FINISHED"
+
+
+def test_a_record_that_cannot_be_read_is_said_and_ends_nothing(tracked: Any) -> None:
+    plan, connect = tracked
+    tracker, said = connect(), list[str]()
+    tracker._warn = said.append
+    start(tracker, plan.runs()[0])
+    (plan.folder / RECORDS_FOLDER).mkdir()
+    (plan.folder / RECORDS_FOLDER / "bad.json").write_text("no record")
+    tracker.close(plan.folder, complete=False)
+    assert len(said) == 1
+    assert "bad.json is not a trial record" in said[0]
+    assert children(tracker.client)[plan.runs()[0].config_hash].info.status == "KILLED"
+
+
 def test_a_store_is_made_anew_from_the_records(tracked: Any, tmp_path: Path) -> None:
     plan, _ = tracked
     run, other = plan.runs()[:2]
@@ -479,7 +585,10 @@ def test_the_default_is_a_database_in_the_current_folder(tmp_path: Path) -> None
 def test_uris_are_shown_without_passwords() -> None:
     assert public("https://me:secret@host:5000/x") == "https://host:5000/x"
     assert public("postgresql+psycopg2://me:s@cret@host/db") == "postgresql+psycopg2://host/db"
-    assert public("mysql://host/db?user=me&password=secret&x=1") == "mysql://host/db?user=me&password=...&x=1"
+    assert (
+        public("mysql://host/db?user=me&password=s&charset=utf8")
+        == "mysql://host/db?user=...&password=...&charset=utf8"
+    )
     assert public("failed at 'http://me:secret@host/x' (again)") == "failed at 'http://host/x' (again)"
     assert public("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"
     page = "#/experiments/7?workflowType=machine_learning"
@@ -487,6 +596,49 @@ def test_uris_are_shown_without_passwords() -> None:
     of_database = ui_command("sqlite:////tmp/mlflow.db", "7")
     assert "--backend-store-uri sqlite:////tmp/mlflow.db" in of_database
     assert f"open http://127.0.0.1:5000/{page}" in of_database
+
+
+SECRETS = [
+    "mysql://host/db?passwd=hunter2",
+    "postgresql://host/db?sslpassword=hunter2&sslmode=require",
+    "postgresql://host/db?sslmode=require&anything=hunter2",
+    "postgresql://me:hun/ter2@host/db",
+    "postgresql://me:hun/ter2@host:5432/db",
+    "postgresql://me:hun#ter2@host/db",
+    "postgresql://me:hun?ter2@host/db",
+    "postgresql://me:hun@ter2@host/db",
+    "postgresql://me:[hunter2@host/db",
+]
+
+
+@pytest.mark.parametrize("uri", SECRETS)
+def test_no_part_of_a_secret_is_shown(uri: str) -> None:
+    shown = [public(uri), public(f"cannot connect to '{uri}' (again)"), ui_command(uri, "7")]
+    assert not [text for text in shown if "hun" in text or "ter2" in text or "host/db" not in text.replace(":5432", "")]
+    assert holds_secret(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////tmp/me:a@b/mlflow.db", "https://me@host", "postgresql://host/db?sslmode=require", "mlruns"]
+)
+def test_what_is_no_secret_is_none(uri: str) -> None:
+    assert not holds_secret(uri)
+    assert public(uri) == uri.replace("me@", "")
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("http://me:hunter2@[::1", "cannot be read: Invalid IPv6 URL"),
+        ("http://me:hun/ter2@host", "its user or password holds a /"),
+        ("postgresql://me:hunter2@host:port/db", "cannot be read: Port could not be cast"),
+        ("postgresql://me:hun/ter2@127.0.0.1:9/db", "does not answer"),
+    ],
+)
+def test_a_uri_that_cannot_be_used_is_one_line_without_its_secret(uri: str, why: str) -> None:
+    with pytest.raises(AnalysisError, match=why) as error:
+        require_tracking(uri)
+    assert not re.search("hun|ter2|\n", str(error.value))
 
 
 def test_a_file_that_is_no_database_is_said(plan_for: Callable[..., Plan], tmp_path: Path) -> None:
