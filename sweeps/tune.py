@@ -379,6 +379,10 @@ class Search:
                 f"{text.counted(len(failed), 'trial')} failed ({failed[0].cell}, {failed[0].arm} {failed[0].number}: "
                 f"{failed[0].error}); an unequal search compares nothing: the same command tries again what failed"
             )
+        open_arms = [arm for arm in arms if not arm.complete]
+        if open_arms and not interrupted:
+            left = ", ".join(f"{arm.left} ({arm.cell.name}, {arm.arm})" for arm in open_arms)
+            raise FailedTrialsError(f"trials have not ended: {left}; the same command trains them")
         return not interrupted
 
     def best(self, cell: str) -> TuningRecord:

@@ -116,6 +116,15 @@ def test_what_stopped_trials_had_kept_is_gone_when_training_ends(
     assert [path.exists() for path in kept] == [False, True] * 2
 
 
+def test_a_search_that_lacks_trials_is_not_confirmed(
+    fixed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tuning, "run_arms", lambda *_, **__: False)
+    monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    assert tune.main([*fixed, "--steps", "9", "--trials", "3"]) == 1
+    assert "error: trials have not ended: 3 (baseline, search), 3 (mlp, search); the same" in capsys.readouterr().err
+
+
 def test_the_confirming_study_has_the_same_cells_and_is_tuned() -> None:
     study = tune.tuned_study(STUDY)
     assert study.designs == STUDY.designs
