@@ -131,10 +131,18 @@ def parse_tuning(folder: Path) -> Mapping[str, Any]:
     """Return the declaration of a study's search; a folder without one raises ValueError."""
     path = folder / TUNING_FILE
     try:
-        found = json.loads(path.read_text())
-        _ = found["space"].items(), found["cells"], found["guess_loss"]
+        return parse_declaration(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} has no {TUNING_FILE}: it is no search's folder") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the declaration of a search: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def parse_declaration(content: bytes, name: str) -> Mapping[str, Any]:
+    """Return the declaration in a file's content; one that is none raises ValueError with the file's name."""
+    try:
+        found: Mapping[str, Any] = json.loads(content)
+        _ = found["space"].items(), found["cells"], found["guess_loss"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name} is not the declaration of a search: {error}") from error
     return found

@@ -17,12 +17,11 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import text
 from analysis.schema import FAILED
-from analysis.tuning_records import RANDOM, SEARCH, SWEEP, TUNING_FILE
+from analysis.tuning_records import RANDOM, SEARCH, SWEEP
 from moe_models.errors import ConfigError, require
 from sweeps.engine import cli
 from sweeps.engine.options import Options, flag_of, read
@@ -41,10 +40,6 @@ if TYPE_CHECKING:
 
 class FailedTrialsError(ConfigError):
     """An error ended some trials: an unequal search compares nothing."""
-
-
-DECLARED = ("space", "trials", "random", "sweep", "rungs", "reduction", "updates", "max_tokens", "seed")
-"""What may not change while a search goes on: all cells have the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +126,14 @@ def tuned_study(study: Study) -> Study:
 
 def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     from analysis.tracking import require_tracking, tracking_uri
+    from sweeps.engine.declaration import exchange, kept_choices
     from sweeps.engine.optuna_copy import storage_url
     from sweeps.engine.plan import require_same_configurations, resolve
 
     console = cli.console_of(options)
     with cli.workplace(options) as resources:
         require_tracking(tracking_uri())
-        plan = resolve(tuned_study(study), options, resources, kept=_kept_choices)
+        plan = resolve(tuned_study(study), options, resources, kept=kept_choices)
         resources = cli.pack(plan, resources, options, console)
         space, budget = parse_space(options.space), make_budget(plan, options)
         declared = declare(plan, space, budget, options)
@@ -149,8 +145,10 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
                 print(json.dumps({**declared, "folder": str(plan.folder)}))
             return 0
         with cli.driving(plan, resources, console) as resources:
-            if plan.storage.exchange():
-                plan = resolve(tuned_study(study), options, resources, kept=_kept_choices)
+            brought = plan.storage.exchange()
+            if exchange(plan.storage, plan.known_cells()) or brought:
+                plan = resolve(tuned_study(study), options, resources, kept=kept_choices)
+                declared = declare(plan, space, budget, options)
             plan.storage.exchange_trials(cell.name for cell in plan.cells)
             from sweeps.engine.runner import ray_session
 
@@ -188,8 +186,11 @@ def declare(plan: Plan, space: Space, budget: Budget, options: TuneOptions) -> d
     Raises:
         ConfigError: the folder has a search that was declared otherwise.
     """
+    from sweeps.engine.declaration import continued
+
+    whole = plan.to_json()
     declared: dict[str, Any] = {
-        "study": plan.name,
+        **{name: whole[name] for name in ("study", "script", "title", "data_hash", "protocol", "flaws")},
         "cells": [cell.name for cell in plan.cells],
         "space": space_to_json(space),
         "trials": budget.trials,
@@ -204,33 +205,7 @@ def declare(plan: Plan, space: Space, budget: Budget, options: TuneOptions) -> d
         "guess_loss": math.log(plan.cells[0].config.model.vocab_size),
         "choices": dict(plan.choices),
     }
-    existing = _read_declared(plan.folder)
-    for name in DECLARED if existing else ():
-        require(
-            existing[name] == declared[name],
-            f"the search in {plan.folder} was declared with {name} {json.dumps(existing[name])}, now it is "
-            f"{json.dumps(declared[name])}: repeat the earlier command, or begin a new search with another --output",
-        )
-    known = [cell for cell in plan.known_cells() if cell in (*existing.get("cells", ()), *declared["cells"])]
-    return {**declared, "cells": known, **{key: existing[key] for key in ("importance",) if key in existing}}
-
-
-def _read_declared(folder: Path) -> Mapping[str, Any]:
-    """Return the declaration in a study's folder; empty where there is none."""
-    from analysis.tuning_records import parse_tuning
-
-    if not (folder / TUNING_FILE).exists():
-        return {}
-    try:
-        return parse_tuning(folder)
-    except ValueError as error:
-        raise ConfigError(f"{error}: move its folder away, or use another --output") from error
-
-
-def _kept_choices(folder: Path) -> Mapping[str, Any]:
-    """Return what an interrupted search had chosen by measurement: its trials must not differ in it."""
-    chosen: Mapping[str, Any] = _read_declared(folder).get("choices", {})
-    return chosen
+    return continued(declared, plan.storage, plan.known_cells())
 
 
 def _print_search(plan: Plan, declared: Mapping[str, Any], budget: Budget, console: Console) -> None:
@@ -322,9 +297,9 @@ class Search:
         return complete
 
     def _write_declared(self) -> None:
-        from analysis.schema import write_json
+        from sweeps.engine.declaration import write
 
-        write_json(self.plan.folder / TUNING_FILE, self.declared)
+        write(self.declared, self.plan.storage)
 
     def _arm(self, cell: PlannedCell, arm: str, planned: Sequence[tuple[str, Mapping[str, float]]] = ()) -> Arm:
         from analysis.tuning_records import of_arm
@@ -379,6 +354,10 @@ class Search:
                 f"{text.counted(len(failed), 'trial')} failed ({failed[0].cell}, {failed[0].arm} {failed[0].number}: "
                 f"{failed[0].error}); an unequal search compares nothing: the same command tries again what failed"
             )
+        open_arms = [arm for arm in arms if not arm.complete]
+        if open_arms and not interrupted:
+            left = ", ".join(f"{arm.left} ({arm.cell.name}, {arm.arm})" for arm in open_arms)
+            raise FailedTrialsError(f"trials have not ended: {left}; the same command trains them")
         return not interrupted
 
     def best(self, cell: str) -> TuningRecord:

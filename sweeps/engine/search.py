@@ -8,6 +8,7 @@ bit; with several, what is suggested depends on which of them have ended by then
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -188,6 +189,8 @@ class Arm:
         self._again = sorted(n for n, record in self.records.items() if record.status in (RUNNING, FAILED))
         """Interrupted or failed trials, which are trained before any new one."""
         self._now: set[int] = set()
+        self._later: dict[int, set[int]] = {}
+        """By trial that is being trained: those with a higher number that had ended before it was asked for."""
 
     @property
     def milestones(self) -> tuple[int, ...]:
@@ -201,7 +204,7 @@ class Arm:
 
     @property
     def _unasked(self) -> int:
-        left = self.trials - len(self.records)
+        left = max(0, self.trials - len(self.records))
         if self.arm != SEARCH or self.budget.tokens is None:
             return left
         waiting = {*self._now, *self._again}
@@ -215,15 +218,19 @@ class Arm:
         return self.left == 0
 
     def ask(self) -> TuningRecord | None:
-        """Return the next trial, recorded; None where none can begin now (or, when complete, ever)."""
+        """Return the next trial, recorded; None where none can begin now (or, when complete, ever).
+
+        A trial whose record is gone comes before any new one, as it was: what it is to be knows those before it alone.
+        """
         if self._again:
             number = self._again.pop(0)
             record = dataclasses.replace(self.records[number], status=RUNNING, error=None, rows=[])
         elif self._unasked > 0:
-            number = len(self.records)
+            number = next(n for n in itertools.count() if n not in self.records)
             record = self._new(number)
         else:
             return None
+        self._later[number] = {n for n in self.records if n > number} - self._now - {*self._again}
         self._now.add(number)
         self._keep(record)
         return record
@@ -235,7 +242,8 @@ class Arm:
         elif self.arm == RANDOM:
             values = draw(self.space, self.seed, number)
         else:
-            values = suggest(self.space, self.records.values(), self.seed, number)
+            before = [record for n, record in self.records.items() if n < number]
+            values = suggest(self.space, before, self.seed, number)
         config = self.config(values)
         return TuningRecord(
             study=self.storage.folder.name,
@@ -257,6 +265,8 @@ class Arm:
     def reached(self, number: int, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Record the rungs that a trial has reached and return whether it goes on; if not, it has ended.
 
+        One that is trained again is compared as it was the first time: not with later ones that have ended since.
+
         Args:
             number: of the trial.
             rows: its curve so far.
@@ -267,7 +277,8 @@ class Arm:
             rung = str(milestone)
             if milestone not in by_step or rung in record.rungs:
                 continue
-            others = {n: other.rungs[rung] for n, other in self.records.items() if rung in other.rungs}
+            later = self._later[number]
+            others = {n: it.rungs[rung] for n, it in self.records.items() if rung in it.rungs and n not in later}
             going = goes_on({**others, number: by_step[milestone]}, number, self.budget.reduction)
             record = dataclasses.replace(record, rungs={**record.rungs, rung: by_step[milestone]})
             if not going:

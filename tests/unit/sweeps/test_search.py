@@ -147,6 +147,28 @@ def test_an_interrupted_search_goes_on_exactly(
     assert arm_in(parts).ask() is None
 
 
+@pytest.mark.parametrize("gone", [(2,), (0, 11), (13,)])
+def test_trials_whose_records_are_gone_are_trained_again_as_they_were(
+    tmp_path: Path, arm_in: Callable[..., Arm], gone: tuple[int, ...]
+) -> None:
+    train(arm_in(tmp_path))
+    whole = told(tmp_path)
+    for record in read_tuning_records(tmp_path):
+        if record.number in gone:
+            record.write(tmp_path).unlink()
+    arm = arm_in(tmp_path)
+    assert arm.left == len(gone)
+    train(arm)
+    assert told(tmp_path) == whole
+
+
+def test_a_search_of_more_trials_than_are_asked_for_has_none_left(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    train(arm_in(tmp_path))
+    arm = arm_in(tmp_path, trials=BUDGET.trials - 2)
+    assert (arm.left, arm.ask()) == (0, None)
+    assert arm.complete
+
+
 @pytest.mark.parametrize("where", [str, Path.as_uri])
 def test_a_search_goes_on_from_the_storage_where_its_folder_is_gone_or_behind(
     tmp_path: Path, arm_in: Callable[..., Arm], where: Callable[[Path], str]

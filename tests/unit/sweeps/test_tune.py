@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 
 from analysis.tuning_records import RUNNING, STOPPED, TUNING_FILE
 from sweeps import tune
+from sweeps.engine import plan as plan_module
 from sweeps.engine import runner, tuning
 from sweeps.engine.plan import Plan
 from sweeps.engine.search import Arm
@@ -71,26 +72,61 @@ def test_a_dry_run_writes_nothing(fixed: list[str], capsys: pytest.CaptureFixtur
     assert not Path("results").exists()
 
 
-def test_a_search_that_was_declared_otherwise_is_not_continued(
-    fixed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    declarations: list[str] = []
+@pytest.fixture
+def declarations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Searches end as soon as they are declared; what the folder then held of each."""
+    found: list[dict[str, Any]] = []
 
     class Declared(tune.Search):
         def run(self) -> bool:
             self._write_declared()
-            declarations.append((self.plan.folder / TUNING_FILE).read_text())
+            found.append(json.loads((self.plan.folder / TUNING_FILE).read_text()))
             return False
 
     monkeypatch.setattr(tune, "Search", Declared)
     monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    return found
+
+
+def test_a_search_that_was_declared_otherwise_is_not_continued(
+    fixed: list[str], capsys: pytest.CaptureFixture[str], declarations: list[dict[str, Any]]
+) -> None:
     assert tune.main([*fixed, "--steps", "9"]) == 130
     assert tune.main([*fixed, "--steps", "9", "--variants", "baseline,moe"]) == 130, "more cells get the same search"
-    assert json.loads(declarations[-1])["cells"] == ["baseline", "mlp", "moe"]
+    assert declarations[-1]["cells"] == ["baseline", "mlp", "moe"]
     capsys.readouterr()
     for change, name in ((["--trials", "20"], "trials 16, now it is 20"), (["--search-seed", "77"], "seed 1000")):
         assert tune.main([*fixed, "--steps", "9", *change]) == 2
         assert f"was declared with {name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", [str, Path.as_uri])
+def test_on_another_machine_a_search_is_the_one_that_the_storage_declares(
+    fixed: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    declarations: list[dict[str, Any]],
+    tmp_path: Path,
+    where: Callable[[Path], str],
+) -> None:
+    asked = [*fixed[:-2], "--steps", "9", "--storage", where(tmp_path / "shared")]  # the precision is measured
+    measured = iter(("bf16", "fp32", "fp32"))
+    monkeypatch.setattr(plan_module, "faster_precision", lambda *_: next(measured))
+    assert tune.main([*asked, "--output", "here"]) == 130
+    assert tune.main([*asked, "--variants", "baseline,moe", "--output", "there"]) == 130
+    assert [found["choices"]["precision"] for found in declarations] == [{"cpu": "bf16"}] * 2
+    assert declarations[-1]["cells"] == ["baseline", "mlp", "moe"]
+    assert tune.main([*asked, "--output", "here"]) == 130
+    assert declarations[-1]["cells"] == ["baseline", "mlp", "moe"], "what was behind is brought up to date"
+    capsys.readouterr()
+    assert tune.main([*asked, "--trials", "3", "--output", "elsewhere"]) == 2
+    error = capsys.readouterr().err
+    assert "was declared with trials 16, now it is 3: repeat the earlier command" in error
+    assert error.count("\n") == 1
+    (kept,) = (tmp_path / "shared").glob("*/tuning.json")
+    kept.write_text(json.dumps({**declarations[-1], "space": {}}))
+    assert tune.main([*asked, "--output", "here"]) == 2
+    assert f"the one in {where(kept.parent)} with {{}}: give another --output" in capsys.readouterr().err
 
 
 def test_what_stopped_trials_had_kept_is_gone_when_training_ends(
@@ -114,6 +150,15 @@ def test_what_stopped_trials_had_kept_is_gone_when_training_ends(
     monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
     assert tune.main([*fixed, "--steps", "9"]) == 130
     assert [path.exists() for path in kept] == [False, True] * 2
+
+
+def test_a_search_that_lacks_trials_is_not_confirmed(
+    fixed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tuning, "run_arms", lambda *_, **__: False)
+    monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    assert tune.main([*fixed, "--steps", "9", "--trials", "3"]) == 1
+    assert "error: trials have not ended: 3 (baseline, search), 3 (mlp, search); the same" in capsys.readouterr().err
 
 
 def test_the_confirming_study_has_the_same_cells_and_is_tuned() -> None:
