@@ -4,6 +4,9 @@ Every finished run scores the test split after its last scheduled update and kee
 table, curve or report shows it. When all registered runs have ended, the report opens it and writes so into the study's
 folder (`TEST_OPENED_FILE`), before anything of it is shown. Runs that end later make a further opening, said as such:
 they were added with the results in view.
+
+It is no second test: estimates alone. The registered tests are on the validation split, and a p here would let a
+reader pick the one that suits.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from analysis.errors import AnalysisError
 from analysis.racing import race
 from analysis.registered import Registration, registration
 from analysis.results import Results
-from analysis.significance import holm, t_interval, t_test
+from analysis.significance import t_interval
 
 FINAL_TEST_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
@@ -35,11 +38,12 @@ FINAL_TEST_COLUMNS = {
     "difference": "mean paired difference of the test loss, cell - baseline, nats",
     "difference_low": "95 % t interval of one comparison, lower end",
     "difference_high": "upper end",
-    "p": "paired t test of the planned comparisons: the primary one alone, the others Holm-corrected; null where a run "
-    "diverged, where comparisons are exploratory, and where the plan has several looks",
-    "validation_difference": "the same difference on the validation split, for the metric that verdicts rest on",
-    "plan": plan_check.PLAN_MEANING,
+    "validation_difference": "the same difference on the validation split, of the same runs",
 }
+PURPOSE = (
+    "The registered tests are on the validation split; here are estimates alone, a check on text that nothing was "
+    "chosen by."
+)
 
 
 def open_test(results: Results) -> Results:
@@ -131,36 +135,33 @@ def lead(results: Results) -> str:
     runs = text.counted(len(first["runs"]), "run")
     words = (
         f"Opened on {first['when'][:10]} with {runs}, when the study was complete as registered. "
-        "Each result is the last scheduled update's."
+        f"Each result is the last scheduled update's. {PURPOSE}"
     )
     for opening in later:
         runs = text.counted(len(set(opening["runs"]) - set(first["runs"])), "run")
         words += (
             f" Opened again on {opening['when'][:10]} with {runs} that the first opening did not have: what they "
-            "change was added with the test's results in view, and is exploratory."
+            "change was added with the test's results in view."
         )
     return words
 
 
 def final_test(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
-    """Compare cells on the test split, in the ranking of the plan's cells.
+    """Describe cells and their differences on the test split; nothing is tested.
 
     Args:
         results: the study.
-        comparisons: `comparisons.compare`, with its column `plan`.
+        comparisons: `comparisons.compare`, with its column `plan`: the primary one is on the registered seeds.
 
     Returns:
         FINAL_TEST_COLUMNS; empty while the split is closed.
     """
     if not is_open(results):
         return pd.DataFrame(columns=list(FINAL_TEST_COLUMNS))
-    found = registration(results.plan)
-    assert found is not None
     values = results.test_losses()
     table = pd.DataFrame({"scale": results.scales, "cell": values.index}, index=values.index)
     table["baseline"] = [results.baselines.get(cell, cell) for cell in values.index]
     plan = comparisons.set_index("cell")["plan"].reindex(values.index).fillna("")
-    table["plan"] = plan
     n, mean, sd = values.count(axis=1), values.mean(axis=1), values.std(axis=1)
     table["n"], table["test_loss"] = n, mean
     table["test_loss_low"], table["test_loss_high"] = t_interval(mean, sd, n)
@@ -171,12 +172,6 @@ def final_test(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     table["difference_low"], table["difference_high"] = t_interval(*moments)
     validation = _against(results.finished(schema.VAL_LOSS), table, is_baseline)
     table["validation_difference"] = validation.where(difference.notna()).mean(axis=1)
-    # What is not tested on validation is not tested here; after several looks a plain t test would promise too much.
-    tested = plan.isin((plan_check.PRIMARY, plan_check.PLANNED)) & (len(found.registered.looks) == 1)
-    tested &= comparisons.set_index("cell")["p"].reindex(values.index).notna()
-    p = pd.Series(t_test(*moments), index=values.index).where(tested)
-    primary = plan == plan_check.PRIMARY
-    table["p"] = p.where(primary, pd.Series(holm(p.mask(primary)), index=values.index))
     table = table[n > 0].sort_values("test_loss", kind="stable")
     order = {scale: place for place, scale in enumerate(results.scales.unique())}
     table = table.sort_values("scale", kind="stable", key=lambda scales: scales.map(order))

@@ -40,7 +40,7 @@ def is_exploratory(standing: str) -> bool:
 
 def planned_seeds(found: Registration) -> set[int]:
     """Return the seeds that were registered, or added while nothing had ended."""
-    return {*range(found.registered.n), *_added(found, SEEDS)}
+    return {*found.registered.seeds, *_added(found, SEEDS)}
 
 
 def _added(found: Registration, what: str, *, late: bool = False) -> list:

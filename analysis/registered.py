@@ -59,7 +59,9 @@ class Registered:
     """All further tests."""
     cells: tuple[str, ...]
     n: int
-    """Seeds planned a cell: 0 to n - 1."""
+    """Seeds planned a cell."""
+    first_seed: int = 0
+    """The first of them; they go up one by one."""
     looks: tuple[int, ...]
     """Numbers of seeds at which tests may be made, rising; the last is n."""
     equivalence_margin: float | None
@@ -73,9 +75,19 @@ class Registered:
     final_test: bool
     """Whether the test split is evaluated, to be opened once all of this has ended."""
 
+    @property
+    def seeds(self) -> range:
+        """The seeds planned."""
+        return range(self.first_seed, self.first_seed + self.n)
+
     def to_json(self) -> dict[str, Any]:
-        """Return the section as `plan.json` holds it."""
+        """Return the section as `plan.json` holds it.
+
+        A first seed of 0 is left out: plans from before it was registered count from 0, and keep their hash.
+        """
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.first_seed:
+            del plain["first_seed"]
         return plain
 
 

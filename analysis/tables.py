@@ -318,15 +318,11 @@ DIVERGENCE = [
 ]  # fmt: skip
 FINAL_TEST = [
     _name("cell"),
-    _plan(),
     _count("n"),
     _estimate("test_loss", "test loss [95 %]", 4, "test_loss_low", "test_loss_high", sign=False),
     _signed("difference", "difference [95 %]", 4),
-    _Column(
-        "on validation", "validation_difference", lambda row: text.number(row["validation_difference"], sign=True)
-    ),
-    _p("p", "p"),
-]  # fmt: skip
+    _Column("on validation", "validation_difference", lambda row: text.number(row["validation_difference"], sign=True)),
+]
 PLAN_CHECK = [_word("item"), _word("planned"), _word("done"), _word("agrees")]
 AUDITS = [
     _word("audit"),

@@ -19,15 +19,17 @@ def make_results(
     levels: Mapping[str, Mapping[str, Any]] | None = None,
     baseline: str | Callable[[str], str] = "baseline",
     plan: Mapping[str, Any] | None = None,
+    first_seed: int = 0,
     **columns: float,
 ) -> Results:
-    """Build Results from each cell's validation losses by seed, counted from 0.
+    """Build Results from each cell's validation losses by seed.
 
     Args:
         losses: cell -> a loss in nats, None for a seed without a run, or "diverged" or "failed".
         levels: cell -> level of each factor; one factor `variant`, the cell's place, where not given.
         baseline: the cell all are compared with, or a function from a cell to its own.
         plan: the study's plan.
+        first_seed: of each cell's losses.
         columns: other result columns, equal in all finished runs.
     """
     levels = levels or {cell: {"variant": place} for place, cell in enumerate(losses)}
@@ -35,7 +37,7 @@ def make_results(
     rows = [
         _row(cell, seed, loss, levels[cell], columns)
         for cell, values in losses.items()
-        for seed, loss in enumerate(values)
+        for seed, loss in enumerate(values, start=first_seed)
         if loss is not None
     ]
     runs = pd.DataFrame(rows, columns=list(schema.result_columns(factors)))

@@ -17,6 +17,7 @@ from analysis.registered import (
     Comparison,
     Family,
     Registered,
+    registration,
     sha256,
 )
 from analysis.schema import VAL_LOSS
@@ -65,6 +66,7 @@ def register(plan: Plan) -> Registered:
         families=tuple(family for family in families if family.size),
         cells=tuple(names),
         n=looks[-1],
+        first_seed=study.first_seed,
         looks=looks,
         equivalence_margin=study.equivalence_margin,
         divergence_limit=divergence_limits(plan) if sound else None,
@@ -124,10 +126,11 @@ def amendments(
         when: the time, UTC.
         ended: runs that have a record: what could be known of the results.
     """
-    if REGISTERED not in existing:
+    found = registration(existing)
+    if found is None:
         return ()
     known = {entry["name"] for entry in existing["cells"]}
-    planned = {*existing["seeds"], *range(existing[REGISTERED]["n"])}
+    planned = {*existing["seeds"], *found.registered.seeds}
     added: dict[str, list[Any]] = {
         CELLS: [name for name in cells if name not in known],
         SEEDS: [seed for seed in seeds if seed not in planned],

@@ -13,7 +13,7 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis import narrative
 from analysis.load import load_results
-from analysis.registered import HASH, REGISTERED
+from analysis.registered import HASH, REGISTERED, registration
 from analysis.results import Results
 from analysis.summary import Analysis, analyse
 from tests.fakes import make_study
@@ -122,6 +122,27 @@ def test_seeds_added_after_results_make_all_but_the_primary_comparison_explorato
         "2 seeds were added to the plan on 2026-01-02, after 20 runs had ended" in note for note in analysis.notes
     )
     assert not any("left out are" in note for note in analysis.notes)
+
+
+@pytest.mark.parametrize("first_seed", [0, 1000])
+def test_seeds_count_from_where_the_plan_says(first_seed: int) -> None:
+    plan = registered(CELLS, first_seed=first_seed)
+    analysis = analyse(make_results(LOSSES, plan=plan, first_seed=first_seed))
+    assert [row(analysis, cell)["plan"] for cell in CELLS[1:]] == ["primary", "planned", "planned"]
+    assert set(analysis.plan_check["agrees"]) == {"yes"}
+    plan = registered(CELLS, first_seed=first_seed, amendments=[added("seeds", [first_seed + 5], ended=20)])
+    later = analyse(make_results(LATER, plan=plan, first_seed=first_seed))
+    assert (row(later, "attention")["plan"], row(later, "attention")["n"]) == ("primary", 5)
+    assert row(later, "mlp")["plan"] == "exploratory: seeds were added after the plan"
+
+
+def test_a_plan_from_before_first_seeds_were_registered_keeps_its_hash() -> None:
+    old = registered(CELLS)
+    assert "first_seed" not in old["registered"]
+    found = registration(old)
+    assert found is not None
+    assert found.intact
+    assert found.registered.seeds == range(5)
 
 
 def test_seeds_added_before_any_result_are_planned() -> None:

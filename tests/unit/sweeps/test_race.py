@@ -12,9 +12,11 @@ import pytest
 from ray.tune.search import Searcher
 from rich.console import Console
 
+from analysis.final_test import is_open, open_test, why_closed
 from analysis.load import load_results
 from analysis.racing import race
 from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
+from analysis.summary import analyse
 from moe_models.errors import ConfigError
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
@@ -35,9 +37,10 @@ def loss_of(run: PlannedRun) -> float:
 
 def record(plan: Plan, run: PlannedRun) -> None:
     row = {"step": 4, "train_loss": 3.0, "val_loss": loss_of(run), "train_seconds": 1.0}
-    TrialRecord(**labels_of(plan, run), seed=run.seed, config_hash=run.config_hash, status=FINISHED, rows=[row]).write(
-        plan.folder / RECORDS_FOLDER
-    )
+    test = {"test_loss": loss_of(run) + 0.1, "test_accuracy": 0.2}
+    TrialRecord(
+        **labels_of(plan, run), seed=run.seed, config_hash=run.config_hash, status=FINISHED, rows=[row], test=test
+    ).write(plan.folder / RECORDS_FOLDER)
 
 
 class Driver:
@@ -119,6 +122,24 @@ def test_a_race_waits_for_its_looks_and_drops_what_is_decided(race_plan: Callabl
     assert plan.open_runs() == []
     found = decisions(plan)
     assert (found["next_look"], found["runs"], found["fixed_runs"]) == (None, 13, 15)
+
+
+@pytest.mark.parametrize("looks", [(), (3, 5)], ids=["fixed", "race"])
+def test_fresh_seeds_are_the_planned_ones_and_the_test_split_opens(
+    race_plan: Callable[..., Plan], looks: tuple[int, ...]
+) -> None:
+    plan = race_plan(study={"looks": looks})
+    if looks:
+        Driver(plan).to_the_end(slots=3)
+    else:
+        plan.write()
+        for run in plan.runs():
+            record(plan, run)
+    results = open_test(load_results(plan.folder))
+    compared = analyse(results).comparisons.set_index("cell")["plan"].to_dict()
+    assert compared == {"attention": "primary", "mlp": "planned"}
+    assert why_closed(results) == ""
+    assert is_open(results)
 
 
 @pytest.mark.parametrize("after", [5, 9, 12])

@@ -58,6 +58,7 @@ def test_the_first_plan_registers_what_will_be_tested(plan_for: Callable[..., Pl
     assert whole["size"] == 5  # attention, rmsnorm, and the three other levels of the feed-forward part
     assert section["cells"] == cells
     assert (section["n"], section["looks"], section["tuned"], section["final_test"]) == (5, [5], False, True)
+    assert "first_seed" not in section  # 0
     assert section["equivalence_margin"] is None
     assert section["divergence_limit"] == {"cpu": pytest.approx(math.log(1024) + 1, abs=1e-4)}
     assert data["amendments"] == []
@@ -115,6 +116,14 @@ def test_declared_looks_are_no_amendments(plan_for: Callable[..., Plan]) -> None
     assert (data["registered"]["n"], data["registered"]["looks"], data["seeds"]) == (4, [2, 4], [0, 1])
     assert written(plan_for(study=study, seeds=4))["amendments"] == []
     assert written(plan_for(study=study, seeds=5))["amendments"][0]["added"] == [4]
+
+
+def test_a_study_registers_where_its_seeds_begin(plan_for: Callable[..., Plan]) -> None:
+    study = replace(exp6_grid.STUDY, first_seed=1000)
+    data = written(plan_for(study=study, seeds=3))
+    assert (data["registered"]["first_seed"], data["seeds"]) == (1000, [1000, 1001, 1002])
+    assert written(plan_for(study=study, seeds=3))["amendments"] == []
+    assert written(plan_for(study=study, seeds=4))["amendments"][0]["added"] == [1003]
 
 
 def test_seeds_beyond_the_last_look_are_refused_at_first(plan_for: Callable[..., Plan]) -> None:
