@@ -25,7 +25,7 @@ MIN_SEEDS = 10
 GROUP_COLUMNS = {
     "groups": "letters: two cells without a common one differ, by the simultaneous 95 % intervals of all pairs (Tukey, "
     "one model of cells and seeds, pooled residual: assumes equal variances); null below 3 seeds, for unequal seeds or "
-    "no rank",
+    "no rank; exploratory: no plan registers them",
 }
 
 

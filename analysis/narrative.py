@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import equivalence, marks, outcomes, plan_check, text
+from analysis import equivalence, learning_rates, marks, outcomes, plan_check, text
 from analysis.results import NATS, Results
 from analysis.runs import records
 from analysis.schema import (
@@ -143,9 +143,12 @@ def _primary(results: Results, rows: pd.DataFrame, unit: str) -> list[Finding]:
     """Return the line on the primary comparison: what it comes to, and what kind of claim that is."""
     if rows.empty:
         return []
-    claim = f"Primary comparison, {rows.iloc[0]['cell']} against {rows.iloc[0]['baseline']}, tested alone at 5 %"
-    kind = "learning rates tuned" if plan_check.tuned(results) else "at one learning rate"
-    return [Finding(plan_check.PRIMARY, f"{claim}, {kind}", _cells(rows, lambda row: _with_verdict(row, unit)))]
+    said = f"Primary comparison, {rows.iloc[0]['cell']} against {rows.iloc[0]['baseline']}, tested alone at 5 %"
+    return [
+        Finding(
+            plan_check.PRIMARY, learning_rates.titled(said, results), _cells(rows, lambda row: _with_verdict(row, unit))
+        )
+    ]
 
 
 def _with_verdict(row: dict[str, Any], unit: str) -> str:
@@ -263,4 +266,6 @@ def _range(values: pd.Series) -> str:
 
 def remarks(results: Results, analysis: Analysis) -> list[str]:
     """Return all that a reader must keep in mind: the plan's notes, what was left out, the analysis' warnings."""
-    return [*map(str, results.plan.get("notes", ())), *results.notes, *analysis.notes]
+    is_tuned = learning_rates.rates(results) == learning_rates.TUNED
+    tuned = [learning_rates.sentence(results)] if is_tuned else []  # where it is not, the analysis warns
+    return [*map(str, results.plan.get("notes", ())), *results.notes, *tuned, *analysis.notes]

@@ -55,7 +55,7 @@ PARETO_COLUMNS = {
         ("_front", "whether no other cell of the scale has a mean as good and a cost as low, one of them better; null "
          "for a cell without a rank, with a mark or with an unknown cost"),
         ("_p_front", "probability that this holds of the true values (t model of cells and seeds; a measured cost on "
-         "a log scale); null below 3 seeds and for unequal seeds"),
+         "a log scale); null below 3 seeds and for unequal seeds; exploratory: no plan registers it"),
         ("_dominated_by", "the best of the cells that have both; null on the front"),
     )
 }  # fmt: skip

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import figure_style, marks, text
+from analysis import figure_style, learning_rates, marks, text
 from analysis.factorial import INTERACTION, TIMES
 from analysis.figure_style import COLOURS, INK, MUTED, OPEN, metric_label, new_figure
 from analysis.results import Results
@@ -99,7 +99,7 @@ def shapley_figure(results: Results, analysis: Analysis) -> Figure | None:
     figure = new_figure(
         9,
         1.0 + sum(0.36 * len(rows) + 0.85 for _, rows in groups),
-        "What each component contributes, in every order",
+        learning_rates.titled("What each component contributes, in every order", results),
         "Bar: Shapley value, mean over seeds; line: its 95 % t interval. The bars add up to the last one.",
         marks.warning(results),
     )

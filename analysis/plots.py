@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import figure_style, marks, text
+from analysis import figure_style, learning_rates, marks, text
 from analysis.figure_style import INK, MUTED, metric_label, new_figure, verdict_colours
 from analysis.plot_curves import loss_figure
 from analysis.plot_estimation import estimation_figure
@@ -127,7 +127,7 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
     figure = new_figure(
         9,
         height,
-        "What each component contributes",
+        learning_rates.titled("What each component contributes", results),
         "Mean paired difference over seeds with its 95 % interval. Colour: after Holm's correction.",
         marks.warning(results),
     )

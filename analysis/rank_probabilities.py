@@ -18,9 +18,10 @@ CHUNK = 2_000_000
 """Numbers drawn at once, to bound memory."""
 RANK_PROBABILITY_COLUMNS = {
     "p_best": "probability that the cell's true mean is the best of its scale (normal residuals of equal variance, "
-    "seeds as blocks, flat prior); equal models share it; null below 3 seeds, for unequal seeds or no rank",
-    "rank_low": "rank that the true mean is below with 2.5 % probability at most",
-    "rank_high": "rank that it is above with 2.5 % probability at most",
+    "seeds as blocks, flat prior); equal models share it; null below 3 seeds, for unequal seeds or no rank; "
+    "exploratory: no plan registers it",
+    "rank_low": "rank that the true mean is below with 2.5 % probability at most; exploratory: no plan registers it",
+    "rank_high": "rank that it is above with 2.5 % probability at most; exploratory, too",
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import final_test, marks, narrative, text
+from analysis import final_test, learning_rates, marks, narrative, text
 from analysis.audits import audited_runs
 from analysis.results import Results
 from analysis.summary import Analysis
@@ -75,7 +75,8 @@ SECTIONS = {
     "pareto": (
         "What it costs",
         "A cell is on the front of a cost where none has a result as good and a cost as low, one of them better. P: "
-        "probability that this holds of the true values; where it is not near 0 or 1, the seeds do not tell.",
+        "probability that this holds of the true values; where it is not near 0 or 1, the seeds do not tell. "
+        "Exploratory: no plan registers a front.",
     ),
     "variance": (
         "Where the spread between runs comes from",
@@ -105,6 +106,8 @@ SECTIONS = {
 The lead of the audits says how much was audited."""
 LEADS = ("audits", "final_test")
 """Sections that stand even without a table: their lead is made for each study."""
+OF_COMPONENTS = ("comparisons", "contributions", "main_effects", "shapley")
+"""Sections and figures that are easily read as claims about components: they say whether they are."""
 FIGURES = {
     "ranking": ("ranking", "Ranking of the cells with intervals and every seed"),
     "mean_ranks": ("ranking", "Mean rank of each cell over seeds, with bars over cells that cannot be told apart"),
@@ -144,6 +147,9 @@ class Content:
     audited: str
     final_test: str
     """Whether the test split is open; empty where there is none."""
+    rates: str
+    """What the learning rates were, and what differences are therefore claims about; empty where nobody knows."""
+    claim: str
     verdict: dict[str, list[narrative.Finding]]
     facts: list[tuple[str, str]]
     remarks: list[str]
@@ -173,6 +179,8 @@ def content(results: Results, analysis: Analysis) -> Content:
         warning=marks.warning(results),
         audited=audited_runs(results, analysis.audits),
         final_test=final_test.lead(results),
+        rates=learning_rates.rates(results),
+        claim=learning_rates.sentence(results),
         verdict=narrative.verdict(results, analysis),
         facts=facts,
         remarks=narrative.remarks(results, analysis),
@@ -221,13 +229,18 @@ def _ink(row: list[str]) -> list[str]:
 
 def _render(template: str, made: Content, pictures: Mapping[str, str], autoescape: bool) -> str:
     warning = f". {made.warning}" if made.warning else ""
+    rates = f", {made.rates}" if made.rates else ""
     placed = {
         name: [
-            (pictures[f], words + warning) for f, (where, words) in FIGURES.items() if where == name and f in pictures
+            (pictures[f], words + (rates if f in OF_COMPONENTS else "") + warning)
+            for f, (where, words) in FIGURES.items()
+            if where == name and f in pictures
         ]
         for name in SECTIONS
     }
-    leads = {name: lead for name, (_, lead) in SECTIONS.items()} | {
+    leads = {
+        name: f"{lead} {made.claim}".rstrip() if name in OF_COMPONENTS else lead for name, (_, lead) in SECTIONS.items()
+    } | {
         "audits": made.audited,
         "final_test": made.final_test,
     }

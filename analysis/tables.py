@@ -140,6 +140,7 @@ COMPARISONS = [
     _signed("percent", "% of perplexity [95 %]", 2),
     _Column("Cohen's d", "cohens_d", lambda row: text.number(row["cohens_d"], 2, sign=True)),
     _signed("hedges_g", "Hedges' g [95 %]", 2),
+    _signed("d_z", "d_z [95 %], depends on the pairing", 2),
     _p("p", "p"),
     _p("p_holm", "Holm p"),
     _count("family"),

@@ -54,12 +54,18 @@ _DIFFERENCE = re.compile(
 _TIMES = re.compile(r"times_(?:lower|better)|x_lower|improvement_factor|fold_improvement")
 _OF_SOMETHING_ELSE = re.compile(r"acc|memory|time|minute|second|param|speed|throughput|flop|token")
 _EFFECT = re.compile(r"(?:^|_)(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_delta|effect_size|d_z)(?:_|$)|^[dg]$")
+_D_OR_G = re.compile(
+    r"(?:(?:val_)?loss_)?(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_delta|[dg])(?:_s|_av|_pooled)?"
+)
 _REPLICATED = re.compile(
     r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error|ci\d*|ci\d*_(?:low|lower|high|upper))"
     r"|(?:percent|difference|change|improvement|mean|(?:val_)?loss)_(?:low|lower|high|upper)"
     r"|p_(?:holm|adj|adjusted|corrected|bonferroni|bh|fdr|sign_flip)"
 )
-_MEASURED = re.compile(r"(?:.*_)?(?:loss|nll|accuracy|acc)")
+_MEASURED = re.compile(r"(?:.*_)?(?:loss|nll|(?:accuracy|acc)(?:_percent|_pct)?)")
+_ACCURACY = re.compile(
+    r"(?:(?:val|validation|eval|test|train|training|final|best|mean|token|next|top_?\d+)_)*(?:accuracy|acc)(?:_percent|_pct)?"
+)
 _IMPROVES = re.compile(r"improve|reduc|gain|better")
 
 _NAMES: Mapping[str, Sequence[str]] = {
@@ -147,13 +153,33 @@ def is_difference(column: str) -> bool:
 
 
 def is_percent(column: str) -> bool:
-    """Whether a compared column's name says that it is in percent."""
+    """Whether a column's name says that it is in percent."""
     return re.search(r"percent|pct", normal(column)) is not None
+
+
+def is_accuracy(column: str) -> bool:
+    """Whether a column holds shares of what was predicted rightly, not what becomes of them."""
+    return _ACCURACY.fullmatch(normal(column)) is not None
+
+
+def names_its_formula(column: str) -> bool:
+    """Whether an effect size's column says which: Cohen's d, Hedges' g or Glass's delta, of the loss."""
+    return _D_OR_G.fullmatch(normal(column)) is not None
+
+
+def is_standardised(column: str) -> bool:
+    """Whether an effect size's column holds differences of the loss over an sd: a named one, or `effect_size`."""
+    return names_its_formula(column) or normal(column) == "effect_size"
 
 
 def improves(column: str) -> bool:
     """Whether a compared column's name says that more is better."""
     return _IMPROVES.search(normal(column)) is not None
+
+
+def judges_a_difference(column: str) -> bool:
+    """Whether a column of spreads and tests holds a p, or the interval of a difference rather than of a mean."""
+    return re.search(r"^p_|(?:^|_)(?:difference|diff|delta|percent|change|improvement)_", normal(column)) is not None
 
 
 def says_mean(column: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from analysis.schema import NOTE, WARNING
 from analysis.table_audit.columns import COMPARED, EFFECT
+from analysis.table_audit.differences import claims
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import CONTROLS, Table
 
@@ -13,10 +14,12 @@ NAME = "baseline"
 
 
 def control(table: Table) -> Iterator[Finding]:
-    """Find a table without a control, and contexts that lack theirs."""
+    """Find a table that ranks or compares without a control, and contexts that lack theirs."""
     compared = [*table.columns.get(COMPARED, ()), *table.columns.get(EFFECT, ())]
     severity = WARNING if compared else NOTE
     if table.control is None:
+        if not claims(table):
+            return
         so = f", so {', '.join(compared)} compare with nobody knows what" if compared else ""
         yield Finding(
             name=NAME,

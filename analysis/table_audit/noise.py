@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterator
 from decimal import Decimal
 
-import numpy as np
-
 from analysis import text
 from analysis.schema import NOTE, WARNING
-from analysis.significance import t_interval
-from analysis.table_audit.columns import COMPARED, LOSS, RANK, SD
+from analysis.table_audit import columns
+from analysis.table_audit.columns import LOSS, RANK, REPLICATED, SD, P
+from analysis.table_audit.differences import claims, differences
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import Group, Table
 
@@ -49,52 +48,31 @@ def _digits(table: Table) -> Iterator[Finding]:
 
 
 def _unresolved(table: Table) -> Iterator[Finding]:
-    """Differences from the control whose own 95 % interval holds 0; a warning where the table ranks or compares."""
+    """Differences from the control whose own 95 % interval holds 0, where the table ranks or compares by them."""
+    if not claims(table):
+        return
+    from_control = differences(table)
     for context in table.contexts:
-        groups = table.within(context)
-        control = next((group for group in groups if table.is_control(group)), None)
-        if control is None:
-            continue
-        within = []
-        for group in groups:
-            low, high = (math.nan, math.nan) if group is control else _interval(table, group, control)
-            if low <= 0 <= high:
-                within.append(f"{table.label(group)} {text.interval(low, high, 4, sign=True)}")
+        found = [difference for difference in from_control if difference.group.context == context]
+        within = [
+            f"{table.label(one.group)} {text.interval(one.low, one.high, 4, sign=True)}"
+            for one in found
+            if one.low <= 0 <= one.high and not _admitted(table, one.group)
+        ]
         if within:
             more = f" and {len(within) - 3} more" if len(within) > 3 else ""
             yield Finding(
                 name=NAME,
-                severity=WARNING if RANK in table.columns or COMPARED in table.columns else NOTE,
-                evidence=f"{len(within)} of {len(groups) - 1} differences from {control.name} are within the noise "
+                severity=WARNING,
+                evidence=f"{len(within)} of {len(found)} differences from {found[0].control.name} are within the noise "
                 f"of the runs: {', '.join(within[:3])}{more} (95 % intervals)",
                 instead="print the difference with its interval, and no order among what it does not tell apart",
             )
 
 
-def _interval(table: Table, group: Group, control: Group) -> tuple[float, float]:
-    """Return the 95 % interval of group - control: paired by seed, else by both sds with the smaller n's freedom."""
-    if all(row.seed for row in (*group.rows, *control.rows)):
-        ours, theirs = ({row.seed: table.loss(row).value for row in rows} for rows in (group.rows, control.rows))
-        differences = np.array([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
-        if len(differences) < 2:
-            return math.nan, math.nan
-        ends = t_interval(differences.mean(), differences.std(ddof=1), len(differences))
-        return float(ends[0]), float(ends[1])
-    one, other = _moments(table, group), _moments(table, control)
-    if one is None or other is None:
-        return math.nan, math.nan
-    n = min(one[2], other[2])
-    error = math.sqrt(one[1] ** 2 / one[2] + other[1] ** 2 / other[2])
-    ends = t_interval(one[0] - other[0], error * math.sqrt(n), n)
-    return float(ends[0]), float(ends[1])
-
-
-def _moments(table: Table, group: Group) -> tuple[float, float, int] | None:
-    """Return mean, sd (n - 1) and n, where the table gives them."""
-    losses = np.array([table.loss(row).value for row in group.rows])
-    sd = table.figure(group.rows[0], SD)
-    if group.n is None or group.n < 2:
-        return None
-    if len(losses) > 1:
-        return float(losses.mean()), float(losses.std(ddof=1)), len(losses)
-    return (float(losses[0]), sd.value, group.n) if sd is not None else None
+def _admitted(table: Table, group: Group) -> bool:
+    """Whether the table prints an interval or a test beside each of a name's differences, and no order of them."""
+    tests = [*table.columns.get(P, ()), *filter(columns.judges_a_difference, table.columns.get(REPLICATED, ()))]
+    return RANK not in table.columns and all(
+        any(column in row.figures or column in row.words for column in tests) for row in group.rows
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from analysis import text
@@ -9,6 +10,7 @@ from analysis.effects import MIN_PAIRS
 from analysis.schema import INVALID, NOTE, WARNING
 from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
 from analysis.table_audit.columns import REPLICATED, SD, SEED, N, P, normal
+from analysis.table_audit.differences import claims, differences
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import Group, Row, Table
 
@@ -37,16 +39,18 @@ def replication(table: Table) -> Iterator[Finding]:
             f"test ({_who(table, pairs)})",
             instead=_more_seeds(family),
         )
-    if enough and family:
+    unjudged = [one.group for one in differences(table) if math.isnan(one.p) and (one.group.n or 0) >= MIN_PAIRS]
+    if enough and unjudged and claims(table):
         n = min(enough)
         effect = float(detectable_effect([n], family)[0])
         runs = f"n = {n}" if n == max(enough) else f"n = {n} to {max(enough)}"
         yield Finding(
             name=NAME,
             severity=NOTE,
-            evidence=f"{runs}: with {n} seeds and {count(family)} a difference below {text.significant(effect, 2)} sd "
-            "of the paired differences is found less often than 80 % of the time",
-            instead='read "not significant" as "not resolved", and give the interval of each difference',
+            evidence=f"{runs}: names are ranked or compared, and no spread of the runs is there to judge that by "
+            f"({_who(table, unjudged)}); with {n} seeds and {count(family)} a difference below "
+            f"{text.significant(effect, 2)} sd of the paired differences is found less often than 80 % of the time",
+            instead="print the sd over runs beside each mean, and the interval of each difference",
         )
     if unknown:
         yield Finding(

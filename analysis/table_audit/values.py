@@ -1,12 +1,14 @@
-"""Losses that are not there, or cannot be."""
+"""Losses that are not there, and losses and accuracies that cannot be."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 from analysis import text
-from analysis.schema import NOTE, WARNING
-from analysis.table_audit.columns import LOSS
+from analysis.schema import INVALID, NOTE, WARNING
+from analysis.table_audit import columns
+from analysis.table_audit.columns import LOSS, MEASURED
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import Table
 
@@ -14,7 +16,7 @@ NAME = "values"
 
 
 def values(table: Table) -> Iterator[Finding]:
-    """Count rows without a finite loss, which no other rule reads, and find losses below 0."""
+    """Count rows without a finite loss, which no other rule reads, and find losses and accuracies that cannot be."""
     column = table.columns[LOSS][0]
     without = [table.label(row) for row in table.rows if table.figure(row, LOSS) is None]
     if without:
@@ -32,4 +34,28 @@ def values(table: Table) -> Iterator[Finding]:
             severity=WARNING,
             evidence=f"{column} is below 0, which a cross-entropy cannot be: {text.listing(negative)}",
             instead="name the column that holds the loss in nats per token with --metric",
+        )
+    for column in filter(columns.is_accuracy, table.columns.get(MEASURED, ())):
+        yield from _accuracies(table, column)
+
+
+def _accuracies(table: Table, column: str) -> Iterator[Finding]:
+    """Find accuracies outside their range: of shares where most figures can be shares, else of percent."""
+    figures = [(row, row.figures[column]) for row in table.rows if column in row.figures]
+    if not figures:
+        return
+    is_share = not columns.is_percent(column) and statistics.median_low(figure.value for _, figure in figures) <= 1
+    most = 1 if is_share else 100
+    beyond = [
+        f"{table.label(row)} ({figure.text})"
+        for row, figure in figures
+        if figure.interval[1] < 0 or figure.interval[0] > most
+    ]
+    if beyond:
+        yield Finding(
+            name=NAME,
+            severity=INVALID,
+            evidence=f"{column} is outside 0 to {most}, which no {'share' if is_share else 'percentage'} can be: "
+            f"{text.listing(beyond)}",
+            instead="print shares from 0 to 1, or percentages from 0 to 100 in a column that says percent",
         )

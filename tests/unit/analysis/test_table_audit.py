@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.__main__ import main
+from analysis.effects import gamma_correction
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.published import Printed, published_studies
@@ -25,6 +26,7 @@ from analysis.schema import FLAWS, INVALID, NOTE, WARNING
 from analysis.summary import analyse
 from analysis.table_audit import TableAudit, audit_table
 from analysis.table_audit.columns import normal
+from analysis.table_audit.differences import differences
 from analysis.table_audit.finding import Finding
 from tests.fakes import make_study
 
@@ -323,12 +325,71 @@ def test_own_tables_of_means_are_sound(tmp_path: Path) -> None:
     [
         ("1", WARNING, "n = 1: no effect size exists"),
         ("2", WARNING, "n = 2: an interval exists"),
-        ("5", NOTE, "n = 5: with 5 seeds and 1 comparison"),
+        ("5", NOTE, "n = 5: names are ranked or compared, and no spread of the runs is there to judge that by"),
     ],
 )
 def test_what_n_allows(n: str, severity: str, words: str) -> None:
-    (item,) = found(audit(f"variant,n,val_loss baseline,{n},2.0 a,{n},1.9"), "replication")
+    (item,) = found(audit(f"rank,variant,n,val_loss 2,baseline,{n},2.0 1,a,{n},1.9"), "replication")
     assert (item.severity, item.evidence[: len(words)]) == (severity, words)
+
+
+def test_n_is_no_finding_where_a_table_claims_nothing_or_shows_its_spread() -> None:
+    assert audit("variant,n,val_loss baseline,5,2.0 a,5,1.9").findings == ()
+    assert audit("rank,variant,n,val_loss,sd 2,baseline,5,2.000,0.010 1,a,5,1.900,0.010").findings == ()
+
+
+def normal_losses(rng: np.random.Generator, means: Mapping[str, float], n: int) -> dict[str, np.ndarray]:
+    """Draw n losses a name with an sd of 0.01 about their means: those of 0.2 and more apart are clearly so."""
+    return {name: mean + 0.01 * rng.standard_normal(n) for name, mean in means.items()}
+
+
+def cohens_d(x: np.ndarray, y: np.ndarray) -> float:
+    return float((x.mean() - y.mean()) / np.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2))
+
+
+MEANS = {"baseline": 3.0, "a": 2.8, "b": 3.3}
+
+
+@pytest.mark.parametrize("n", [5, 10, 20])
+@pytest.mark.parametrize("names", [2, 3])
+def test_sound_tables_raise_nothing(n: int, names: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = normal_losses(np.random.default_rng(n), dict(list(MEANS.items())[:names]), n)
+    means = [
+        {"variant": name, "n": str(n), "val_loss": f"{runs.mean():.4f}", "sd": f"{runs.std(ddof=1):.4f}"}
+        for name, runs in losses.items()
+    ]
+    order = sorted(losses, key=lambda name: float(losses[name].mean()))
+    control, base = losses["baseline"], float(means[0]["val_loss"])
+    claimed = [
+        {
+            "rank": str(order.index(row["variant"]) + 1),
+            **row,
+            "difference": f"{float(row['val_loss']) - base:.4f}",
+            "cohens_d": f"{cohens_d(runs, control):.2f}",
+            "val_accuracy": f"0.{45 - place}",
+        }
+        for place, (row, runs) in enumerate(zip(means, losses.values(), strict=True))
+    ]
+    runs = [
+        {"variant": name, "seed": str(seed), "val_loss": f"{loss:.4f}"}
+        for name, drawn in losses.items()
+        for seed, loss in enumerate(drawn)
+    ]
+    path = tmp_path / "sound.csv"
+    for rows in (means, claimed, runs):
+        path.write_text(as_csv(rows))
+        assert main(["audit", str(path)]) == 0
+        shown = capsys.readouterr().out
+        assert "nothing found" in shown, shown
+
+
+def test_sound_tables_may_hold_names_that_do_not_differ() -> None:
+    rows = "variant,n,val_loss,sd baseline,5,2.000,0.010 a,5,2.001,0.010 b,5,1.800,0.010"
+    assert audit(rows).findings == ()
+    unnamed = "variant,n,val_loss,sd big,5,2.000,0.010 small,5,2.001,0.010 tiny,5,1.800,0.010"
+    assert audit(unnamed).findings == ()
+    tested = "variant,n,val_loss,sd,difference,p baseline,7,2.000,0.010,, a,7,2.001,0.010,0.001,0.85"
+    assert audit(tested).findings == ()
 
 
 def test_n_is_counted_from_seeds_or_rows() -> None:
@@ -374,6 +435,66 @@ def test_an_effect_size_over_variants_is_recognised_whatever_n(lost: int) -> Non
     assert found(audit(rows), "effect_size") == []
 
 
+def with_effect(column: str, value: str, n: int = 5, sd: str = "0.10") -> Rows:
+    return [
+        {"variant": "baseline", "n": str(n), "val_loss": "3.00", "sd": "0.10", column: ""},
+        {"variant": "a", "n": str(n), "val_loss": "2.70", "sd": sd, column: value},
+    ]
+
+
+@pytest.mark.parametrize(("column", "severity"), [
+    ("cohens_d", INVALID), ("Hedges' g", INVALID), ("g", INVALID), ("effect_size", WARNING),
+    ("d_z", None), ("hedges_g_low", None), ("accuracy_cohens_d", None),
+])  # fmt: skip
+def test_an_effect_size_that_means_and_sds_do_not_give(column: str, severity: str | None) -> None:
+    """0.3 / 0.1 is 3; d_z depends on the pairing, which no mean and sd tell."""
+    items = found(audit(with_effect(column, "99")), "effect_size")
+    assert [item.severity for item in items] == ([severity] if severity else [])
+    assert all(f"a: {column} is printed as 99, but means and sds give" in item.evidence for item in items)
+
+
+@pytest.mark.parametrize("value", ["-3.0", "3.00", "2.71", "3.35", "2.4"])
+def test_any_definition_of_an_effect_size_will_do(value: str) -> None:
+    """d of either sign, Hedges' g (x J(8) = 0.903), an sd with n (x 1.118), and g of pairs (J(4) = 0.798)."""
+    assert found(audit(with_effect("cohens_d", value)), "effect_size") == []
+
+
+@pytest.mark.parametrize(("value", "wrong"), [("0.98", 0), ("1.38", 0), ("3.00", 0), ("1.90", 1), ("9.9", 1)])
+def test_the_sd_may_be_either_arm_s_or_pooled_and_nothing_else(value: str, wrong: int) -> None:
+    """Sds 0.10 and 0.30 at n = 200, where corrections are nothing: 0.3 / 0.30, / 0.2236, / 0.10."""
+    assert len(found(audit(with_effect("d", value, n=200, sd="0.30")), "effect_size", INVALID)) == wrong
+
+
+def test_rounding_decides_over_an_effect_size() -> None:
+    """A difference printed as 0.01 is 0 to 0.02; an sd printed as 0.0 may be 0.05, or nothing."""
+    rows = with_effect("d", "0.19")
+    rows[1]["val_loss"] = "2.99"
+    assert found(audit(rows), "effect_size") == []
+    rows[1]["d"] = "0.40"
+    assert len(found(audit(rows), "effect_size")) == 1
+    rows[1]["sd"] = rows[0]["sd"] = "0.0"
+    assert found(audit(rows), "effect_size") == []
+
+
+@given(
+    shift=st.floats(-1, 1), scale=st.floats(0.02, 2), n=st.integers(3, 12), seed=st.integers(0, 99),
+    digits=st.integers(1, 5), kind=st.sampled_from(("pooled", "hedges", "glass", "with n")),
+)  # fmt: skip
+def test_effect_sizes_of_real_runs_are_left_alone(
+    shift: float, scale: float, n: int, seed: int, digits: int, kind: str
+) -> None:
+    x, y = 5 + scale * np.random.default_rng(seed).standard_normal((2, n)) + np.array([[shift], [0.0]])
+    pooled = math.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)
+    sd = {"pooled": pooled, "glass": y.std(ddof=1), "with n": math.sqrt((x.var() + y.var()) / 2)}.get(kind, pooled)
+    d = (x.mean() - y.mean()) / sd * (float(gamma_correction(2 * n - 2)) if kind == "hedges" else 1)
+    rows = [
+        {"variant": name, "n": str(n), "val_loss": f"{runs.mean():.{digits}f}", "sd": f"{runs.std(ddof=1):.{digits}f}",
+         "cohens_d": effect}
+        for name, runs, effect in (("baseline", y, ""), ("a", x, f"{d:.2f}"))
+    ]  # fmt: skip
+    assert invalid(audit(rows)) == []
+
+
 # Baselines.
 
 
@@ -393,7 +514,8 @@ def test_without_a_control_nothing_is_compared() -> None:
     (item,) = invalid(audit(text, baseline="old"))
     assert "new: improvement_pct is printed as 99.0" in item.evidence
     assert "is 50 against old" in item.evidence
-    assert found(audit("variant,val_loss old,2.0 new,1.0"), "baseline")[0].severity == NOTE
+    assert found(audit("rank,variant,val_loss 2,old,2.0 1,new,1.0"), "baseline")[0].severity == NOTE
+    assert found(audit("variant,val_loss old,2.0 new,1.0"), "baseline") == []
     for name in ("Control", "baseline (ours)", "baseline@cpu"):
         assert audit([{"variant": name, "loss": "2.0"}, {"variant": "a", "loss": "1.0"}]).table.control is not None
 
@@ -439,14 +561,34 @@ def test_digits_beyond_the_standard_error_are_a_note() -> None:
 
 def test_differences_within_the_noise() -> None:
     """Paired differences 0.1 and -0.1: the interval holds 0; 0.30 and 0.31 do not."""
-    text = "cell,seed,val_loss baseline,0,2.00 baseline,1,2.50 a,0,2.10 a,1,2.40 b,0,2.30 b,1,2.81"
-    (item,) = found(audit(text), "precision")
+    rows = [
+        "cell,seed,val_loss,difference baseline,0,2.00, baseline,1,2.50,",
+        "a,0,2.10,0.10 a,1,2.40,-0.10 b,0,2.30,0.30 b,1,2.81,0.31",
+    ]
+    (item,) = found(audit(" ".join(rows)), "precision")
     assert item.evidence.startswith("1 of 2 differences from baseline are within the noise of the runs: a [−1.27")
-    assert item.severity == NOTE
+    assert item.severity == WARNING
     means = "rank,cell,n,val_loss,sd 2,baseline,5,2.00,0.10 1,a,5,1.95,0.10 3,b,5,4.00,0.10"
     (item,) = found(audit(means), "precision")
     assert item.severity == WARNING
-    assert "a [−0.2256, +0.1256]" in item.evidence  # 0.05 -+ t(4) 2.776 x sqrt(2 x 0.01 / 5)
+    assert "a [−0.1958, +0.0958]" in item.evidence  # 0.05 -+ t(8) 2.306 x sqrt(2 x 0.01 / 5): Welch
+    tested = "cell,n,val_loss,sd,difference,p baseline,5,2.00,0.10,, a,5,1.95,0.10,-0.05,0.45"
+    assert found(audit(tested), "precision") == []
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "rank,cell,n,loss,sd 2,baseline,3,3.0,0.1 1,a,3,2.7,0.1",
+        "cell,seed,loss baseline,0,2.9 baseline,1,3.0 baseline,2,3.1 a,7,2.6 a,8,2.7 a,9,2.8",
+    ],
+)
+def test_arms_without_common_seeds_are_compared_by_welch(table: str) -> None:
+    """0.3 -+ t(4) 2.776 x 0.0816."""
+    audited = audit(table)
+    (difference,) = differences(audited.table)
+    assert (round(difference.low, 2), round(difference.high, 2), round(difference.p, 3)) == (-0.53, -0.07, 0.021)
+    assert found(audited, "precision") == []
 
 
 def test_more_comparisons_than_the_seeds_can_carry() -> None:
@@ -459,6 +601,34 @@ def test_more_comparisons_than_the_seeds_can_carry() -> None:
     for row in rows:
         row["n"] = "7"
     assert found(audit(rows), "multiplicity") == []
+
+
+def test_one_comparison_is_no_family_and_clear_differences_need_no_exact_test() -> None:
+    assert found(audit("cell,n,loss,p baseline,5,2.0, a,5,1.9,0.001"), "multiplicity") == []
+    clear = [
+        {"rank": str(place + 1), "cell": name, "n": "5", "loss": f"{2 + place:.3f}", "sd": "0.010"}
+        for place, name in enumerate(("baseline", *"abc"))
+    ]
+    assert found(audit(clear), "multiplicity") == []
+
+
+def test_many_names_of_three_seeds_find_nothing_in_any_case() -> None:
+    """15 comparisons at n = 3: only differences above 12.7 sd are found."""
+    rows = [{"cell": f"v{i}", "n": "3", "loss": f"2.{i:02}", "sd": "0.10"} for i in range(15)]
+    (item,) = found(audit([{"cell": "baseline", "n": "3", "loss": "2.00", "sd": "0.10"}, *rows]), "multiplicity")
+    assert item.evidence.startswith("15 comparisons at n = 3")
+
+
+def test_differences_that_only_stand_alone() -> None:
+    """By Welch p = 0.021; the other nine names are far from any difference."""
+    rows = [{"cell": f"v{i}", "n": "3", "loss": "3.0", "sd": "0.1", "difference": "0.0"} for i in range(9)]
+    rows += [{"cell": "a", "n": "3", "loss": "2.7", "sd": "0.1", "difference": "-0.3"}]
+    rows += [{"cell": "baseline", "n": "3", "loss": "3.0", "sd": "0.1", "difference": ""}]
+    items = found(audit(rows), "multiplicity", WARNING)
+    assert [item.evidence for item in items] == [
+        "of 10 comparisons with the control, a (p 0.0213, corrected 0.2131) is told apart from it only without "
+        "Holm's correction"
+    ]
 
 
 def test_p_values_that_a_correction_would_take() -> None:
@@ -483,6 +653,26 @@ def test_losses_that_cannot_be() -> None:
         "2 of 4 rows have no finite val_loss and count nowhere: a and b" in found(audited, "values", NOTE)[0].evidence
     )
     assert "baseline (-2.0)" in found(audited, "values", WARNING)[0].evidence
+
+
+@pytest.mark.parametrize(("column", "values", "wrong"), [
+    ("val_accuracy", ("0.51", "0.52", "1.7"), ["b (1.7)"]),
+    ("val_accuracy", ("0.51", "-0.2", "0.52"), ["a (-0.2)"]),
+    ("accuracy", ("51.0", "52.0", "117.0"), ["b (117.0)"]),
+    ("accuracy (%)", ("0.9", "0.8", "101.5"), ["b (101.5)"]),
+    ("val_accuracy", ("0.0", "1.0", "1.000"), []),
+    ("acc_percent", ("0.0", "0.4", "100.0"), []),
+    ("accuracy", ("51%", "52%", "1.7%"), []),
+    ("delta_acc", ("0.0", "-0.2", "1.7"), []),
+])  # fmt: skip
+def test_accuracies_that_cannot_be(column: str, values: Sequence[str], wrong: list[str]) -> None:
+    rows = [
+        {"variant": name, "val_loss": loss, column: value}
+        for name, loss, value in zip(("baseline", "a", "b"), ("2.0", "2.1", "2.2"), values, strict=True)
+    ]
+    items = found(audit(rows), "values", INVALID)
+    assert len(items) == bool(wrong)
+    assert all(item.evidence.endswith(f"can be: {' and '.join(wrong)}") for item in items)
 
 
 # Bad input, and the command.

@@ -1,0 +1,125 @@
+"""Each name's difference from the control, with what the table's own figures say of its noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.effects import MIN_PAIRS
+from analysis.significance import ALPHA, holm, t_interval, t_test
+from analysis.table_audit.columns import COMPARED, EFFECT, RANK, SD, P
+from analysis.table_audit.table import Group, Table
+from analysis.unpaired import UnpairedMoments, welch_interval, welch_test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """What a table says of a name's runs, and by how much the rounding of its figures may have moved it."""
+
+    mean: float
+    sd: float
+    """With n - 1, where the rows are runs; as printed where one row is their mean."""
+    n: int
+    mean_blur: float
+    sd_blur: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A name against the control of its context; NaN is what the table does not tell."""
+
+    group: Group
+    control: Group
+    low: float
+    """Of its own 95 % interval, that of a paired t test by seed, or Welch's of arms without a common seed."""
+    high: float
+    p: float
+    """Uncorrected: of the same test, or as printed where there is none (without a spread, below three runs)."""
+
+
+def claims(table: Table) -> bool:
+    """Whether the table itself says that its names differ: by a rank, a difference or an effect size."""
+    return any(role in table.columns for role in (RANK, COMPARED, EFFECT))
+
+
+def differences(table: Table) -> tuple[Difference, ...]:
+    """Return every difference from a control, in the table's order."""
+    found = []
+    for context in table.contexts:
+        groups = table.within(context)
+        control = next((group for group in groups if table.is_control(group)), None)
+        if control is not None:
+            found += [_difference(table, group, control) for group in groups if group is not control]
+    return tuple(found)
+
+
+def corrected(found: tuple[Difference, ...]) -> np.ndarray:
+    """Return Holm's p of the differences, over all of them; NaN where the table does not tell."""
+    return holm([difference.p for difference in found])
+
+
+def are_resolved(table: Table) -> bool:
+    """Whether every comparison that the table invites finds a difference, all of them counted."""
+    found = differences(table)
+    without = [c for c in table.contexts if not any(table.is_control(group) for group in table.within(c))]
+    return not without and bool((corrected(found) <= ALPHA).all())
+
+
+def moments(table: Table, group: Group) -> Moments | None:
+    """Return the moments of a name's runs; None where the table does not give them, or there are less than two."""
+    losses = np.array([table.loss(row).value for row in group.rows])
+    blur = max((high - low) / 2 for low, high in (table.loss(row).interval for row in group.rows))
+    sd = table.figure(group.rows[0], SD)
+    if group.n is None or group.n < 2:
+        return None
+    if (n := len(losses)) > 1:
+        mean, spread = float(losses.mean()), float(losses.std(ddof=1))
+        return Moments(mean=mean, sd=spread, n=n, mean_blur=blur, sd_blur=blur * math.sqrt(n / (n - 1)))
+    if sd is None:
+        return None
+    half = (sd.interval[1] - sd.interval[0]) / 2
+    return Moments(mean=float(losses[0]), sd=sd.value, n=group.n, mean_blur=blur, sd_blur=half)
+
+
+def _difference(table: Table, group: Group, control: Group) -> Difference:
+    low, high, p = _paired(table, group, control) or _unpaired(table, group, control)
+    printed = table.figure(group.rows[0], P)
+    return Difference(
+        group=group,
+        control=control,
+        low=low,
+        high=high,
+        p=printed.value if math.isnan(p) and printed is not None else p,
+    )
+
+
+def _paired(table: Table, group: Group, control: Group) -> tuple[float, float, float] | None:
+    """Return interval and p over the seeds that both have; None where they have none in common."""
+    ours, theirs = _by_seed(table, group), _by_seed(table, control)
+    pairs = np.array([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+    if pairs.size == 0:
+        return None
+    if pairs.size == 1:
+        return math.nan, math.nan, math.nan
+    mean, sd = pairs.mean(), pairs.std(ddof=1)
+    low, high = t_interval(mean, sd, pairs.size)
+    p = float(t_test(mean, sd, pairs.size)) if pairs.size >= MIN_PAIRS else math.nan
+    return float(low), float(high), p
+
+
+def _by_seed(table: Table, group: Group) -> Mapping[str, float]:
+    return {row.seed: table.loss(row).value for row in group.rows if row.seed}
+
+
+def _unpaired(table: Table, group: Group, control: Group) -> tuple[float, float, float]:
+    one, other = moments(table, group), moments(table, control)
+    if one is None or other is None:
+        return math.nan, math.nan, math.nan
+    both = UnpairedMoments(
+        *(np.array([float(figure)]) for figure in (one.n, other.n, one.mean, other.mean, one.sd, other.sd))
+    )
+    (low,), (high,) = welch_interval(both)
+    return float(low), float(high), float(welch_test(both)[0])
