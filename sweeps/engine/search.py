@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.schema import DIVERGED, FAILED, FINISHED, STEP, VAL_LOSS, Audit
-from analysis.tuning_records import RANDOM, RUNNING, SEARCH, STOPPED, TuningRecord, tokens_spent
+from analysis.tuning_records import RANDOM, RUNNING, SEARCH, STOPPED, TuningRecord, is_learning_rate, tokens_spent
 from moe_models.errors import require
 from moe_models.streams import derive_seed
 from sweeps.engine.plan import PlannedCell
@@ -340,6 +340,6 @@ def sweep_of(best: Mapping[str, float], space: Space, points: int) -> list[tuple
     return [
         (axis.name, {**best, axis.name: axis.at(place / (points - 1))})
         for axis in space
-        if axis.name.endswith("learning_rate")
+        if is_learning_rate(axis.name)
         for place in range(points)
     ]

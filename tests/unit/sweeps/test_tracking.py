@@ -32,6 +32,7 @@ from analysis.tracking import MlflowTracker, public, require_tracking, sync_mlfl
 from analysis.tuning_records import TuningRecord
 from analysis.tuning_tracking import TuningTracker
 from sweeps.engine.plan import Plan, PlannedRun
+from tests.unit.sweeps.test_race import RACE, loss_of
 
 ENVIRONMENT = {"git_commit": "abc", "versions": "python 3", "hardware": "2 cores"}
 
@@ -462,6 +463,21 @@ def test_a_store_is_made_anew_from_the_records(tracked: Any, tmp_path: Path) -> 
         other.config_hash: FAILED,
     }
     assert steps(MlflowClient(tracking_uri=uri), found[run.config_hash], "train_loss") == [2, 4]
+
+
+def test_a_decided_race_is_complete_in_its_copy(plan_for: Callable[..., Plan], database: str) -> None:
+    plan = plan_for(study=RACE, variants="baseline,mlp", seeds=5)
+    plan.write()
+    first, *others = [run for run in plan.runs() if run.seed in plan.seeds[:3]]
+    for runs, status in ((others, "KILLED"), ([first], "FINISHED")):
+        for run in runs:
+            record(plan, run, rows=[row(4, val_loss=loss_of(run))]).write(plan.folder / RECORDS_FOLDER)
+        sync_mlflow(plan.folder, database)
+        client = MlflowClient(tracking_uri=database)
+        (parent,) = [run for run in all_runs(client) if "mlflow.parentRunId" not in run.data.tags]
+        assert parent.info.status == status
+    for run in all_runs(client):
+        client.delete_run(run.info.run_id)
 
 
 def test_a_folder_without_a_study_cannot_be_copied(tmp_path: Path) -> None:
