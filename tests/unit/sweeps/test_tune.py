@@ -14,8 +14,8 @@ from analysis.tracking import sync_mlflow, tracking_uri
 from analysis.tuning_records import RUNNING, STOPPED, TUNING_FILE
 from moe_models.errors import ConfigError
 from sweeps import tune
+from sweeps.engine import memory, runner, tuning
 from sweeps.engine import plan as plan_module
-from sweeps.engine import runner, tuning
 from sweeps.engine.plan import Plan
 from sweeps.engine.search import Arm
 from sweeps.engine.studies import export_study, find_plan, find_studies
@@ -72,7 +72,17 @@ def test_a_dry_run_writes_nothing(fixed: list[str], capsys: pytest.CaptureFixtur
     assert "rungs at updates 1, 3: 1 trial of 3 goes on" in said
     assert "at most 147,456 tokens for a cell's search" in said
     assert "and 92,160 for 0 independent draws and 5 points a learning rate" in said
+    assert "search and confirmation, were no trial stopped: 62 runs to train: about " in said  # 2 x (16 + 10 + 5)
     assert not Path("results").exists()
+
+
+def test_memory_is_asked_for_as_many_trials_as_train_at_a_time(
+    fixed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 2**30)
+    few = ["--variants", "baseline", "--seeds", "1", "--sweep", "0"]  # one run confirms
+    assert tune.main([*fixed[2:], *few, "--steps", "9", "--trials", "6", "--max-concurrent", "4"]) == 2
+    assert "('baseline' needs most) times 4 at a time" in capsys.readouterr().err
 
 
 @pytest.fixture
