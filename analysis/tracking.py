@@ -324,6 +324,11 @@ class MlflowTracker:
     def _resting(self) -> bool:
         return time.monotonic() < self._rests_until
 
+    @property
+    def resting(self) -> bool:
+        """Whether the store has just failed and is left alone for a while."""
+        return self._resting
+
     def copy_records(self, folder: Path) -> None:
         """Bring MLflow up to date with what a study's folder holds: what a killed driver could not write.
 

@@ -159,7 +159,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
             brought = plan.storage.exchange()
             if exchange(plan.storage, plan.known_cells()) or brought:
                 plan = resolve(tuned_study(study), options, resources, kept=kept_choices)
-                declared = declare(plan, space, budget, options)
+            declared = declare(plan, space, budget, options)
             plan.storage.exchange_trials(cell.name for cell in plan.cells)
             from sweeps.engine.runner import ray_session
 
@@ -288,6 +288,7 @@ class Search:
         self.usage = Usage(resources)
         url = storage_url(options.optuna_storage, plan.folder)
         self.optuna: OptunaCopy = OptunaCopy(url, space, self._say)
+        self.arms: list[Arm] = []
         self.ended = 0
 
     def _say(self, line: str) -> None:
@@ -303,21 +304,26 @@ class Search:
         self.tracker = TuningTracker(tracker)
         complete = False
         self._write_declared()
-        self.tracker.copy(self.earlier)
-        self.optuna.copy(self.earlier)
+        self._copy(self.earlier)
         try:
             self.arms = [self._arm(cell, arm) for arm in (SEARCH, RANDOM) for cell in self.plan.cells]
             complete = self._train(self.arms)
             if complete:
                 sweeps = [self._sweep(cell) for cell in self.plan.cells] if self.options.sweep else []
-                complete = self._train(sweeps)
                 self.arms += sweeps
+                complete = self._train(sweeps)
             if complete:
                 self._measure_importance()
                 self._say(f"tuning: {write_tuning_report(self.plan.folder)}")
         finally:
+            self._copy([record for arm in self.arms for record in arm.records.values()])
             tracker.close(self.plan.folder, complete=complete)
         return complete
+
+    def _copy(self, records: Sequence[TuningRecord]) -> None:
+        """Bring the copies up to date: what an earlier driver, or a store that failed, left out."""
+        self.tracker.copy(records)
+        self.optuna.copy(records)
 
     def _write_declared(self) -> None:
         from sweeps.engine.declaration import write
@@ -357,7 +363,7 @@ class Search:
         def ended(arm: Arm, record: TuningRecord) -> None:
             self.ended += 1
             self._say(f"[{self.ended}/{total}] {line_of(record)}")
-            self.tracker.copy([record], again=True)
+            self.tracker.ended(record)
             self.optuna.copy([record])
 
         interrupted = run_arms(

@@ -320,6 +320,39 @@ def test_trials_of_a_search_are_nested_under_the_study_once(tracked: Any) -> Non
         assert [found[trial.config_hash].info.status for trial in trials[:2]] == ["FINISHED", "FAILED"]
 
 
+def test_trials_that_a_store_missed_are_written_at_the_end_once(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    plan, connect = tracked
+    cell, tracker = plan.cells[0], connect()
+    tracker._warn = lambda line: None
+    calls: list[str] = []
+
+    def trial(number: int, status: str = FINISHED) -> TuningRecord:
+        return TuningRecord(
+            study=plan.name, cell=cell.name, arm="search", number=number, hyperparameters={}, seed=1000,
+            config_hash=f"{number:016x}", config=cell.config.to_dict(), status=status, rows=[row(2, tokens=2048)],
+        )  # fmt: skip
+
+    def fail(*_: Any, **__: Any) -> None:
+        calls.append("log_batch")
+        raise MlflowException("database is locked")
+
+    copies = TuningTracker(tracker)
+    copies.ended(trial(0, FAILED))
+    monkeypatch.setattr(tracker.client, "log_batch", fail)
+    copies.ended(trial(1))  # is left half written
+    copies.ended(trial(0))  # was tried again
+    copies.ended(trial(2))
+    assert calls == ["log_batch"], "a store that failed is left alone"
+    monkeypatch.undo()
+    copies.copy([trial(0), trial(1), trial(2)])
+    found = children(tracker.client)
+    assert {run.data.tags["ablatune.status"] for run in found.values()} == {FINISHED}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert len(found) == 3
+
+
 def test_drivers_that_make_one_database_at_once_both_write_to_it(plan_for: Callable[..., Plan], tmp_path: Path) -> None:
     uri, begin = f"sqlite:///{tmp_path / 'new.db'}", tmp_path / "begin"
     plans = [plan_for(variants=cell).to_json() for cell in ("baseline", "mlp")]
