@@ -388,6 +388,11 @@ class MlflowTracker:
     def _resting(self) -> bool:
         return time.monotonic() < self._rests_until
 
+    @property
+    def resting(self) -> bool:
+        """Whether the store has just failed and is left alone for a while."""
+        return self._resting
+
     def copy_records(self, folder: Path) -> None:
         """Bring MLflow up to date with what a study's folder holds: what a killed driver could not write.
 
@@ -609,7 +614,7 @@ def _about(item: Mapping[str, Any]) -> str:
 
 
 def sync_mlflow(folder: Path, uri: str) -> list[str]:
-    """Copy what a study's folder holds to MLflow: runs, plan and report, each once.
+    """Copy what a study's folder holds to MLflow: runs, trials of a search, plan and report, each once.
 
     Returns:
         Lines that say what is there now.
@@ -617,25 +622,29 @@ def sync_mlflow(folder: Path, uri: str) -> list[str]:
     Raises:
         AnalysisError: the folder is no study's, or the store cannot be written.
     """
-    from analysis.tuning_records import read_tuning_records
+    from analysis.asked import asked_hashes
+    from analysis.tuning_records import RUNNING, TUNING_FILE, read_tuning_records
     from analysis.tuning_tracking import TuningTracker
 
-    plan = _plan(folder / PLAN_FILE)
     try:
+        searched = (folder / TUNING_FILE).exists() and not (folder / PLAN_FILE).exists()
+        plan = _plan(folder / (TUNING_FILE if searched else PLAN_FILE))
         records = [*read_records(folder), *read_failures(folder)]
+        trials = [record for record in read_tuning_records(folder) if record.status != RUNNING]
     except (ValueError, OSError) as error:
         raise AnalysisError(str(error)) from error
-    if not records:
+    if not records and not trials:
         raise AnalysisError(f"{folder} has no records: nothing of the study has ended yet")
+    complete = not searched and asked_hashes(folder, plan) <= {record.config_hash for record in records}
     require_tracking(uri)
     warnings: list[str] = []
-    tracker = MlflowTracker(plan, records[0].environment, uri, warnings.append)
-    TuningTracker(tracker).copy(read_tuning_records(folder))
-    planned = {address for cell in plan["cells"] for address in cell["hashes"].values()}
-    tracker.close(folder, complete=planned <= {record.config_hash for record in records})
+    tracker = MlflowTracker(plan, (records or trials)[0].environment, uri, warnings.append)
+    TuningTracker(tracker).copy(trials)
+    tracker.close(folder, complete=complete)
     if warnings:
         raise AnalysisError(warnings[0])
-    copied = f"{public(uri)} has {counted(len(records), 'run')} of {plan['study']}"
+    what = counted(len(trials), "trial") if searched else counted(len(records), "run")
+    copied = f"{public(uri)} has {what} of {plan['study']}"
     return [copied, ui_command(uri, tracker.experiment_id)]
 
 
@@ -643,7 +652,7 @@ def _plan(path: Path) -> dict[str, Any]:
     try:
         plan: dict[str, Any] = json.loads(path.read_text())
         _ = plan["study"], plan["script"], plan["title"], plan["data_hash"], plan["protocol"], plan["flaws"]
-        _ = [cell["hashes"].values() for cell in plan["cells"]]
+        _ = [cell["hashes"].values() for cell in plan["cells"] if path.name == PLAN_FILE]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AnalysisError(f"{path.parent} is no study's folder: {path.name}: {error!r}") from error
     return plan

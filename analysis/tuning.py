@@ -27,6 +27,7 @@ from analysis.tuning_records import (
     SWEEP,
     TuningRecord,
     best_of,
+    is_learning_rate,
     of_arm,
     parse_tuning,
     read_tuning_records,
@@ -102,11 +103,6 @@ class Tuning:
     def learning_rates(self) -> list[str]:
         """Hyperparameters of the space that are learning rates."""
         return [name for name in self.declared["space"] if is_learning_rate(name)]
-
-
-def is_learning_rate(name: str) -> bool:
-    """Return whether a hyperparameter is a learning rate."""
-    return name.endswith("learning_rate")
 
 
 def load_tuning(folder: Path) -> Tuning:

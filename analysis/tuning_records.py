@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.schema import DIVERGED, FAILED, FINISHED, STEP, TOKENS, VAL_LOSS, Audit, write_json
+from analysis.schema import DIVERGED, FAILED, FINISHED, LEARNING_RATE, STEP, TOKENS, VAL_LOSS, Audit, write_json
 
 TUNING_FOLDER = "tuning"
 """In a study's folder: one folder a cell, one record a trial."""
@@ -125,6 +125,17 @@ def best_of(records: Iterable[TuningRecord]) -> TuningRecord | None:
 def tokens_spent(records: Iterable[TuningRecord]) -> int:
     """Return the training tokens of trials, those of stopped and failed ones included."""
     return sum(record.tokens for record in records)
+
+
+def is_learning_rate(name: str) -> bool:
+    """Return whether a hyperparameter is a learning rate."""
+    return name.endswith(LEARNING_RATE)
+
+
+def planned_trials(declared: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many trials each arm of a cell's search has, at most where its tokens are bounded."""
+    rates = sum(map(is_learning_rate, declared["space"]))
+    return {SEARCH: declared["trials"], RANDOM: declared["random"], SWEEP: declared["sweep"] * rates}
 
 
 def parse_tuning(folder: Path) -> Mapping[str, Any]:

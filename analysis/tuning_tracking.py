@@ -31,26 +31,47 @@ class TuningTracker:
         self.tracker = tracker
         self._ids: dict[str, str] = {}
         """MLflow run of each ended trial, by arm and hash."""
+        self._behind: set[str] = set()
+        """Arm and hash of each trial that has ended and could not be written as it did."""
         with tracker.tolerant():
-            for run in tracker.children():
-                if run.data.tags.get(KIND_TAG) != TUNING:
-                    continue
-                key = run.data.tags[f"{PREFIX}arm"] + run.data.tags[f"{PREFIX}config_hash"]
-                if run.info.status in ("FINISHED", "FAILED"):
-                    self._ids[key] = run.info.run_id
-                else:  # an interruption came while it was written
-                    tracker.client.delete_run(run.info.run_id)
+            self._look()
 
-    def copy(self, records: Iterable[TuningRecord], *, again: bool = False) -> None:
-        """Write trials that have ended and are not there yet; `again` writes those anew that are."""
+    def _look(self) -> None:
+        """Know the runs that are there; one that was left half written goes."""
+        self._ids = {}
+        for run in list(self.tracker.children()):
+            if run.data.tags.get(KIND_TAG) != TUNING:
+                continue
+            if run.info.status in ("FINISHED", "FAILED"):
+                key = run.data.tags[f"{PREFIX}arm"] + run.data.tags[f"{PREFIX}config_hash"]
+                self._ids[key] = run.info.run_id
+            else:
+                self.tracker.client.delete_run(run.info.run_id)
+
+    def ended(self, record: TuningRecord) -> None:
+        """Write a trial that has just ended, anew where it was there; of a store that rests `copy` takes care."""
+        self._behind.add(_key(record))
+        if not self.tracker.resting:
+            with self.tracker.tolerant():
+                self._replace(record)
+
+    def copy(self, records: Iterable[TuningRecord]) -> None:
+        """Write the trials that have ended and are not there as they did."""
         with self.tracker.tolerant():
+            if self._behind:
+                self._look()
             for record in records:
-                key = record.arm + record.config_hash
-                if record.status == RUNNING or (key in self._ids and not again):
-                    continue
-                if key in self._ids:
-                    self.tracker.client.delete_run(self._ids.pop(key))
-                self._ids[key] = self._write(record)
+                key = _key(record)
+                if record.status != RUNNING and (key not in self._ids or key in self._behind):
+                    self._replace(record)
+
+    def _replace(self, record: TuningRecord) -> None:
+        key = _key(record)
+        if key in self._ids:
+            self.tracker.client.delete_run(self._ids[key])
+            del self._ids[key]
+        self._ids[key] = self._write(record)
+        self._behind.discard(key)
 
     def _write(self, record: TuningRecord) -> str:
         from mlflow.entities import Metric, Param
@@ -83,3 +104,7 @@ class TuningTracker:
             client.log_batch(run_id, metrics=list(some))
         client.set_terminated(run_id, status="FAILED" if record.status == FAILED else "FINISHED")
         return run_id
+
+
+def _key(record: TuningRecord) -> str:
+    return record.arm + record.config_hash

@@ -10,10 +10,9 @@ import tyro
 from rich.console import Console
 
 from analysis.errors import AnalysisError
-from analysis.text import counted
 from moe_models.errors import ConfigError
 from sweeps.engine.lock import cancel as stop_driver
-from sweeps.engine.studies import export_study, find_studies, show_status
+from sweeps.engine.studies import export_study, find_plan, find_studies, show_status
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
@@ -46,8 +45,8 @@ def cancel(folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="
     """
     (study,) = find_studies(folder, single=True)
     stopped = stop_driver(folder)
-    left = find_studies(folder, single=True)[0].missing
-    print(f"{study.name}: {'stopped' if stopped else 'was not running'}, {counted(left, 'run')} left")
+    left = find_studies(folder, single=True)[0].left
+    print(f"{study.name}: {'stopped' if stopped else 'was not running'}, {left} left")
 
 
 @app.command(name="export")
@@ -87,7 +86,7 @@ def replay(
     """
     from sweeps.engine.replay import replay as train_again
 
-    (study,) = find_studies(folder, single=True)
+    study = find_plan(folder)
     same, line = train_again(study, cell, seed, corpus)
     print(line)
     return 0 if same else EXIT_DIFFERENT

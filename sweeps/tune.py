@@ -17,11 +17,12 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import text
 from analysis.schema import FAILED
-from analysis.tuning_records import RANDOM, SEARCH, SWEEP
+from analysis.tuning_records import RANDOM, SEARCH, SWEEP, planned_trials
 from moe_models.errors import ConfigError, require
 from sweeps.engine import cli
 from sweeps.engine.options import Options, flag_of, read
@@ -127,28 +128,38 @@ def tuned_study(study: Study) -> Study:
 def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     from analysis.tracking import require_tracking, tracking_uri
     from sweeps.engine.declaration import exchange, kept_choices
+    from sweeps.engine.forecast import forecast
     from sweeps.engine.optuna_copy import storage_url
     from sweeps.engine.plan import require_same_configurations, resolve
+    from sweeps.engine.search import open_trials
 
     console = cli.console_of(options)
     with cli.workplace(options) as resources:
         require_tracking(tracking_uri())
         plan = resolve(tuned_study(study), options, resources, kept=kept_choices)
-        resources = cli.pack(plan, resources, options, console)
         space, budget = parse_space(options.space), make_budget(plan, options)
         declared = declare(plan, space, budget, options)
+        trials = open_trials(
+            plan.cells, read_trials(plan.folder), planned_trials(declared), budget, options.search_seed
+        )
+        runs = [*trials, *plan.open_runs()]
+        resources = cli.pack(plan, resources, options, console, runs)
         storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown
         _print_search(plan, declared, budget, console)
         if options.dry_run:
+            expected = forecast(plan, resources, runs)
+            whole = "search and confirmation, were no trial stopped: " if trials else "confirmation: "
+            console.print(f"{whole}{expected.line()}", soft_wrap=True, markup=False)
             console.print("dry run: nothing was trained")
             if options.json:
-                print(json.dumps({**declared, "folder": str(plan.folder)}))
+                facts = {"folder": str(plan.folder), "runs_left": expected.runs}
+                print(json.dumps({**declared, **facts, **expected.to_json()}))
             return 0
-        with cli.driving(plan, resources, console) as resources:
+        with cli.driving(plan, resources, console, runs) as resources:
             brought = plan.storage.exchange()
             if exchange(plan.storage, plan.known_cells()) or brought:
                 plan = resolve(tuned_study(study), options, resources, kept=kept_choices)
-                declared = declare(plan, space, budget, options)
+            declared = declare(plan, space, budget, options)
             plan.storage.exchange_trials(cell.name for cell in plan.cells)
             from sweeps.engine.runner import ray_session
 
@@ -159,7 +170,21 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
                     return cli.EXIT_INTERRUPTED
                 confirmation = search.confirmation()
                 require_same_configurations(confirmation)
-                return cli.train(confirmation, resources, options, console)
+                return cli.train(confirmation, resources, options, console, {"search": search.usage.to_json()})
+
+
+def read_trials(folder: Path) -> list[TuningRecord]:
+    """Return the records of the searches in a study's folder.
+
+    Raises:
+        ConfigError: a file among them is none.
+    """
+    from analysis.tuning_records import read_tuning_records
+
+    try:
+        return read_tuning_records(folder)
+    except ValueError as error:
+        raise ConfigError(f"{error}; delete it to train that trial again") from error
 
 
 def make_budget(plan: Plan, options: TuneOptions) -> Budget:
@@ -213,8 +238,8 @@ def _print_search(plan: Plan, declared: Mapping[str, Any], budget: Budget, conso
         f"{name} {axis['low']:g} to {axis['high']:g} ({'log' if axis['log'] else 'linear'})"
         for name, axis in declared["space"].items()
     ]
-    rates = sum(name.endswith("learning_rate") for name in declared["space"])
-    full = declared["random"] + declared["sweep"] * rates
+    arms = planned_trials(declared)
+    full = arms[RANDOM] + arms[SWEEP]
     most = min(budget.tokens or math.inf, budget.trials * budget.trial_tokens)
     for line in (
         f"search {plan.name}",
@@ -245,8 +270,8 @@ class Search:
         console: Console,
         trainable: Any,
     ) -> None:
-        from analysis.tuning_records import read_tuning_records
         from sweeps.engine.optuna_copy import OptunaCopy, storage_url
+        from sweeps.engine.usage import Usage
         from trainables.environment import describe_environment
         from trainables.tuning_trainable import TuningTrainable
 
@@ -259,12 +284,11 @@ class Search:
         self.console = console
         self.trainable = trainable or TuningTrainable
         self.environment = describe_environment(resources.hardware)
-        try:
-            self.earlier = read_tuning_records(plan.folder)
-        except ValueError as error:
-            raise ConfigError(f"{error}; delete it to train that trial again") from error
+        self.earlier = read_trials(plan.folder)
+        self.usage = Usage(resources)
         url = storage_url(options.optuna_storage, plan.folder)
         self.optuna: OptunaCopy = OptunaCopy(url, space, self._say)
+        self.arms: list[Arm] = []
         self.ended = 0
 
     def _say(self, line: str) -> None:
@@ -280,21 +304,26 @@ class Search:
         self.tracker = TuningTracker(tracker)
         complete = False
         self._write_declared()
-        self.tracker.copy(self.earlier)
-        self.optuna.copy(self.earlier)
+        self._copy(self.earlier)
         try:
             self.arms = [self._arm(cell, arm) for arm in (SEARCH, RANDOM) for cell in self.plan.cells]
             complete = self._train(self.arms)
             if complete:
                 sweeps = [self._sweep(cell) for cell in self.plan.cells] if self.options.sweep else []
-                complete = self._train(sweeps)
                 self.arms += sweeps
+                complete = self._train(sweeps)
             if complete:
                 self._measure_importance()
                 self._say(f"tuning: {write_tuning_report(self.plan.folder)}")
         finally:
+            self._copy([record for arm in self.arms for record in arm.records.values()])
             tracker.close(self.plan.folder, complete=complete)
         return complete
+
+    def _copy(self, records: Sequence[TuningRecord]) -> None:
+        """Bring the copies up to date: what an earlier driver, or a store that failed, left out."""
+        self.tracker.copy(records)
+        self.optuna.copy(records)
 
     def _write_declared(self) -> None:
         from sweeps.engine.declaration import write
@@ -334,7 +363,7 @@ class Search:
         def ended(arm: Arm, record: TuningRecord) -> None:
             self.ended += 1
             self._say(f"[{self.ended}/{total}] {line_of(record)}")
-            self.tracker.copy([record], again=True)
+            self.tracker.ended(record)
             self.optuna.copy([record])
 
         interrupted = run_arms(
@@ -343,6 +372,7 @@ class Search:
             self.resources,
             environment=self.environment,
             trainable=self.trainable,
+            usage=self.usage,
             ended=ended,
             say=self._say,
         )
@@ -397,6 +427,7 @@ class Search:
             self._say(
                 f"warning: the best {' and '.join(edge)} of '{name}' lies at the edge of its range: widen --space"
             )
+        self._say(self.usage.line())
         self._say(f"trials: {self.optuna.dashboard_command()}")
         return dataclasses.replace(self.plan, cells=tuple(cells), tuning=tuning)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,8 @@ class HungryTrainable(AblationTrainable):
 class MadeUpTuningTrainable(TuningTrainable):
     """Reports as TuningTrainable does, without training: a loss that falls with the updates, best at rates of 0.01.
 
-    Trial 2 of each search raises while `fault` lies in the study's folder.
+    Trial 2 of each search raises while `fault` lies in the study's folder. Where `kill` lies there, the process of the
+    search of `mlp` is killed in its trial 2, once.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -180,9 +182,13 @@ class MadeUpTuningTrainable(TuningTrainable):
 
     def step(self) -> dict[str, Any]:
         training, labels = self.settings["config"]["training"], self.settings["labels"]
-        fault = (Path(self.settings["study_directory"]) / "fault").exists()
-        if fault and (labels["arm"], labels["number"]) == ("search", 2):
-            raise RuntimeError("planned\nfault")
+        folder = Path(self.settings["study_directory"])
+        if (labels["arm"], labels["number"]) == ("search", 2):
+            if (folder / "fault").exists():
+                raise RuntimeError("planned\nfault")
+            if labels["cell"] == "mlp" and (folder / "kill").exists():
+                (folder / "kill").unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
         rates = [math.log10(training[f"{name}_learning_rate"]) for name in ("muon", "adamw")]
         while len(self.curve) < training["updates"]:
             update = len(self.curve) + 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeps.engine.packing import Packing
-    from sweeps.engine.plan import Plan
+    from sweeps.engine.plan import Plan, PlannedRun
     from sweeps.engine.resources import Resources
 
 PIPE_WIDTH = 120
@@ -118,10 +118,18 @@ def workplace(options: Options) -> Iterator[Resources]:
 
 
 @contextmanager
-def driving(plan: Plan, resources: Resources, console: Console) -> Iterator[Resources]:
+def driving(
+    plan: Plan, resources: Resources, console: Console, runs: Sequence[PlannedRun] | None = None
+) -> Iterator[Resources]:
     """Be the one driver of a study, once it is certain that its runs can be trained and can keep what they reach.
 
     Yields the resources with what is known of a cluster's machines.
+
+    Args:
+        plan: of the study.
+        resources: what there is, and a run's share of it.
+        console: where to talk to people.
+        runs: those to be trained; None: the plan's open ones.
 
     Raises:
         ConfigError: another process is the study's driver, its runs need more memory than there is, or a node of the
@@ -132,8 +140,9 @@ def driving(plan: Plan, resources: Resources, console: Console) -> Iterator[Reso
     from sweeps.engine.memory import footprint, require_memory
 
     storage = plan.storage
+    runs = plan.open_runs() if runs is None else runs
     if not resources.cluster:
-        require_memory(plan, resources)
+        require_memory(runs, resources)
     with (
         study_lock(plan.folder),
         lease(storage.store, storage.place, _saying(console)) if storage.apart else nullcontext(),
@@ -141,20 +150,23 @@ def driving(plan: Plan, resources: Resources, console: Console) -> Iterator[Reso
         if resources.cluster:
             from sweeps.engine.cluster import require_nodes
 
-            need = footprint(runs, resources) if (runs := plan.open_runs()) else None
+            need = footprint(runs, resources) if runs else None
             resources = dataclasses.replace(resources, hardware=require_nodes(storage, resources, need))
         yield resources
 
 
-def pack(plan: Plan, resources: Resources, options: Options, console: Console) -> Resources:
-    """Return the resources as measurement lays the plan's runs over them, where `auto` was asked for."""
+def pack(
+    plan: Plan, resources: Resources, options: Options, console: Console, runs: Sequence[PlannedRun] | None = None
+) -> Resources:
+    """Return the resources as measurement lays runs (as for `driving`) over them, where `auto` was asked for."""
     from sweeps.engine.options import AUTO
 
     if options.gpus_per_trial != AUTO:
         return resources
     from sweeps.engine.measure import packed
 
-    return packed(plan, resources, options.max_concurrent, _saying(console))
+    runs = plan.open_runs() if runs is None else runs
+    return packed(plan, runs, resources, options.max_concurrent, _saying(console))
 
 
 def _saying(console: Console) -> Callable[[str], None]:

@@ -1,4 +1,4 @@
-"""What training a plan's open runs will presumably take: time, cost and memory, before anything trains."""
+"""What training runs will presumably take: time, cost and memory, before anything trains."""
 
 from __future__ import annotations
 
@@ -56,9 +56,15 @@ class Forecast:
         )
 
 
-def forecast(plan: Plan, resources: Resources) -> Forecast:
-    """Lay the open runs, each as long as its cell is estimated to take, over the slots in the order they will have."""
-    runs = plan.open_runs()
+def forecast(plan: Plan, resources: Resources, runs: Sequence[PlannedRun] | None = None) -> Forecast:
+    """Lay runs, each as long as its cell is estimated to take, over the slots in the order they will have.
+
+    Args:
+        plan: of the study.
+        resources: what there is, and a run's share of it.
+        runs: those to be trained; None: the plan's open ones.
+    """
+    runs = plan.open_runs() if runs is None else runs
     if not runs:
         nothing = "nothing is left to train"
         return Forecast(runs=0, seconds=0.0, busy_seconds=0.0, memory_bytes=0, method=nothing, resources=resources)

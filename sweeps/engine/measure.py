@@ -24,7 +24,7 @@ from analysis.schema import error_line
 from moe_models.errors import ConfigError, require
 from sweeps.engine.memory import free_bytes, gib, run_bytes
 from sweeps.engine.packing import MOST_TOGETHER, Measured, choose_packing, levels
-from sweeps.engine.plan import THREADS_PER_TRIAL, Plan, PlannedCell, by_cell
+from sweeps.engine.plan import THREADS_PER_TRIAL, Plan, PlannedCell, PlannedRun, by_cell
 from sweeps.engine.probe import PROBE_SEED, updates_in_all
 from sweeps.engine.resources import Resources
 from trainables.audits import Auditor
@@ -55,14 +55,17 @@ class Measurement:
     """The most that a process took."""
 
 
-def packed(plan: Plan, resources: Resources, limit: int | None, say: Callable[[str], None]) -> Resources:
+def packed(
+    plan: Plan, runs: Sequence[PlannedRun], resources: Resources, limit: int | None, say: Callable[[str], None]
+) -> Resources:
     """Return the resources with as many runs at a time as end the study soonest, by measurement.
 
     Each kind of GPU is measured on one of them, and each model once, however many cells train it. More at a time are
     tried as long as that ends the study sooner. On a CPU a run has one core, whatever is chosen.
 
     Args:
-        plan: where it has nothing left to train, nothing is measured.
+        plan: of the study.
+        runs: those to be trained; where there are none, nothing is measured.
         resources: all that there is.
         limit: the most runs at a time that were asked for.
         say: where to say that it takes a moment.
@@ -70,7 +73,6 @@ def packed(plan: Plan, resources: Resources, limit: int | None, say: Callable[[s
     Raises:
         ConfigError: what was asked for does not fit, or could not be measured.
     """
-    runs = plan.open_runs()
     if not runs:
         return resources
     gpus = max(1, resources.gpus)

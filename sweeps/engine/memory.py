@@ -17,7 +17,7 @@ from moe_models.errors import require
 from moe_models.loss import CHUNK_ELEMENTS
 from moe_models.model import MoETransformer
 from moe_models.parameters import is_matrix
-from sweeps.engine.plan import Plan, PlannedRun
+from sweeps.engine.plan import PlannedRun
 from sweeps.engine.resources import Resources
 from trainables.config import TrialConfig
 from trainables.memory import CONTEXT_BYTES
@@ -106,13 +106,12 @@ def footprint(runs: Sequence[PlannedRun], resources: Resources) -> Footprint:
     return Footprint(cell=largest, run_bytes=packing.run_bytes if packing else needs[largest], together=together)
 
 
-def require_memory(plan: Plan, resources: Resources) -> None:
-    """Refuse a plan whose largest runs, as many as run at a time, do not fit into what is free.
+def require_memory(runs: Sequence[PlannedRun], resources: Resources) -> None:
+    """Refuse runs of which the largest, as many as run at a time, do not fit into what is free.
 
     Raises:
         ConfigError: they do not; the line says what would.
     """
-    runs = plan.open_runs()
     free = free_bytes(resources.device)
     if not runs or free is None or resources.packing is not None:
         return  # what was measured was made to fit

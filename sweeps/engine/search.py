@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.schema import DIVERGED, FAILED, FINISHED, STEP, VAL_LOSS, Audit
-from analysis.tuning_records import RANDOM, RUNNING, SEARCH, STOPPED, TuningRecord, tokens_spent
+from analysis.tuning_records import RANDOM, RUNNING, SEARCH, STOPPED, TuningRecord, is_learning_rate, tokens_spent
 from moe_models.errors import require
 from moe_models.streams import derive_seed
-from sweeps.engine.plan import PlannedCell
+from sweeps.engine.plan import PlannedCell, PlannedRun
 from sweeps.engine.space import Space
 from sweeps.engine.storage import Storage
 from trainables.config import TrialConfig
@@ -72,6 +73,32 @@ class Budget:
         """The updates at which the rungs lie, each a multiple of the first."""
         first = self.updates // self.reduction**self.rungs
         return tuple(first * self.reduction**place for place in range(self.rungs))
+
+
+def open_trials(
+    cells: Sequence[PlannedCell], records: Iterable[TuningRecord], planned: Mapping[str, int], budget: Budget, seed: int
+) -> list[PlannedRun]:
+    """Return the trials that searches have left, at most, as runs of their cells: not stopped, one takes as long.
+
+    Args:
+        cells: those that are searched.
+        records: what was tried so far.
+        planned: trials of each arm of a cell.
+        budget: what each cell's search may spend.
+        seed: of all trials.
+    """
+    ended: defaultdict[tuple[str, str], list[TuningRecord]] = defaultdict(list)
+    for record in records:
+        if record.status not in (RUNNING, FAILED):
+            ended[record.cell, record.arm].append(record)
+    left = Counter({(cell.name, arm): planned[arm] - len(ended[cell.name, arm]) for cell in cells for arm in planned})
+    if budget.tokens is not None:
+        for cell in cells:
+            free = budget.tokens - tokens_spent(ended[cell.name, SEARCH])
+            left[cell.name, SEARCH] = min(left[cell.name, SEARCH], max(0, -(-free // budget.trial_tokens)))
+    turns = {cell.name: sum(max(0, left[cell.name, arm]) for arm in planned) for cell in cells}
+    run_of = {cell.name: PlannedRun(cell=cell, seed=seed) for cell in cells}
+    return [run_of[name] for turn in range(max(turns.values())) for name in turns if turn < turns[name]]
 
 
 def goes_on(losses: Mapping[int, float], number: int, reduction: int) -> bool:
@@ -235,6 +262,11 @@ class Arm:
         self._keep(record)
         return record
 
+    def resume(self) -> None:
+        """What was being trained has been stopped: it is asked for again, before any new trial, in its order."""
+        self._again = sorted({*self._again, *self._now})
+        self._now.clear()
+
     def _new(self, number: int) -> TuningRecord:
         varied: str | None = None
         if self.planned:
@@ -340,6 +372,6 @@ def sweep_of(best: Mapping[str, float], space: Space, points: int) -> list[tuple
     return [
         (axis.name, {**best, axis.name: axis.at(place / (points - 1))})
         for axis in space
-        if axis.name.endswith("learning_rate")
+        if is_learning_rate(axis.name)
         for place in range(points)
     ]

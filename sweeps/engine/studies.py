@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from analysis.asked import asked_hashes
 from analysis.runs import parse_plan
 from analysis.schema import (
     DIVERGED,
@@ -27,9 +28,21 @@ from analysis.schema import (
     read_records,
     replacing,
 )
+from analysis.text import counted
+from analysis.tuning_records import (
+    RUNNING,
+    TUNING_FILE,
+    TUNING_FOLDER,
+    TuningRecord,
+    parse_tuning,
+    planned_trials,
+    read_tuning_records,
+)
 from moe_models.errors import ConfigError, require
 from sweeps.engine.lock import running_driver
 
+STUDY_FILES = (PLAN_FILE, TUNING_FILE)
+"""One of these makes a folder a study's."""
 REPORT_SUFFIXES = (".md", ".html", ".csv", ".json", ".tex", ".png")
 
 
@@ -55,56 +68,136 @@ class StudyFolder:
         counts[INVALID] = sum(bool(record.result_row()[INVALID]) for record in self.records)
         return counts
 
+    @cached_property
+    def asked(self) -> set[str]:
+        """Hashes of the runs that are asked for; a race asks for no more of what is decided."""
+        return asked_hashes(self.folder, self.plan)
+
     @property
     def planned(self) -> int:
-        """Runs of the plan."""
-        return sum(len(cell["hashes"]) for cell in self.plan["cells"])
+        """Runs that are asked for."""
+        return len(self.asked)
 
     @property
     def missing(self) -> int:
-        """Runs of the plan that have not ended."""
-        return self.planned - len(self.records) - len(self.failures)
+        """Runs that are asked for and have not ended."""
+        return len(self.asked - {record.config_hash for record in (*self.records, *self.failures)})
+
+    @property
+    def left(self) -> str:
+        """How many have not ended, in words."""
+        return counted(self.missing, "run")
 
     @property
     def last_end(self) -> datetime | None:
         """When a run last ended; None where none has."""
-        times = [path.stat().st_mtime for path in (self.folder / RECORDS_FOLDER).glob("*.json")]
-        return datetime.fromtimestamp(max(times)) if times else None
+        return _last_written((self.folder / RECORDS_FOLDER).glob("*.json"))
 
     @property
     def state(self) -> str:
         """In words: running, complete, with failures, or interrupted."""
-        driver = running_driver(self.folder)
-        if driver is not None:
-            return f"running (process {driver.pid} on {driver.host})" if driver.pid else "running"
+        if driven := _driven(self.folder):
+            return driven
         if self.missing:
             return "interrupted"
         return "complete" if not self.failures else "complete but for failed runs"
 
 
-def find_studies(folder: Path, *, single: bool = False) -> list[StudyFolder]:
+@dataclass(frozen=True)
+class SearchFolder:
+    """A search whose best hyperparameters are not being confirmed yet: until then its folder has no plan."""
+
+    folder: Path
+    declared: Mapping[str, Any]
+    trials: Sequence[TuningRecord]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(self.declared["study"])
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How many trials ended in which way."""
+        return Counter(trial.status for trial in self.trials if trial.status != RUNNING)
+
+    @property
+    def planned(self) -> int:
+        """Trials that are declared, at most where their tokens are bounded."""
+        return len(self.declared["cells"]) * sum(planned_trials(self.declared).values())
+
+    @property
+    def missing(self) -> int:
+        """Trials that are declared and have not ended."""
+        return self.planned - self.counts.total()
+
+    @property
+    def left(self) -> str:
+        """How many have not ended, in words."""
+        return counted(self.missing, "trial")
+
+    @property
+    def last_end(self) -> datetime | None:
+        """When a trial last ended or reached a rung; None where none has."""
+        return _last_written((self.folder / TUNING_FOLDER).glob("*/*.json"))
+
+    @property
+    def state(self) -> str:
+        """In words: how far it is, and whether it is running."""
+        far = f"search, {self.counts.total()} of {counted(self.planned, 'trial')}"
+        return f"{far}, {_driven(self.folder) or 'interrupted'}"
+
+
+def _driven(folder: Path) -> str:
+    """Return who drives a study now, in words; empty where nobody does."""
+    driver = running_driver(folder)
+    if driver is None:
+        return ""
+    return f"running (process {driver.pid} on {driver.host})" if driver.pid else "running"
+
+
+def _last_written(paths: Iterable[Path]) -> datetime | None:
+    times = [path.stat().st_mtime for path in paths]
+    return datetime.fromtimestamp(max(times)) if times else None
+
+
+def find_studies(folder: Path, *, single: bool = False) -> list[StudyFolder | SearchFolder]:
     """Return the study in a folder, or (unless it has to be a single one) those in its subfolders, by name.
 
     Raises:
         ConfigError: there is none, or one cannot be read.
     """
     require(folder.is_dir(), f"there is no folder '{folder}'")
-    if (folder / PLAN_FILE).exists():
+    if any((folder / name).exists() for name in STUDY_FILES):
         return [_read(folder)]
-    folders = [] if single else sorted(path.parent for path in folder.glob(f"*/{PLAN_FILE}"))
+    folders = [] if single else sorted({path.parent for name in STUDY_FILES for path in folder.glob(f"*/{name}")})
     require(bool(folders), f"{folder} is no study's folder" + ("" if single else " and holds none"))
     return [_read(path) for path in folders]
 
 
-def _read(folder: Path) -> StudyFolder:
+def find_plan(folder: Path) -> StudyFolder:
+    """Return the study in a folder, which has to have a plan.
+
+    Raises:
+        ConfigError: there is none, it cannot be read, or it is a search that has not come to its confirmation.
+    """
+    (study,) = find_studies(folder, single=True)
+    if isinstance(study, SearchFolder):
+        raise ConfigError(f"{study.name} has no runs yet: it is a {study.state}")
+    return study
+
+
+def _read(folder: Path) -> StudyFolder | SearchFolder:
     try:
+        if not (folder / PLAN_FILE).exists():
+            return SearchFolder(folder, parse_tuning(folder), read_tuning_records(folder))
         plan = parse_plan((folder / PLAN_FILE).read_text(), str(folder / PLAN_FILE))
         return StudyFolder(folder, plan, read_records(folder), read_failures(folder))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def show_status(studies: Sequence[StudyFolder], console: Console) -> None:
+def show_status(studies: Sequence[StudyFolder | SearchFolder], console: Console) -> None:
     """Print one line a study."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("study", overflow="fold")
@@ -125,7 +218,7 @@ def show_status(studies: Sequence[StudyFolder], console: Console) -> None:
     console.print(table)
 
 
-def export_study(study: StudyFolder, path: Path) -> int:
+def export_study(study: StudyFolder | SearchFolder, path: Path) -> int:
     """Write plan, records, failures and report of a study to a zip file, atomically; return how many files.
 
     Checkpoints, locks and Tune's scratch stay behind.

@@ -7,6 +7,7 @@ update (a trial pauses there), never on whatever a trial happened to report last
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,13 +16,14 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from analysis.schema import DIVERGED, FAILED, FINISHED, VAL_LOSS, Audit
+from analysis.schema import DIVERGED, FAILED, FINISHED, PEAK_MEMORY_BYTES, VAL_LOSS, Audit
 from analysis.tuning_records import RUNNING, SEARCH, STOPPED, TuningRecord
 from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
-from sweeps.engine.runner import TrialObserver, error_of, run_trials, with_tokens
+from sweeps.engine.runner import LOST_WORKERS, TrialObserver, error_of, lost_its_worker, run_trials, with_tokens
 from sweeps.engine.search import Arm
 from sweeps.engine.suggestions import Suggestions
+from sweeps.engine.usage import Usage
 
 Place = tuple[Arm, int]
 """A trial: its arm and its number there."""
@@ -79,17 +81,34 @@ class _Observer(TrialObserver):
 
     Args:
         arms: whose trials these are.
+        usage: counts what they take.
         ended: is called with every record that has ended.
+        say: where to say that a worker died.
     """
 
-    def __init__(self, arms: _Arms, ended: Callable[[Arm, TuningRecord], None]) -> None:
+    def __init__(
+        self,
+        arms: _Arms,
+        usage: Usage,
+        ended: Callable[[Arm, TuningRecord], None],
+        say: Callable[[str], None],
+    ) -> None:
         self._arms = arms
+        self._usage = usage
         self._ended = ended
+        self._say = say
+        self._lost: Counter[str] = Counter()
+        """By hash: how often a trial's worker died."""
         self._curves: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._usage.started()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
+        peak = result["curve"][-1].get(PEAK_MEMORY_BYTES) if result["curve"] else None
+        self._usage.reported(result.get("seconds_busy", 0.0), trial.config["gpus"] or 1.0, peak)
         arm, number = self._arms.place(trial)
         key = arm.cell.name, arm.arm, number
         self._curves[key] = result["curve"]
@@ -102,7 +121,14 @@ class _Observer(TrialObserver):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         arm, number = self._arms.place(trial)
-        if arm.records[number].status == RUNNING:
+        record, lost = arm.records[number], lost_its_worker(trial)
+        if record.status != RUNNING:
+            return
+        self._lost[record.config_hash] += lost
+        if lost and self._lost[record.config_hash] <= LOST_WORKERS:
+            self._say(f"{name_of(record)}: its worker died; it goes on from its checkpoint")
+            self.restart = True
+        else:
             rows = self._curves.pop((arm.cell.name, arm.arm, number), [])
             arm.end(number, FAILED, rows, error_of(trial))
             self._ended(arm, arm.records[number])
@@ -115,6 +141,7 @@ def run_arms(
     *,
     environment: Mapping[str, str],
     trainable: type[tune.Trainable],
+    usage: Usage,
     ended: Callable[[Arm, TuningRecord], None],
     say: Callable[[str], None],
 ) -> bool:
@@ -126,8 +153,9 @@ def run_arms(
         resources: what there is, and a trial's share of it.
         environment: for the trials.
         trainable: TuningTrainable, or one that reports as it does.
+        usage: counts what trials take.
         ended: is called with every record that has ended.
-        say: where to say that a signal came.
+        say: where to say that a signal came, or that a worker died.
     """
 
     def configure(arm: Arm, record: TuningRecord) -> dict[str, Any]:
@@ -145,18 +173,29 @@ def run_arms(
     most = sum(arm.left for arm in arms)
     if most == 0:
         return False
-    suggestions = _Arms([arm for arm in arms if not arm.complete], configure)
+    asked = _Arms([arm for arm in arms if not arm.complete], configure)
+
+    def suggestions() -> Suggestions:
+        for arm in asked.arms:
+            arm.resume()
+        return asked
+
     return run_trials(
         with_tokens(trainable, plan, resources),
         resources,
         plan.folder,
-        lambda: suggestions,
-        most=sum(arm.trials for arm in suggestions.arms),
-        observer=_Observer(suggestions, ended),
+        suggestions,
+        most=sum(arm.trials for arm in asked.arms),
+        observer=_Observer(asked, usage, ended, say),
         say=say,
-        scheduler=_Rungs(suggestions),
-        lost_clusters=0,  # a search goes on from its records, which is what its next start does
+        scheduler=_Rungs(asked),
     )
+
+
+def name_of(record: TuningRecord) -> str:
+    """Return what a trial is called."""
+    what = "trial" if record.arm == SEARCH else record.arm
+    return f"{record.cell}, {what} {record.number}"
 
 
 def line_of(record: TuningRecord) -> str:
@@ -168,5 +207,4 @@ def line_of(record: TuningRecord) -> str:
         outcome = f"stopped at update {record.updates} (val_loss {record.rows[-1][VAL_LOSS]:.4f} there)"
     else:
         outcome = f"{record.status}: {record.error}"
-    what = "trial" if record.arm == SEARCH else record.arm
-    return f"{record.cell}, {what} {record.number}: {outcome}; {values}"
+    return f"{name_of(record)}: {outcome}; {values}"

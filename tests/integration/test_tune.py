@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -37,6 +38,10 @@ def records_by_hash(folder: Path) -> dict[tuple[str, str], TuningRecord]:
     return {(record.arm, record.config_hash): record for record in read_tuning_records(folder)}
 
 
+def told(trial: TuningRecord) -> tuple[Any, ...]:
+    return trial.hyperparameters, trial.status, trial.rungs, trial.rows
+
+
 @pytest.mark.usefixtures("_one_ray")
 def test_a_search_resumes_confirms_and_is_copied_once(corpus_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
@@ -56,10 +61,15 @@ def test_a_search_resumes_confirms_and_is_copied_once(corpus_file: Path, capsys:
     assert not (folder / "plan.json").exists(), "nothing is confirmed before the search is complete"
 
     (folder / "fault").unlink()
+    (folder / "kill").touch()
     assert tune.main(arguments, fakes_ray.MadeUpTuningTrainable) == 0
     said = capsys.readouterr()
     after = records_by_hash(folder)
     assert {key: after[key] for key in before} == before, "what had ended is not trained again"
+    assert said.out.count("mlp, trial 2: its worker died; it goes on from its checkpoint") == 1
+    seconds = [of_arm(after.values(), cell, SEARCH)[2] for cell in CELLS]
+    assert told(seconds[0]) == told(seconds[1]), "both cells' losses are made up alike"
+    assert "\nsearch: " in said.out, "what it really took"
     require_equal_searches(folder)
     require_confirmation(folder)
     require_copies(folder)

@@ -10,9 +10,10 @@ from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
 from sweeps.engine import forecast as module
 from sweeps.engine.forecast import forecast
 from sweeps.engine.memory import footprint
-from sweeps.engine.plan import Plan
+from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.probe import Estimate
 from sweeps.engine.resources import Resources
+from sweeps.engine.usage import Usage
 
 TWO = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="")
 QUARTERS = Resources(slots=8, gpus=2, gpus_per_trial=0.25, reason="")
@@ -55,3 +56,20 @@ def test_what_is_done_costs_nothing(plan: Plan) -> None:
         ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
     found = forecast(plan, TWO)
     assert (found.seconds, found.memory_bytes, found.line()) == (0.0, 0, "nothing is left to train")
+
+
+def test_other_runs_than_the_plan_s_can_be_laid(plan: Plan) -> None:
+    trials = [PlannedRun(cell=plan.runs()[0].cell, seed=1000)] * 6
+    found = forecast(plan, TWO, [*trials, *plan.runs()])
+    assert (found.runs, found.busy_seconds) == (10, 9 * 3600)
+    assert forecast(plan, TWO, []).runs == 0
+
+
+def test_what_a_search_took_is_said() -> None:
+    usage = Usage(QUARTERS)
+    assert usage.line() == "search: nothing was left to train"
+    usage.started()
+    for peak in (None, 3 * 2**30, 2**30):
+        usage.reported(1200.0, 0.25, peak)
+    assert usage.line() == "search: 0 s and 0.25 GPU-hours; the largest trial took 3.0 GiB of memory"
+    assert usage.to_json()["cost"] == 0.25

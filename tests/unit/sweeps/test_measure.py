@@ -97,7 +97,7 @@ def test_on_a_cpu_the_number_at_a_time_is_chosen(
     machine = Machine(monkeypatch, GIB, lambda _, together: {1: 1.0, 2: 1.0, 4: 2.5}[together])
     monkeypatch.setattr(module, "free_bytes", lambda _: 100 * GIB)
     plan = plan_for(variants="baseline,mlp", seeds=8)
-    found = packed(plan, find_resources(None, "auto"), None, silent)
+    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
     assert (found.slots, found.gpus, found.gpus_per_trial) == (2, 0, 0.0)
     assert machine.measured == [("cpu", 1, 2), ("cpu", 2, 2), ("cpu", 4, 2)]
     assert plan.choices["threads"] == 1
@@ -105,14 +105,15 @@ def test_on_a_cpu_the_number_at_a_time_is_chosen(
     assert expected.method == "from updates measured with 2 at a time"
     assert expected.seconds == pytest.approx(expected.busy_seconds / 2)
     assert footprint(plan.open_runs(), found).bytes == 2 * math.ceil(1.2 * GIB) == expected.memory_bytes
-    require_memory(plan, found)
+    require_memory(plan.open_runs(), found)
 
 
 def test_equal_models_are_measured_once(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, GIB, lambda *_: 1.0)
     plan = plan_for(variants="baseline,mlp", seeds=1)
     twin = replace(plan.cells[0], name="twin", config=replace(plan.cells[0].config, data_seed=5))
-    packed(replace(plan, cells=(*plan.cells, twin)), find_resources(1, "auto"), 1, silent)
+    more = replace(plan, cells=(*plan.cells, twin))
+    packed(more, more.open_runs(), find_resources(1, "auto"), 1, silent)
     assert machine.measured == [("cpu", 1, 2)]
 
 
@@ -122,7 +123,7 @@ def test_a_gpu_is_shared_as_far_as_it_helps_and_as_memory_goes(
     with_gpus(monkeypatch, 24, 24)
     machine = Machine(monkeypatch, 39 * GIB // 10, lambda *_: 1.0)
     plan = plan_for(variants="baseline,mlp", seeds=8)
-    found = packed(plan, find_resources(None, "auto"), None, silent)
+    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
     # 24 GiB hold five of 4.7, and four take as long: 16 runs in two rounds on two GPUs
     assert [together for _, together, _ in machine.measured] == [1, 2, 4, 5]
     assert (found.slots, found.gpus, found.gpus_per_trial) == (8, 2, 0.25)
@@ -134,12 +135,12 @@ def test_unequal_gpus_are_each_measured_and_the_smallest_decides(
     with_gpus(monkeypatch, 80, 12, 80)
     machine = Machine(monkeypatch, 5 * GIB, lambda device, _: {"cuda:0": 1.0, "cuda:1": 4.0}[device])
     plan = plan_for(variants="baseline,mlp", seeds=8)
-    found = packed(plan, find_resources(None, "auto"), None, silent)
+    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
     assert machine.measured == [(device, together, 2) for together in (1, 2) for device in ("cuda:0", "cuda:1")]
     assert (found.slots, found.gpus_per_trial) == (6, 0.5)
     too_large = Machine(monkeypatch, 11 * GIB, lambda *_: 1.0)
     with pytest.raises(ConfigError, match=r"a run takes 13\.2 GiB, measured .* and 12\.0 GiB are free on a GPU"):
-        packed(plan, find_resources(None, "auto"), None, silent)
+        packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
     assert [together for _, together, _ in too_large.measured] == [1, 1]
 
 
@@ -147,9 +148,9 @@ def test_more_than_fits_is_refused(plan_for: Callable[..., Plan], monkeypatch: p
     with_gpus(monkeypatch, 24)
     Machine(monkeypatch, 9 * GIB, lambda *_: 1.0)
     plan = plan_for(variants="baseline,mlp", seeds=8)
-    assert packed(plan, find_resources(2, "auto"), 2, silent).slots == 2
+    assert packed(plan, plan.open_runs(), find_resources(2, "auto"), 2, silent).slots == 2
     with pytest.raises(ConfigError) as error:
-        packed(plan, find_resources(3, "auto"), 3, silent)
+        packed(plan, plan.open_runs(), find_resources(3, "auto"), 3, silent)
     assert str(error.value) == (
         "--max-concurrent 3 with --gpus-per-trial auto is more than fits: a run takes 10.8 GiB, measured and with a "
         "margin, and 24.0 GiB are free on a GPU, so take --max-concurrent 2 or leave it out"
@@ -174,7 +175,6 @@ def test_a_study_that_does_not_fit_is_one_line_and_leaves_nothing(
 def test_nothing_left_is_not_measured(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, GIB, lambda *_: 1.0)
     plan = plan_for(variants="baseline")
-    monkeypatch.setattr(Plan, "open_runs", lambda _: [])
     resources = find_resources(None, "auto")
-    assert packed(plan, resources, None, silent) is resources
+    assert packed(plan, [], resources, None, silent) is resources
     assert machine.measured == []

@@ -80,10 +80,10 @@ def test_what_does_not_fit_is_refused_with_what_would(
     need = run_bytes(plan.cells[0].config, CPU)
     two = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="")
     monkeypatch.setattr(memory, "free_bytes", lambda _: 2 * need)
-    require_memory(plan, two)
+    require_memory(plan.open_runs(), two)
     monkeypatch.setattr(memory, "free_bytes", lambda _: 2 * need - 1)
     with pytest.raises(ConfigError) as error:
-        require_memory(plan, two)
+        require_memory(plan.open_runs(), two)
     each, together = need / GIB, 2 * need / GIB
     assert str(error.value) == (
         f"{each:.1f} GiB a run ('baseline' needs most) times 2 at a time are {together:.1f} GiB, and "
@@ -91,9 +91,9 @@ def test_what_does_not_fit_is_refused_with_what_would(
     )
     monkeypatch.setattr(memory, "free_bytes", lambda _: need - 1)
     with pytest.raises(ConfigError, match="take a smaller --scale, such as cpu"):
-        require_memory(plan, two)
+        require_memory(plan.open_runs(), two)
     monkeypatch.setattr(memory, "free_bytes", lambda _: None)
-    require_memory(plan, two)
+    require_memory(plan.open_runs(), two)
 
 
 def test_a_study_larger_than_memory_leaves_nothing(

@@ -22,6 +22,7 @@ from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
 from sweeps.engine.race import standing
 from sweeps.engine.runner import _RaceQueue, labels_of
+from sweeps.engine.studies import find_plan
 from sweeps.exp6_grid import STUDY
 from sweeps.significance import looks_to, main
 
@@ -100,6 +101,12 @@ def decisions(plan: Plan) -> dict[str, Any]:
     return found.to_json()
 
 
+def how_far(plan: Plan) -> tuple[int, int, str]:
+    """Return what `status` says: runs asked for, runs missing, and the state."""
+    study = find_plan(plan.folder)
+    return study.planned, study.missing, study.state
+
+
 def test_a_race_waits_for_its_looks_and_drops_what_is_decided(race_plan: Callable[..., Plan]) -> None:
     plan = race_plan()
     assert plan.seeds == (1000, 1001, 1002, 1003, 1004)
@@ -110,6 +117,7 @@ def test_a_race_waits_for_its_looks_and_drops_what_is_decided(race_plan: Callabl
     assert len(driver.started) == 9
     for name in list(driver.running)[:-1]:
         driver.end(name)
+    assert how_far(plan) == (9, 1, "interrupted")
     assert not driver.start(slots=20)
     assert len(driver.started) == 9
     driver.end(next(iter(driver.running)))
@@ -120,6 +128,7 @@ def test_a_race_waits_for_its_looks_and_drops_what_is_decided(race_plan: Callabl
     assert "look at 3 seeds, mlp against baseline: worse" in said
     assert "the race is over: 13 runs instead of 15" in said
     assert plan.open_runs() == []
+    assert how_far(plan) == (13, 0, "complete")
     found = decisions(plan)
     assert (found["next_look"], found["runs"], found["fixed_runs"]) == (None, 13, 15)
 

@@ -28,7 +28,7 @@ from moe_models.errors import ConfigError
 from sweeps.engine.importance import importance
 from sweeps.engine.optuna_copy import OptunaCopy, storage_url
 from sweeps.engine.plan import Plan
-from sweeps.engine.search import Arm, Budget, draw, goes_on, suggest, sweep_of
+from sweeps.engine.search import Arm, Budget, draw, goes_on, open_trials, suggest, sweep_of
 from sweeps.engine.space import DEFAULT_SPACE, parse_space
 from sweeps.engine.storage import Storage
 from trainables.tuning_trainable import TuningTrainable
@@ -275,6 +275,44 @@ def test_tokens_bound_a_search_and_are_freed_by_stopped_trials(tmp_path: Path, a
     assert arm.ask() is None
     assert arm.complete
     assert sum(record.tokens for record in arm.records.values()) == 1_900
+
+
+def test_what_is_left_is_every_trial_that_has_not_ended(
+    tmp_path: Path, plan_for: Callable[..., Plan], arm_in: Callable[..., Arm]
+) -> None:
+    arm = arm_in(tmp_path)
+    train(arm, most=4)
+    failed, begun = arm.ask(), arm.ask()
+    assert failed is not None
+    assert begun is not None
+    arm.end(failed.number, FAILED, [], "planned")
+    records, cells = read_tuning_records(tmp_path), plan_for(variants="baseline,mlp", steps=9).cells
+    planned = {SEARCH: BUDGET.trials, RANDOM: 2}
+
+    def left(budget: Budget) -> list[str]:
+        return [run.cell.name for run in open_trials(cells, records, planned, budget, SEED)]
+
+    assert left(BUDGET) == ["baseline", "mlp"] * 12 + ["mlp"] * 4
+    spent = sum(record.tokens for record in records)
+    bounded = left(dataclasses.replace(BUDGET, tokens=spent + 1_000))
+    assert (bounded.count("baseline"), bounded.count("mlp")) == (2 + 2, -(-(spent + 1_000) // 900) + 2)
+
+
+def test_what_was_stopped_with_its_process_comes_again_and_changes_nothing(
+    tmp_path: Path, arm_in: Callable[..., Arm]
+) -> None:
+    whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
+    train(arm_in(whole))
+    arm = arm_in(disturbed)
+    train(arm, most=11)
+    lost = arm.ask()
+    assert lost is not None
+    goes = arm.reached(lost.number, curve(lost.hyperparameters, 1))
+    for _ in range(2):
+        arm.resume()
+        assert arm.left == BUDGET.trials - 11 - (not goes)
+    train(arm)
+    assert told(disturbed) == told(whole)
 
 
 def test_suggestions_are_functions_of_the_records(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:

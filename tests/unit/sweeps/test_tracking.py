@@ -41,6 +41,7 @@ from analysis.tracking import (
 from analysis.tuning_records import TuningRecord
 from analysis.tuning_tracking import TuningTracker
 from sweeps.engine.plan import Plan, PlannedRun
+from tests.unit.sweeps.test_race import RACE, loss_of
 
 ENVIRONMENT = {"git_commit": "abc", "versions": "python 3", "hardware": "2 cores"}
 
@@ -334,6 +335,39 @@ def test_trials_of_a_search_are_nested_under_the_study_once(tracked: Any) -> Non
         assert [found[trial.config_hash].info.status for trial in trials[:2]] == ["FINISHED", "FAILED"]
 
 
+def test_trials_that_a_store_missed_are_written_at_the_end_once(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    plan, connect = tracked
+    cell, tracker = plan.cells[0], connect()
+    tracker._warn = lambda line: None
+    calls: list[str] = []
+
+    def trial(number: int, status: str = FINISHED) -> TuningRecord:
+        return TuningRecord(
+            study=plan.name, cell=cell.name, arm="search", number=number, hyperparameters={}, seed=1000,
+            config_hash=f"{number:016x}", config=cell.config.to_dict(), status=status, rows=[row(2, tokens=2048)],
+        )  # fmt: skip
+
+    def fail(*_: Any, **__: Any) -> None:
+        calls.append("log_batch")
+        raise MlflowException("database is locked")
+
+    copies = TuningTracker(tracker)
+    copies.ended(trial(0, FAILED))
+    monkeypatch.setattr(tracker.client, "log_batch", fail)
+    copies.ended(trial(1))  # is left half written
+    copies.ended(trial(0))  # was tried again
+    copies.ended(trial(2))
+    assert calls == ["log_batch"], "a store that failed is left alone"
+    monkeypatch.undo()
+    copies.copy([trial(0), trial(1), trial(2)])
+    found = children(tracker.client)
+    assert {run.data.tags["ablatune.status"] for run in found.values()} == {FINISHED}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert len(found) == 3
+
+
 def test_drivers_that_make_one_database_at_once_both_write_to_it(plan_for: Callable[..., Plan], tmp_path: Path) -> None:
     uri, begin = f"sqlite:///{tmp_path / 'new.db'}", tmp_path / "begin"
     plans = [plan_for(variants=cell).to_json() for cell in ("baseline", "mlp")]
@@ -568,6 +602,21 @@ def test_a_store_is_made_anew_from_the_records(tracked: Any, tmp_path: Path) -> 
         other.config_hash: FAILED,
     }
     assert steps(MlflowClient(tracking_uri=uri), found[run.config_hash], "train_loss") == [2, 4]
+
+
+def test_a_decided_race_is_complete_in_its_copy(plan_for: Callable[..., Plan], database: str) -> None:
+    plan = plan_for(study=RACE, variants="baseline,mlp", seeds=5)
+    plan.write()
+    first, *others = [run for run in plan.runs() if run.seed in plan.seeds[:3]]
+    for runs, status in ((others, "KILLED"), ([first], "FINISHED")):
+        for run in runs:
+            record(plan, run, rows=[row(4, val_loss=loss_of(run))]).write(plan.folder / RECORDS_FOLDER)
+        sync_mlflow(plan.folder, database)
+        client = MlflowClient(tracking_uri=database)
+        (parent,) = [run for run in all_runs(client) if "mlflow.parentRunId" not in run.data.tags]
+        assert parent.info.status == status
+    for run in all_runs(client):
+        client.delete_run(run.info.run_id)
 
 
 def test_a_folder_without_a_study_cannot_be_copied(tmp_path: Path) -> None:

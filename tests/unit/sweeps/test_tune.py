@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from analysis.tracking import sync_mlflow, tracking_uri
 from analysis.tuning_records import RUNNING, STOPPED, TUNING_FILE
+from moe_models.errors import ConfigError
 from sweeps import tune
+from sweeps.engine import memory, runner, tuning
 from sweeps.engine import plan as plan_module
-from sweeps.engine import runner, tuning
 from sweeps.engine.plan import Plan
 from sweeps.engine.search import Arm
+from sweeps.engine.studies import export_study, find_plan, find_studies
 from sweeps.exp6_grid import STUDY
 
 
@@ -69,7 +72,17 @@ def test_a_dry_run_writes_nothing(fixed: list[str], capsys: pytest.CaptureFixtur
     assert "rungs at updates 1, 3: 1 trial of 3 goes on" in said
     assert "at most 147,456 tokens for a cell's search" in said
     assert "and 92,160 for 0 independent draws and 5 points a learning rate" in said
+    assert "search and confirmation, were no trial stopped: 62 runs to train: about " in said  # 2 x (16 + 10 + 5)
     assert not Path("results").exists()
+
+
+def test_memory_is_asked_for_as_many_trials_as_train_at_a_time(
+    fixed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 2**30)
+    few = ["--variants", "baseline", "--seeds", "1", "--sweep", "0"]  # one run confirms
+    assert tune.main([*fixed[2:], *few, "--steps", "9", "--trials", "6", "--max-concurrent", "4"]) == 2
+    assert "('baseline' needs most) times 4 at a time" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -129,7 +142,7 @@ def test_on_another_machine_a_search_is_the_one_that_the_storage_declares(
     assert f"the one in {where(kept.parent)} with {{}}: give another --output" in capsys.readouterr().err
 
 
-def test_what_stopped_trials_had_kept_is_gone_when_training_ends(
+def test_an_interrupted_search_keeps_what_goes_on_and_is_known_to_other_commands(
     fixed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Path] = []
@@ -150,6 +163,14 @@ def test_what_stopped_trials_had_kept_is_gone_when_training_ends(
     monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
     assert tune.main([*fixed, "--steps", "9"]) == 130
     assert [path.exists() for path in kept] == [False, True] * 2
+    folder = kept[0].parents[1]
+    (search,) = find_studies(Path("results"))
+    assert (search.name, search.state) == (folder.name, "search, 2 of 52 trials, interrupted")  # 2 x (16 + 2 x 5)
+    assert (search.counts[STOPPED], search.left) == (2, "50 trials")
+    with pytest.raises(ConfigError, match="has no runs yet: it is a search, 2 of 52 trials, interrupted"):
+        find_plan(folder)
+    assert export_study(search, Path("search.zip")) == 5, "the declaration and four trials"
+    assert sync_mlflow(folder, tracking_uri())[0].endswith(f" has 2 trials of {folder.name}")
 
 
 def test_a_search_that_lacks_trials_is_not_confirmed(
