@@ -92,8 +92,7 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
             _dry_run(plan, resources, options, console, facts or {})
             return 0
         with driving(plan, resources, console) as resources:
-            if plan.storage.exchange():
-                plan = make_plan(study, options, resources)
+            plan = renewed(plan, lambda: make_plan(study, options, resources))
             return train(plan, resources, options, console, facts or {})
 
 
@@ -127,7 +126,7 @@ def driving(plan: Plan, resources: Resources, console: Console) -> Iterator[Reso
         ConfigError: another process is the study's driver, its runs need more memory than there is, or a node of the
             cluster does not see the storage or lacks what it needs.
     """
-    from sweeps.engine.lease import lease
+    from sweeps.engine.lease import LEASE_SECONDS, lease
     from sweeps.engine.lock import study_lock
     from sweeps.engine.memory import footprint, require_memory
 
@@ -138,12 +137,24 @@ def driving(plan: Plan, resources: Resources, console: Console) -> Iterator[Reso
         study_lock(plan.folder),
         lease(storage.store, storage.place, _saying(console)) if storage.apart else nullcontext(),
     ):
+        storage.sweep(LEASE_SECONDS)  # a process that lives writes on within that time
         if resources.cluster:
             from sweeps.engine.cluster import require_nodes
 
             need = footprint(runs, resources) if (runs := plan.open_runs()) else None
             resources = dataclasses.replace(resources, hardware=require_nodes(storage, resources, need))
         yield resources
+        storage.sweep(LEASE_SECONDS)
+
+
+def renewed(plan: Plan, make: Callable[[], Plan]) -> Plan:
+    """Return a plan as its study is now that nobody else drives it.
+
+    Args:
+        plan: made before that.
+        make: makes it anew, where the storage or another driver had brought more by then.
+    """
+    return make() if plan.storage.exchange() or plan.is_stale else plan
 
 
 def pack(plan: Plan, resources: Resources, options: Options, console: Console) -> Resources:
