@@ -80,13 +80,11 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
         options: checked.
         facts: stand beside the engine's own in what `--json` prints.
     """
-    from analysis.tracking import require_tracking, tracking_uri
     from sweeps.engine.plan import make_plan
 
     console = console_of(options)
     with workplace(options) as resources:
-        require_tracking(tracking_uri())
-        plan = make_plan(study, options, resources)
+        plan = planned(lambda: make_plan(study, options, resources))
         resources = pack(plan, resources, options, console)
         if options.dry_run:
             _dry_run(plan, resources, options, console, facts or {})
@@ -94,6 +92,29 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
         with driving(plan, resources, console) as resources:
             plan = renewed(plan, lambda: make_plan(study, options, resources))
             return train(plan, resources, options, console, facts or {})
+
+
+def planned(make: Callable[[], Plan]) -> Plan:
+    """Return a study's plan, once there is a place to track its runs.
+
+    A study that has records goes on while its MLflow server is down: what is there of MLflow is a copy, made later.
+
+    Args:
+        make: the plan.
+
+    Raises:
+        AnalysisError: MLflow cannot be used, or its server is down and the study is new.
+    """
+    from analysis.tracking import NoAnswerError, require_tracking, tracking_uri
+
+    try:
+        require_tracking(tracking_uri())
+    except NoAnswerError:
+        plan = make()
+        if plan.ended:
+            return plan
+        raise
+    return make()
 
 
 @contextmanager
@@ -296,7 +317,9 @@ def train(
     complete = False
     with ThreadPoolExecutor(1) as background:
         # The database is made while Ray starts: both take seconds. Ray's workers never touch it.
-        opening = background.submit(MlflowTracker, plan.to_json(), environment, tracking_uri(), warn=progress.say)
+        opening = background.submit(
+            MlflowTracker, plan.to_json(), environment, tracking_uri(), warn=progress.say, required=not plan.ended
+        )
         try:
             with ray_session(resources) if plan.open_runs() else nullcontext():
                 tracker = opening.result()
@@ -365,6 +388,7 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
     from sweeps.engine.progress import duration
 
     uri = tracking_uri()
+    later = f"python -m analysis sync-mlflow {summary['folder']}, once MLflow's server answers"
     if options.json:
         print(json.dumps({**summary, "mlflow": public(uri)}))
         return
@@ -377,7 +401,7 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
         *([plan.protocol.sentence()] if plan.protocol.published else []),
         *([f"race: {race['runs']} runs, {race['fixed_runs']} without looks"] if race and not race["next_look"] else []),
         *([f"report: {summary['report']}"] if summary["report"] else []),
-        f"runs:   {ui_command(uri, experiment_id)}",
+        f"runs:   {ui_command(uri, experiment_id) if experiment_id else later}",
     ]
     if summary["runs"]["failed"]:
         lines.append(f"failed runs are in {summary['folder']}/{FAILURES_FOLDER}; --rerun failed tries them again")

@@ -35,6 +35,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     return plans
 
 
+def end(plan: Plan) -> None:
+    """Leave a record of each run."""
+    for run in plan.runs():
+        TrialRecord(
+            study=plan.name, cell=run.cell.name, scale="cpu", factors=dict(run.cell.factors), seed=run.seed,
+            config_hash=run.config_hash, status=FINISHED,
+        ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+
+
 def test_what_another_driver_did_while_this_one_planned_is_kept(
     arguments: list[str], trained: list[Plan], plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,11 +52,7 @@ def test_what_another_driver_did_while_this_one_planned_is_kept(
     @contextmanager
     def after_another(folder: Path) -> Iterator[None]:
         other.write()
-        for run in other.runs():
-            TrialRecord(
-                study=other.name, cell=run.cell.name, scale="cpu", factors=dict(run.cell.factors), seed=run.seed,
-                config_hash=run.config_hash, status=FINISHED,
-            ).write(folder / RECORDS_FOLDER)  # fmt: skip
+        end(other)
         with held(folder):
             yield
 
@@ -58,6 +63,26 @@ def test_what_another_driver_did_while_this_one_planned_is_kept(
     assert plan.registration["registered_sha256"] == other.registration["registered_sha256"]
     (amendment,) = plan.amendments
     assert (amendment["added"], amendment["ended"]) == (["attention"], 4)
+
+
+def test_a_study_with_records_goes_on_while_its_tracking_server_is_down(
+    arguments: list[str],
+    trained: list[Plan],
+    plan_for: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert STUDY.main(arguments) == 2
+    assert "the tracking server http://127.0.0.1:9 does not answer" in capsys.readouterr().err
+    plan = plan_for(variants="baseline")
+    plan.write()
+    end(plan)
+    assert STUDY.main(arguments) == 0
+    assert len(trained) == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[::1")
+    assert STUDY.main(arguments) == 2
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_half_written_files_of_killed_processes_are_removed(
