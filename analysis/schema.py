@@ -291,12 +291,20 @@ def json_bytes(data: Mapping[str, Any] | Sequence[Any]) -> bytes:
     return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
 
 
+TEMPORARY = ".*.tmp"
+"""Pattern of the names that `temporary_name` gives: a writer that is killed leaves its file under one."""
+
+
+def temporary_name(name: str) -> str:
+    """Return the name that a file has until it is whole, this process's own: those of several machines may share it."""
+    return f".{name}.{socket.gethostname()}.{os.getpid()}.tmp"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes `path`'s place, whole, when the block ends; across a crash, too, not after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes of several machines may share the folder.
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         with temporary.open("wb") as file:
             yield file

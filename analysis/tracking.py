@@ -55,6 +55,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+class NoAnswerError(AnalysisError):
+    """The tracking server is not there, for now."""
+
+
 DEFAULT_DATABASE = "mlflow.db"
 DEFAULT_ARTIFACTS = "mlruns"
 ANSWER_SECONDS = 5.0
@@ -138,7 +143,8 @@ def require_tracking(uri: str) -> None:
     """Refuse, within seconds, a tracking URI that no study could be written to.
 
     Raises:
-        AnalysisError: the server does not answer, the folder cannot be written, or the kind of URI is unknown.
+        NoAnswerError: the server does not answer.
+        AnalysisError: the folder cannot be written, or the URI cannot be read or is of an unknown kind.
     """
     held, place = split_credentials(uri)
     try:
@@ -189,8 +195,8 @@ def _is_server(uri: str) -> bool:
     return uri.partition("://")[0] in ("http", "https")
 
 
-def _no_answer(uri: str, error: Exception) -> AnalysisError:
-    return AnalysisError(
+def _no_answer(uri: str, error: Exception) -> NoAnswerError:
+    return NoAnswerError(
         f"the tracking server {public(uri)} does not answer ({_reason(error)}): start it, correct "
         f"MLFLOW_TRACKING_URI, or unset it to use {DEFAULT_DATABASE} in the current folder"
     )
@@ -233,10 +239,27 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 class MlflowTracker:
-    """Writes one study's runs. Make it before any worker starts: it creates the database."""
+    """Writes one study's runs. Make it before any worker starts: it creates the database.
+
+    Args:
+        plan: what `plan.json` holds.
+        environment: the driver's.
+        uri: of the store.
+        warn: where to say that the store fails.
+        required: whether a server must answer from the start; if not, it is as one that fails on the way.
+
+    Raises:
+        AnalysisError: the store cannot be used.
+    """
 
     def __init__(
-        self, plan: Mapping[str, Any], environment: Mapping[str, str], uri: str, warn: Callable[[str], None]
+        self,
+        plan: Mapping[str, Any],
+        environment: Mapping[str, str],
+        uri: str,
+        warn: Callable[[str], None],
+        *,
+        required: bool = True,
     ) -> None:
         self.plan = plan
         self.study = str(plan["study"])
@@ -259,16 +282,37 @@ class MlflowTracker:
         """Hashes whose MLflow run was asked for, and no answer came: the store may have made it."""
         self._behind: set[str] = set()
         """Hashes of which some rows could not be logged: they wait for the record, so that no curve has a gap."""
+        self.experiment_id = ""
+        self._known = False
+        """Whether the store has answered, and what it has of the study is known."""
+        try:
+            self._look()
+        except NoAnswerError as error:
+            if required:
+                raise
+            self._fails(error)
+
+    def _look(self) -> None:
+        """Find the store, and in it what there is of the study."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
+        require_tracking(self.uri)
         try:
             self.client = self._connect()
             self.experiment_id = self._experiment()
             self.parent_id = self._parent()
             self._find_children()
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise AnalysisError(f"MLflow's store {public(uri)} cannot be used: {_reason(error)}") from error
+            raise AnalysisError(f"MLflow's store {public(self.uri)} cannot be used: {_reason(error)}") from error
+        self._known = True
+
+    def _is_there(self) -> bool:
+        """Return whether there is a store to write to; one that never answered is looked for again."""
+        if not self._known and not self._resting:
+            with self.tolerant():
+                self._look()
+        return self._known and not self._resting
 
     def _connect(self) -> MlflowClient:
         # A dead server must not hold the study up: MLflow would try for minutes.
@@ -375,14 +419,17 @@ class MlflowTracker:
 
         try:
             yield
-        except (MlflowException, OSError) as error:
-            if not self._failing:
-                self._warn(
-                    f"MLflow cannot be written ({_reason(error)}); the study goes on and keeps its records: what is "
-                    "still missing at its end is copied by the same command, or by python -m analysis sync-mlflow"
-                )
-            self._failing = True
-            self._rests_until = time.monotonic() + REST_SECONDS
+        except (MlflowException, OSError, AnalysisError) as error:
+            self._fails(error)
+
+    def _fails(self, error: Exception) -> None:
+        if not self._failing:
+            self._warn(
+                f"MLflow cannot be written ({_reason(error)}); the study goes on and keeps its records: what is "
+                "still missing at its end is copied by the same command, or by python -m analysis sync-mlflow"
+            )
+        self._failing = True
+        self._rests_until = time.monotonic() + REST_SECONDS
 
     @property
     def _resting(self) -> bool:
@@ -398,6 +445,8 @@ class MlflowTracker:
 
         Records, and the failures of runs that have no record.
         """
+        if not self._known:
+            return
         try:
             records = [*read_failures(folder), *read_records(folder)]
         except (ValueError, OSError) as error:
@@ -421,7 +470,7 @@ class MlflowTracker:
             labels: `cell`, `scale`, `factors`, `seed` and `flaws`.
             config: the resolved configuration.
         """
-        if self._resting:
+        if not self._is_there():
             return
         with self.tolerant():
             if address not in self._open and self._statuses.get(address) in (FINISHED, DIVERGED):
@@ -444,7 +493,7 @@ class MlflowTracker:
 
     def end(self, record: TrialRecord) -> None:
         """Close a run that has ended, whatever of its rows was missing included."""
-        if self._resting:
+        if not self._is_there():
             return  # `close` copies it
         with self.tolerant():
             self._copy(record)
@@ -454,6 +503,9 @@ class MlflowTracker:
 
         One that has ended and still could not be copied stays open.
         """
+        self._rests_until = 0.0
+        if not self._is_there():
+            return
         if _is_server(self.uri):
             with self.tolerant():
                 self._find_children()  # a request that the client repeated may have made a run twice

@@ -7,16 +7,15 @@ Ray's own storage; they hold no password (`require_place`), so that they may be 
 from __future__ import annotations
 
 import io
-import os
 import re
-import socket
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
-from analysis.schema import replacing
+from analysis.schema import TEMPORARY, replacing, temporary_name
 from moe_models.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ OBJECT_STORES = ("s3", "gcs", "abfs")
 """Kinds of file system in which a file appears whole when its writer closes it, and nothing can be renamed."""
 SETTINGS = ("region", "scheme", "endpoint_override", "anonymous", "allow_bucket_creation", "enable_tls")
 """What a URL may set: nothing that is a secret."""
+Place = TypeVar("Place", str, Path)
 
 
 class Store(Protocol):
@@ -48,6 +48,9 @@ class Store(Protocol):
 
     def list(self, folder: str) -> list[str]:
         """Return the names of the files in a folder, sorted; none where there is no such folder."""
+
+    def sweep(self, age: float) -> None:
+        """Remove what killed writers left half written, so many seconds ago or more by the clock of the file system."""
 
 
 def is_url(place: str) -> bool:
@@ -130,6 +133,18 @@ class Folder:
         """Return the names of the files in a folder."""
         return sorted(f"{folder}/{path.name}" for path in (self.root / folder).glob("[!.]*"))
 
+    def sweep(self, age: float) -> None:
+        """Remove what killed writers left."""
+        probe = self.root / temporary_name("sweep")
+        self.root.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        left: dict[Path, float] = {}
+        for path in self.root.rglob(TEMPORARY):
+            with suppress(FileNotFoundError):  # it is whole now, or another driver was faster
+                left[path] = path.stat().st_mtime
+        for path in _old(left, probe, age):
+            path.unlink(missing_ok=True)
+
 
 class Remote:
     """A store in a file system of `pyarrow.fs`.
@@ -174,7 +189,7 @@ class Remote:
             self._send(path, buffer)
             return
         parent, _, last = path.rpartition("/")
-        temporary = f"{parent}/.{last}.{socket.gethostname()}.{os.getpid()}.tmp"
+        temporary = f"{parent}/{temporary_name(last)}"
         self._files.create_dir(parent, recursive=True)
         self._send(temporary, buffer)
         self._files.move(temporary, path)
@@ -200,3 +215,23 @@ class Remote:
 
         found = self._files.get_file_info(FileSelector(self._path(folder), allow_not_found=True))
         return sorted(f"{folder}/{info.base_name}" for info in found if not info.base_name.startswith("."))
+
+    def sweep(self, age: float) -> None:
+        """Remove what killed writers left, where a file has another name until it is whole."""
+        from pyarrow.fs import FileSelector
+
+        if self._files.type_name in OBJECT_STORES:
+            return
+        probe = self._path(temporary_name("sweep"))
+        self._files.create_dir(self._root, recursive=True)
+        self._send(probe, io.BytesIO())
+        found = self._files.get_file_info(FileSelector(self._root, recursive=True))
+        left = {info.path: info.mtime_ns / 1e9 for info in found if fnmatch(info.base_name, TEMPORARY)}
+        for path in _old(left, probe, age):
+            with suppress(FileNotFoundError):
+                self._files.delete_file(path)
+
+
+def _old(left: Mapping[Place, float], probe: Place, age: float) -> list[Place]:
+    """Return which files, by when each was last written to, are old beside one that was just written, and that one."""
+    return [place for place, at in left.items() if place == probe or left[probe] - at > age]

@@ -80,21 +80,41 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
         options: checked.
         facts: stand beside the engine's own in what `--json` prints.
     """
-    from analysis.tracking import require_tracking, tracking_uri
     from sweeps.engine.plan import make_plan
 
     console = console_of(options)
     with workplace(options) as resources:
-        require_tracking(tracking_uri())
-        plan = make_plan(study, options, resources)
+        plan = planned(lambda: make_plan(study, options, resources))
         resources = pack(plan, resources, options, console)
         if options.dry_run:
             _dry_run(plan, resources, options, console, facts or {})
             return 0
         with driving(plan, resources, console) as resources:
-            if plan.storage.exchange():
-                plan = make_plan(study, options, resources)
+            plan = renewed(plan, lambda: make_plan(study, options, resources))
             return train(plan, resources, options, console, facts or {})
+
+
+def planned(make: Callable[[], Plan]) -> Plan:
+    """Return a study's plan, once there is a place to track its runs.
+
+    A study that has records goes on while its MLflow server is down: what is there of MLflow is a copy, made later.
+
+    Args:
+        make: the plan.
+
+    Raises:
+        AnalysisError: MLflow cannot be used, or its server is down and the study is new.
+    """
+    from analysis.tracking import NoAnswerError, require_tracking, tracking_uri
+
+    try:
+        require_tracking(tracking_uri())
+    except NoAnswerError:
+        plan = make()
+        if plan.ended:
+            return plan
+        raise
+    return make()
 
 
 @contextmanager
@@ -135,7 +155,7 @@ def driving(
         ConfigError: another process is the study's driver, its runs need more memory than there is, or a node of the
             cluster does not see the storage or lacks what it needs.
     """
-    from sweeps.engine.lease import lease
+    from sweeps.engine.lease import LEASE_SECONDS, lease
     from sweeps.engine.lock import study_lock
     from sweeps.engine.memory import footprint, require_memory
 
@@ -147,12 +167,24 @@ def driving(
         study_lock(plan.folder),
         lease(storage.store, storage.place, _saying(console)) if storage.apart else nullcontext(),
     ):
+        storage.sweep(LEASE_SECONDS)  # a process that lives writes on within that time
         if resources.cluster:
             from sweeps.engine.cluster import require_nodes
 
             need = footprint(runs, resources) if runs else None
             resources = dataclasses.replace(resources, hardware=require_nodes(storage, resources, need))
         yield resources
+        storage.sweep(LEASE_SECONDS)
+
+
+def renewed(plan: Plan, make: Callable[[], Plan]) -> Plan:
+    """Return a plan as its study is now that nobody else drives it.
+
+    Args:
+        plan: made before that.
+        make: makes it anew, where the storage or another driver had brought more by then.
+    """
+    return make() if plan.storage.exchange() or plan.is_stale else plan
 
 
 def pack(
@@ -297,7 +329,9 @@ def train(
     complete = False
     with ThreadPoolExecutor(1) as background:
         # The database is made while Ray starts: both take seconds. Ray's workers never touch it.
-        opening = background.submit(MlflowTracker, plan.to_json(), environment, tracking_uri(), warn=progress.say)
+        opening = background.submit(
+            MlflowTracker, plan.to_json(), environment, tracking_uri(), warn=progress.say, required=not plan.ended
+        )
         try:
             with ray_session(resources) if plan.open_runs() else nullcontext():
                 tracker = opening.result()
@@ -366,6 +400,7 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
     from sweeps.engine.progress import duration
 
     uri = tracking_uri()
+    later = f"python -m analysis sync-mlflow {summary['folder']}, once MLflow's server answers"
     if options.json:
         print(json.dumps({**summary, "mlflow": public(uri)}))
         return
@@ -378,7 +413,7 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
         *([plan.protocol.sentence()] if plan.protocol.published else []),
         *([f"race: {race['runs']} runs, {race['fixed_runs']} without looks"] if race and not race["next_look"] else []),
         *([f"report: {summary['report']}"] if summary["report"] else []),
-        f"runs:   {ui_command(uri, experiment_id)}",
+        f"runs:   {ui_command(uri, experiment_id) if experiment_id else later}",
     ]
     if summary["runs"]["failed"]:
         lines.append(f"failed runs are in {summary['folder']}/{FAILURES_FOLDER}; --rerun failed tries them again")

@@ -12,7 +12,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -128,6 +129,8 @@ class Plan:
     """What was chosen by measurement."""
     existing: Mapping[str, Any]
     """The plan found in the folder; empty where there was none."""
+    ended: int
+    """Runs that had a record when this was planned."""
     amendments: tuple[Mapping[str, Any], ...]
     """What is asked for now beyond what was planned before."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
@@ -136,6 +139,11 @@ class Plan:
     """Whether runs that an error ended are tried again."""
     storage_root: str | None = None
     """Under which runs keep their records and checkpoints; None: in the study's folder."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether another driver has extended the study, or ended runs of it, since this was planned."""
+        return read_plan(self.folder / PLAN_FILE) != self.existing or _ended(self.folder) != self.ended
 
     @property
     def name(self) -> str:
@@ -345,6 +353,7 @@ def resolve(
         f"--seeds must be {looks[-1] if looks else 0} or less at first, the study's last look, but got {options.seeds}",
     )
     seeds = tuple(range(study.first_seed, study.first_seed + options.seeds))
+    ended = _ended(folder)
     return Plan(
         study=study,
         protocol=protocol,
@@ -356,12 +365,13 @@ def resolve(
         corpora=corpora,
         choices=choices,
         existing=existing,
+        ended=ended,
         amendments=amendments(
             existing,
             [cell.name for cell in planned],
             seeds,
             when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            ended=len(list((folder / RECORDS_FOLDER).glob("*.json"))),
+            ended=ended,
         ),
         rerun_failed=options.rerun == "failed",
         storage_root=options.storage,
@@ -451,6 +461,11 @@ def read_plan(path: Path) -> dict[str, Any]:
             f"{path} is not a study's plan ({error}): move its folder away, or use another --output"
         ) from error
     return plan
+
+
+def _ended(folder: Path) -> int:
+    """Return how many runs of a study have a record."""
+    return len(list((folder / RECORDS_FOLDER).glob("*.json")))
 
 
 def choose(
@@ -544,18 +559,24 @@ def require_same_configurations(plan: Plan) -> None:
         if before != run.config_hash:
             raise ConfigError(
                 f"cell '{run.cell.name}' is configured differently from the study in {plan.folder}: "
-                f"{_what_changed(plan.folder, before, run)}; take --output elsewhere for a new study, or the code that "
-                "the study was begun with to extend it"
+                f"{_what_changed(plan.folder, old[run.cell.name], run)}; take --output elsewhere for a new study, or "
+                "the code that the study was begun with to extend it"
             )
 
 
-def _what_changed(folder: Path, before: str, run: PlannedRun) -> str:
-    """Return the fields in which a run differs from the one that was planned, where that one has a record."""
-    try:
-        config = TrialRecord.read(folder / RECORDS_FOLDER / f"{before}.json").config
-    except (OSError, ValueError):
-        return f"{CONFIG_HASH} {run.config_hash}, there {before}"
+def _what_changed(folder: Path, planned: Mapping[str, str], run: PlannedRun) -> str:
+    """Return the fields in which a run differs from its cell as it was planned, by seed: of which any record tells."""
+    config = next(_configs(folder, planned.values()), None)
+    if config is None:
+        return f"{CONFIG_HASH} {run.config_hash}, there {planned[str(run.seed)]}"
     then, now = flatten(config), flatten(run.cell.config.to_dict())
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     shown = [f"{name} is {now.get(name, 'absent')}, there {then.get(name, 'absent')}" for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more fields" if names[3:] else "")
+
+
+def _configs(folder: Path, addresses: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the configurations that the records, and the failures, of some runs hold."""
+    for address, place in itertools.product(addresses, (RECORDS_FOLDER, FAILURES_FOLDER)):
+        with suppress(OSError, ValueError):
+            yield TrialRecord.read(folder / place / f"{address}.json").config

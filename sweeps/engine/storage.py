@@ -78,6 +78,12 @@ class Storage:
         self.store.delete(name)
         self._folder.delete(name)
 
+    def sweep(self, age: float) -> None:
+        """Remove from both what killed writers left half written, so many seconds ago or more."""
+        self._folder.sweep(age)
+        if self.apart:
+            self.store.sweep(age)
+
     def missing(self) -> list[str]:
         """Return the names of records and failures that the storage has and the folder lacks."""
         if not self.apart:

@@ -185,6 +185,10 @@ def test_a_server_that_goes_down_costs_no_result(
         assert process.returncode == 0, output
         assert output.count("MLflow cannot be written") == 1
         assert results_of(Path.cwd()) == results
+        output, errors = driver(small_study, MLFLOW_TRACKING_URI=uri).communicate(timeout=500)  # it is still down
+        assert errors == ""
+        assert output.count("MLflow cannot be written") == 1
+        assert "python -m analysis sync-mlflow" in output
         running = server(port, tmp_path / "server.db")
         (folder,) = Path("results").iterdir()
         sync_mlflow(folder, uri)

@@ -250,11 +250,10 @@ def test_what_the_driver_cannot_read_stops_the_study_with_one_line(
     assert STUDY.main(command(seeds=2)) == 2
     errors = capsys.readouterr().err
     (bad,) = (path for path in (folder / RECORDS_FOLDER).iterdir() if path.read_text() == "no record")
-    assert errors.startswith(f"error: {bad} is not a trial record: ")
+    assert errors.startswith(f"error: {bad.absolute()} is not a trial record: ")
     assert errors.endswith("; delete it to train that run again\n")
     assert len(errors.splitlines()) == 1
     assert not (folder / ".tune").exists()
-    assert not {run.info.status for run in nested_runs()} & {"RUNNING"}
 
     (folder / "fault").unlink()
     bad.unlink()

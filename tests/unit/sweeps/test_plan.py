@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analysis.schema import FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
+from analysis.schema import FAILURES_FOLDER, FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
 from moe_models.accounting import count
 from moe_models.errors import ConfigError
 from sweeps.engine.plan import Plan
@@ -175,6 +175,38 @@ def test_changed_code_cannot_extend_a_study(plan_for: Callable[..., Plan]) -> No
     path.write_text(json.dumps(data))
     with pytest.raises(ConfigError, match="cell 'baseline' is configured differently"):
         plan_for(variants="baseline")
+
+
+@pytest.mark.parametrize("place", [RECORDS_FOLDER, FAILURES_FOLDER])
+def test_what_changed_is_said_by_any_record_of_the_cell(plan_for: Callable[..., Plan], place: str) -> None:
+    plan = plan_for(variants="baseline", seeds=3)
+    cell = plan.cells[0]
+    before = replace(cell, config=replace(cell.config, training=replace(cell.config.training, batch_size=7)))
+    replace(plan, cells=(before,)).write()
+    TrialRecord(
+        study=plan.name, cell=cell.name, scale="cpu", factors=dict(cell.factors), seed=2,
+        config_hash=before.config.hash(2), status=FINISHED, config=before.config.to_dict(),
+    ).write(plan.folder / place)  # fmt: skip
+    size = cell.config.training.batch_size
+    with pytest.raises(ConfigError, match=rf"training\.batch_size is {size}, there 7; take --output elsewhere"):
+        plan_for(variants="baseline", seeds=3)
+
+
+def test_a_plan_is_stale_when_another_driver_has_extended_its_study_or_ended_runs(
+    plan_for: Callable[..., Plan],
+) -> None:
+    new = plan_for(variants="baseline")
+    assert not new.is_stale
+    new.write()
+    assert new.is_stale
+    second = plan_for(variants="mlp")
+    assert not second.is_stale
+    run = new.runs()[0]
+    TrialRecord(
+        study=new.name, cell=run.cell.name, scale="cpu", factors={}, seed=0, config_hash=run.config_hash,
+        status=FINISHED,
+    ).write(new.folder / RECORDS_FOLDER)  # fmt: skip
+    assert second.is_stale
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": [1]}', '{"cells": [], "choices": {}, "seeds": []}'])

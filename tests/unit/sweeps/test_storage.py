@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,17 @@ def test_a_failure_is_forgotten_in_both(study: Path, root: str) -> None:
     storage.forget(name)
     assert not storage.exchange()
     assert not (study / name).exists()
+
+
+def test_what_killed_writers_left_is_swept_from_both(study: Path, root: str, tmp_path: Path) -> None:
+    storage = Storage(study, root)
+    storage.exchange()
+    for folder in (study, tmp_path / "shared" / "study"):
+        left = folder / RECORDS_FOLDER / ".a.json.here.7.tmp"
+        left.write_bytes(b"half")
+        os.utime(left, (0, 0))
+    storage.sweep(60)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_of_two_plans_the_extended_one_stands(study: Path, root: str, tmp_path: Path) -> None:

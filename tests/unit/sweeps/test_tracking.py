@@ -31,6 +31,7 @@ from analysis.schema import (
 )
 from analysis.tracking import (
     MlflowTracker,
+    NoAnswerError,
     holds_secret,
     public,
     require_tracking,
@@ -585,6 +586,41 @@ def test_a_record_that_cannot_be_read_is_said_and_ends_nothing(tracked: Any) -> 
     assert len(said) == 1
     assert "bad.json is not a trial record" in said[0]
     assert children(tracker.client)[plan.runs()[0].config_hash].info.status == "KILLED"
+
+
+def test_a_server_that_is_down_from_the_start_gets_all_when_it_answers(
+    tracked: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, _ = tracked
+    said: list[str] = []
+
+    def down(uri: str) -> None:
+        raise NoAnswerError(f"the tracking server {uri} does not answer")
+
+    def connect(**more: Any) -> MlflowTracker:
+        return MlflowTracker(plan.to_json(), ENVIRONMENT, database, warn=said.append, **more)
+
+    run, other = plan.runs()[:2]
+    record(plan, other).write(plan.folder / RECORDS_FOLDER)
+    with monkeypatch.context() as patch:
+        patch.setattr("analysis.tracking.require_tracking", down)
+        with pytest.raises(NoAnswerError):
+            connect()
+        tracker = connect(required=False)
+        tracker.copy_records(plan.folder)
+        start(tracker, run)
+        tracker.log_rows(run.config_hash, [row(2)])
+        tracker.end(record(plan, run))
+        tracker.close(plan.folder, complete=False)
+    assert len(said) == 1
+    assert "does not answer" in said[0]
+    record(plan, run).write(plan.folder / RECORDS_FOLDER)
+    tracker.close(plan.folder, complete=True)
+    found = children(tracker.client)
+    assert {address: one.data.tags["ablatune.status"] for address, one in found.items()} == {
+        run.config_hash: FINISHED,
+        other.config_hash: FINISHED,
+    }
 
 
 def test_a_store_is_made_anew_from_the_records(tracked: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,19 @@ def test_readers_see_whole_files_alone(store: Store) -> None:
     writer.join()
     assert set(seen) <= set(contents)
     assert store.read("a") == contents[-1]
+
+
+def test_what_killed_writers_left_is_swept_and_what_is_being_written_is_not(store: Store, tmp_path: Path) -> None:
+    put(store, "records/a.json", b"1")
+    (record,) = tmp_path.rglob("a.json")
+    old, young = (record.with_name(f".b.json.{host}.7.tmp") for host in ("here", "there"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(record, (0, 0))
+    os.utime(old, (0, time.time() - 70))
+    os.utime(young, (0, time.time() - 50))
+    store.sweep(60)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {record, young}
 
 
 @pytest.mark.parametrize("place", ["nonsense://bucket", "s3://", "file://relative"])

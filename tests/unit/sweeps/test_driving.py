@@ -1,0 +1,97 @@
+"""What a command does once it is certain that it alone drives a study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
+from sweeps.engine import cli, lock
+from sweeps.engine.plan import Plan
+from sweeps.exp6_grid import STUDY
+
+
+@pytest.fixture
+def arguments(corpus_file: Path) -> list[str]:
+    fixed = ["--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32", "--steps", "4", "--seeds", "2"]
+    return ["--variants", "baseline,attention", *fixed]
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """The plans that would be trained."""
+    plans: list[Plan] = []
+
+    def train(plan: Plan, *_: Any) -> int:
+        plans.append(plan)
+        return 0
+
+    monkeypatch.setattr(cli, "train", train)
+    return plans
+
+
+def end(plan: Plan) -> None:
+    """Leave a record of each run."""
+    for run in plan.runs():
+        TrialRecord(
+            study=plan.name, cell=run.cell.name, scale="cpu", factors=dict(run.cell.factors), seed=run.seed,
+            config_hash=run.config_hash, status=FINISHED,
+        ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+
+
+def test_what_another_driver_did_while_this_one_planned_is_kept(
+    arguments: list[str], trained: list[Plan], plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, held = plan_for(variants="baseline,mlp"), lock.study_lock
+
+    @contextmanager
+    def after_another(folder: Path) -> Iterator[None]:
+        other.write()
+        end(other)
+        with held(folder):
+            yield
+
+    monkeypatch.setattr(lock, "study_lock", after_another)
+    assert STUDY.main(arguments) == 0
+    (plan,) = trained
+    assert [cell["name"] for cell in plan.to_json()["cells"]] == ["baseline", "attention", "mlp"]
+    assert plan.registration["registered_sha256"] == other.registration["registered_sha256"]
+    (amendment,) = plan.amendments
+    assert (amendment["added"], amendment["ended"]) == (["attention"], 4)
+
+
+def test_a_study_with_records_goes_on_while_its_tracking_server_is_down(
+    arguments: list[str],
+    trained: list[Plan],
+    plan_for: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert STUDY.main(arguments) == 2
+    assert "the tracking server http://127.0.0.1:9 does not answer" in capsys.readouterr().err
+    plan = plan_for(variants="baseline")
+    plan.write()
+    end(plan)
+    assert STUDY.main(arguments) == 0
+    assert len(trained) == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[::1")
+    assert STUDY.main(arguments) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_half_written_files_of_killed_processes_are_removed(
+    arguments: list[str], trained: list[Plan], plan_for: Callable[..., Plan]
+) -> None:
+    left = plan_for().folder / "checkpoints" / ".a.pt.here.7.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    assert STUDY.main(arguments) == 0
+    assert len(trained) == 1
+    assert not left.exists()
