@@ -22,6 +22,8 @@ METRICS = (schema.VAL_LOSS, schema.VAL_ACCURACY, schema.VAL_PERPLEXITY, schema.T
 NATS = (schema.VAL_LOSS, schema.TRAIN_LOSS)
 """Metrics in nats per token: their differences are also a percentage of perplexity."""
 DIRECTIONS = ("min", "max")
+LARGEST = 1e25
+"""Of the metric, in size: squares of 1e154 overflow, and a figure has no room for the digits of more than this."""
 AUDITS = (schema.CELL, schema.SEED, "audit", "severity", "evidence")
 """Columns of the table of what audits found, one row a finding; fields of `schema.Audit`."""
 AUDIT_MARK = "audit."
@@ -228,6 +230,15 @@ def _check_values(results: Results) -> None:
                 f"cell '{first[schema.CELL]}', seed {first[schema.SEED]}{others} finished with {column} = "
                 f"{values[bad].iloc[0]}: a finished run needs finite figures (status '{schema.DIVERGED}' is for others)"
             )
+    absurd = runs[runs[metric].astype(float).abs() > LARGEST]
+    if len(absurd):
+        first = absurd.iloc[0]
+        others = f" (and {len(absurd) - 1} more)" if len(absurd) > 1 else ""
+        raise AnalysisError(
+            f"cell '{first[schema.CELL]}', seed {first[schema.SEED]}{others} finished with {metric} = "
+            f"{first[metric]:g}: beyond {LARGEST:g} nothing can be computed; if the run diverged, say so by nan "
+            f"or inf, or by the status '{schema.DIVERGED}'"
+        )
 
 
 def _check_cells(results: Results) -> None:

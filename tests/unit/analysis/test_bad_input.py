@@ -42,6 +42,10 @@ REFUSED = {
         "cell,seed,val_loss,train_seconds\nbaseline,0,1,inf\n",
         "cell 'baseline', seed 0 finished with train_seconds = inf",
     ),
+    "an absurd loss": (
+        f"{HEAD}baseline,0,3\nbaseline,1,3.1\nbaseline,2,3.2\nnew,0,1e308\nnew,1,2.9\nnew,2,-1e200\n",
+        "cell 'new', seed 0 (and 1 more) finished with val_loss = 1e+308: beyond 1e+25 nothing can be computed",
+    ),
 }
 
 
@@ -56,6 +60,16 @@ def test_what_cannot_be_read_is_one_line(case: str, tmp_path: Path, capsys: pyte
     assert said.count("\n") == 1
     assert expected in said
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in expm1")  # of a loss this far off: no percentage
+@pytest.mark.parametrize("loss", ["1e24", "-1e24", "1e-300"])
+def test_an_extreme_loss_still_has_its_report(loss: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(f"{HEAD}baseline,0,3\nbaseline,1,3.1\nbaseline,2,3.2\nnew,0,{loss}\nnew,1,2.9\nnew,2,3.3\n")
+    assert main(["report", str(path), "--output", str(tmp_path / "report")]) == 0
+    json.loads((tmp_path / "report" / "results.json").read_text(), parse_constant=pytest.fail)
+    assert (tmp_path / "report" / "power.png").exists()
 
 
 def test_an_unknown_metric_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
