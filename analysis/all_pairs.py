@@ -95,10 +95,10 @@ def all_pairs(
     tested, told_apart = int(table["p"].notna().sum()), int((table["q"] <= ALPHA).sum())
     if not tested:
         return empty, ()
+    others = f", the other {tested - told_apart} in results.json alone" if told_apart < tested else ""
     note = (
-        f"exploratory, all pairs of different models: {told_apart} of {tested} have a q of 5 % or less "
-        f"(Benjamini-Hochberg), the other {tested - told_apart} are in results.json alone; no family-wise error rate "
-        "is promised for them"
+        f"exploratory, all pairs of different models: of {tested} tested {told_apart} with a q of 5 % or less "
+        f"(Benjamini-Hochberg){others}; no family-wise error rate is promised for them"
     )
     return table, (note,)
 
