@@ -57,8 +57,8 @@ def test_every_pair_once_the_better_first() -> None:
         p.append(expected.pvalue)
     assert table["q"].tolist() == pytest.approx(multipletests(p, method="fdr_bh")[1].tolist(), abs=1e-8)
     count = int((table["q"] <= 0.05).sum())
-    assert f"{count} of 10 have a q of 5 % or less" in note
-    assert f"other {10 - count} are in results.json" in note
+    assert f"of 10 tested {count} with a q of 5 %" in note
+    assert f"other {10 - count} in results.json" in note
     assert "exploratory" in note
 
 
