@@ -566,10 +566,10 @@ def require_same_configurations(plan: Plan) -> None:
 
 def _what_changed(folder: Path, planned: Mapping[str, str], run: PlannedRun) -> str:
     """Return the fields in which a run differs from its cell as it was planned, by seed: of which any record tells."""
-    config = next(_configs(folder, planned.values()), None)
-    if config is None:
+    now = flatten(run.cell.config.to_dict())
+    then = next((config for config in map(flatten, _configs(folder, planned.values())) if config != now), None)
+    if then is None:
         return f"{CONFIG_HASH} {run.config_hash}, there {planned[str(run.seed)]}"
-    then, now = flatten(config), flatten(run.cell.config.to_dict())
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     shown = [f"{name} is {now.get(name, 'absent')}, there {then.get(name, 'absent')}" for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more fields" if names[3:] else "")

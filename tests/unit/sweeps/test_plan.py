@@ -173,7 +173,12 @@ def test_changed_code_cannot_extend_a_study(plan_for: Callable[..., Plan]) -> No
     data = json.loads(path.read_text())
     data["cells"][0]["hashes"]["0"] = "0123456789abcdef"
     path.write_text(json.dumps(data))
-    with pytest.raises(ConfigError, match="cell 'baseline' is configured differently"):
+    run = plan.runs()[1]
+    TrialRecord(
+        study=plan.name, cell=run.cell.name, scale="cpu", factors={}, seed=1, config_hash=run.config_hash,
+        status=FINISHED, config=run.cell.config.to_dict(),
+    ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+    with pytest.raises(ConfigError, match=r"cell 'baseline' is configured differently.* there 0123456789abcdef; take"):
         plan_for(variants="baseline")
 
 
