@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import effects, equivalence, outcomes, plan_check, schema
 from analysis.errors import AnalysisError
-from analysis.joint import joint_table
+from analysis.joint import JOINT_COLUMNS, joint_table, primary_table
 from analysis.looks import at_look
 from analysis.paired import NO_SEEDS, WITHIN_TOLERANCE, paired_table
 from analysis.results import Results
@@ -23,6 +25,8 @@ COMPARISON_COLUMNS = {
     "pairing": "'paired' by seed; 'unpaired' where the two share no seed: then Welch's t test and interval stand for "
     "the paired ones, and classical Dunnett for the joint analysis",
     "n": "pairs: seeds that finished in both; unpaired: finished runs of the smaller of the two",
+    "n_tested": "pairs that p and verdict rest on: n, save where seeds were added after results were known, by no look "
+    "that the plan foresaw: then these alone, while estimates and intervals are of all",
     "difference": "mean paired difference of the metric, cell - baseline (nats for losses)",
     "difference_low": "95 % t interval of the difference, lower end; null for n = 1 or constant differences",
     "difference_high": "its upper end",
@@ -44,14 +48,17 @@ COMPARISON_COLUMNS = {
     "improvement": "improved / n, the probability that the cell is better with a new seed",
     "improvement_low": "lower end of its exact 95 % interval (Clopper-Pearson)",
     "improvement_high": "upper end",
-    "p": "paired (or Welch's) t test, two-sided; null below 3 pairs and where the verdict says why no test is made",
+    "p": "paired (or Welch's) t test, two-sided; null below 3 pairs and where the verdict says why no test is made, or "
+    "that the cell is the primary comparison's model and has its verdict",
     "p_holm": "p, Holm-corrected over the family; of the plan's primary comparison, which is tested alone, p itself",
     "family": "comparisons in the family: all that are tested in this table, without the primary one (1)",
     "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
-    "assumes equal variances; null with less than two models to compare or unequal seeds",
-    "joint_low": "lower end of the simultaneous 95 % interval of the difference by the joint analysis",
+    "assumes equal variances; of the plan's primary comparison by itself, with the residual of all cells; null with "
+    "less than two models to compare or unequal seeds",
+    "joint_low": "lower end of the simultaneous 95 % interval of the difference by the joint analysis; of the primary "
+    "comparison, of it alone",
     "joint_high": "its upper end",
-    "joint_family": "comparisons in the joint analysis: different models, however many names they have",
+    "joint_family": "comparisons that p_joint is adjusted for: different models, however many names they have",
     "simultaneous_low": "lower end of the 95 % interval of all comparisons of this table together, from this one's own "
     "paired differences (level 1 - 5 % / their number): needs no equal variances",
     "simultaneous_high": "its upper end",
@@ -98,7 +105,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     """Compare each cell with its baseline, paired by seed; seeds that finished in one of the two alone are left out.
 
     Two cells that share no seed at all are compared unpaired. The plan's primary comparison is tested alone, on the
-    registered seeds, and is not in the joint analysis.
+    registered seeds, in both analyses; a cell that is its model under another name has its verdict and no test.
 
     Args:
         results: the study.
@@ -115,11 +122,14 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     bases = values.loc[list(pairs.values())].set_axis(cells.index)
     plan = plan_check.standing(results, pairs)
     differences = plan_check.of_registered_seeds(at_look(cells - bases, results.looks), plan, results)
-    unpaired = unpaired_rows(cells, bases)
-    table = paired_table(differences, _no_test(results, pairs, control), results, unpaired, plan == plan_check.PRIMARY)
-    by_seed = table["p"].notna() & (table["pairing"] == PAIRED)
+    late = plan_check.late_seeds(results)
+    unpaired = unpaired_rows(cells, bases, late)
+    blocked, primary = _no_test(results, pairs, control), plan == plan_check.PRIMARY
+    twins = _twins(differences, pairs, models, primary) & (blocked == "")
+    table = paired_table(differences, blocked, results, unpaired, primary, twins)
+    by_seed = table["estimated"] & (table["pairing"] == PAIRED)
     moments = effects.PairedMoments(
-        n=table["n"].where(by_seed, 0).to_numpy(dtype=float),  # no effect size where no test exists
+        n=table["n"].where(by_seed, 0).to_numpy(dtype=float),  # no effect size where nothing varies
         mean_difference=table["difference"].to_numpy(),
         sd_difference=table["sd_difference"].to_numpy(),
         sd_x=cells.where(differences.notna()).std(axis=1).to_numpy(),
@@ -129,22 +139,13 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     table["hedges_g_low"], table["hedges_g_high"] = effects.pooled_interval(moments)
     table["d_z"] = effects.d_z(moments)
     table["d_z_low"], table["d_z_high"] = effects.d_z_interval(moments)
-    apart = table.index[table["p"].notna() & ~by_seed]
+    apart = table.index[table["estimated"] & ~by_seed]
     sizes = ["cohens_d", "hedges_g", "hedges_g_low", "hedges_g_high"]
     table.loc[apart, sizes] = unpaired.loc[apart, sizes]
-    # The joint analysis is of one look, and of the same family as Holm's: without the primary comparison.
-    family = by_seed & (plan != plan_check.PRIMARY)
-    tested = {} if results.looks else {cell: pairs[cell] for cell in table.index[family]}
-    # Only one of the two is there, so that their promise is for all comparisons.
-    joint = joint_table(values, tested, models) if tested else dunnett_table(values, {c: pairs[c] for c in apart})
-    table = table.join(joint)
+    own = table[~twins]
+    table = table.join(_joint(own, values, pairs, models, results, primary[~twins]))
     table["plan"] = plan
-    table["verdict"] = [
-        _beside_joint(verdict, difference, holm, joint, results.direction)
-        for verdict, difference, holm, joint in zip(
-            table["verdict"], table["difference"], table["p_holm"], table["p_joint"], strict=True
-        )
-    ]
+    table["verdict"] = [_beside_joint(row, results.direction) for row in records(table)]
     better = differences < 0 if results.direction == "min" else differences > 0
     table["improved"] = better.sum(axis=1).where(by_seed)
     table["improvement"] = table["improved"] / table["n"]
@@ -152,17 +153,76 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     margin = equivalence.margin(results)
     table = table.join(equivalence.equivalence(table, margin, results.looks))
     table["verdict"] = [equivalence.verdict(row, margin) for row in records(table)]
+    for name in table.index[primary]:  # one or none
+        table.loc[twins, "verdict"] = f"{outcomes.SAME_AS_PRIMARY}'{name}': {table.loc[name, 'verdict']}"
     table["cell"], table["baseline"] = list(pairs), list(pairs.values())
     table["scale"] = results.scales.loc[list(pairs)]
     return table[list(COMPARISON_COLUMNS)].reset_index(drop=True)
 
 
-def _beside_joint(verdict: str, difference: float, p_holm: float, p_joint: float, direction: str) -> str:
+def _twins(
+    differences: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[str, str], primary: pd.Series
+) -> pd.Series:
+    """Return for each cell whether it is the primary comparison's model, and no baseline's, under another name."""
+    found = pd.Series(False, index=differences.index)
+    for name in differences.index[primary]:
+        if models[name] != models[pairs[name]]:
+            same = [models[cell] == models[name] and base == pairs[name] for cell, base in pairs.items()]
+            found |= pd.Series(same, index=found.index) & ~primary & differences.notna().any(axis=1)
+    return found
+
+
+def _joint(
+    table: pd.DataFrame,
+    values: pd.DataFrame,
+    pairs: Mapping[str, str],
+    models: Mapping[str, str],
+    results: Results,
+    primary: pd.Series,
+) -> pd.DataFrame:
+    """Return JOINT_COLUMNS of a `paired_table` over all rows: of the family of Holm's, and of the primary by itself.
+
+    All are NaN where the plan has several looks: the joint analysis is of one.
+    """
+    joint = pd.DataFrame(np.nan, index=table.index, columns=list(JOINT_COLUMNS))
+    if results.looks:
+        return joint
+    late = plan_check.late_seeds(results)
+
+    def family(rows: pd.Series, values: pd.DataFrame) -> pd.DataFrame:
+        paired = table["pairing"] == PAIRED
+        by_seed, apart = ({cell: pairs[cell] for cell in table.index[rows & kind]} for kind in (paired, ~paired))
+        # Only one of the two is there, so that their promise is for all comparisons.
+        return joint_table(values, by_seed, models) if by_seed else dunnett_table(values, apart)
+
+    estimates = family(table["estimated"] & ~primary, values)
+    joint.loc[estimates.index] = estimates
+    if late:
+        tests = family(table["p"].notna() & ~primary, _of_added_seeds(values, pairs, late))
+        joint["p_joint"], joint["joint_family"] = tests["p_joint"], tests["joint_family"]
+    compared = {cell: pairs[cell] for cell in table.index[table["estimated"] & (table["pairing"] == PAIRED)]}
+    for name in table.index[primary & table["p"].notna()]:  # one or none
+        if name in compared:
+            joint.loc[[name]] = primary_table(values.drop(columns=late), name, compared, models)
+    return joint
+
+
+def _of_added_seeds(values: pd.DataFrame, pairs: Mapping[str, str], late: Sequence[int]) -> pd.DataFrame:
+    """Return values with the late seeds alone of every cell that is compared with a baseline where one has any."""
+    values = values.copy()
+    for baseline in set(pairs.values()):
+        family = [baseline, *(cell for cell, base in pairs.items() if base == baseline)]
+        if values.loc[family, list(late)].notna().any(axis=None):
+            values.loc[family, ~values.columns.isin(list(late))] = np.nan
+    return values
+
+
+def _beside_joint(row: Mapping[str, Any], direction: str) -> str:
     """Return the verdict after both analyses: where they disagree it depends on the joint one's assumption."""
-    if pd.isna(p_joint) or (p_holm <= ALPHA) == (p_joint <= ALPHA):
-        return verdict
-    which = "joint analysis" if p_joint <= ALPHA else "paired t test"
-    better = outcomes.BETTER if (difference < 0) == (direction == "min") else outcomes.WORSE
+    if pd.isna(row["p_joint"]) or (row["p_holm"] <= ALPHA) == (row["p_joint"] <= ALPHA):
+        return str(row["verdict"])
+    which = "joint analysis" if row["p_joint"] <= ALPHA else "paired t test"
+    better = outcomes.BETTER if (row["tested_difference"] < 0) == (direction == "min") else outcomes.WORSE
     return f"{outcomes.DEPENDS}: {better} by the {which} alone"
 
 

@@ -57,16 +57,17 @@ def tost(mean: ArrayLike, sd: ArrayLike, n: ArrayLike, margin: float, looks: Seq
 
 
 def equivalence(comparisons: pd.DataFrame, margin: float | None, looks: Sequence[int]) -> pd.DataFrame:
-    """Return EQUIVALENCE_COLUMNS for a `paired_table`: null where no test is made, p also without a margin.
+    """Return EQUIVALENCE_COLUMNS for a `paired_table`: null where nothing varies, p also without a test or a margin.
 
     With several looks both hold at all of them at once.
 
     Intervals have Bonferroni's level, 1 - 5 % / family. Equivalence is Holm-corrected over all that are tested, not
     only over those that show no difference: choosing them by their data would not hold the 5 %.
     """
-    tested = comparisons["p"].notna()
-    moments = comparisons["difference"], comparisons["t_sd"], comparisons["t_n"].where(tested, 0)
-    low, high = repeated_t_interval(*moments, looks, level=1 - ALPHA / max(int(tested.sum()), 1))
+    estimated, tested = comparisons["estimated"], comparisons["p"].notna()
+    moments = comparisons["difference"], comparisons["t_sd"], comparisons["t_n"].where(estimated, 0)
+    low, high = repeated_t_interval(*moments, looks, level=1 - ALPHA / max(int(estimated.sum()), 1))
+    moments = comparisons["tested_difference"], comparisons["tested_sd"], comparisons["tested_n"].where(tested, 0)
     p = np.full(tested.shape, np.nan) if margin is None else holm(tost(*moments, margin, looks))
     return pd.DataFrame(dict(zip(EQUIVALENCE_COLUMNS, (low, high, p), strict=True)), index=comparisons.index)
 

@@ -28,6 +28,7 @@ MAIN_EFFECT_COLUMNS = {
     "kind": "'main effect' (on - off), 'level' (of a factor with several), 'interaction' (difference of "
     "differences) or 'aliased interactions' (a sum of these that a fraction of the grid cannot tell apart)",
     "n": "seeds that finished in every cell of the grid",
+    "n_tested": "of these what p and verdict rest on: all, save where seeds were added after results were known",
     "difference": "mean over seeds of the contrast, averaged over all other factors (nats for losses)",
     "difference_low": "95 % t interval over seeds, lower end",
     "difference_high": "upper end",
@@ -77,7 +78,7 @@ def main_effects(results: Results) -> tuple[pd.DataFrame, tuple[str, ...]]:
     differences = at_look(pd.DataFrame(rows).reset_index(drop=True), results.looks)
     table = paired_table(differences, _no_test(results, differences, [effect for _, effect, _ in labels]), results)
     table[["scale", "effect", "kind"]] = labels
-    tested = table["p"].notna()
+    tested = table["estimated"]
     error, df = np.array(pooled, dtype=float).T
     # It is of all seeds at once: none is made for several looks.
     half = np.where(tested & (not results.looks), stats.t.ppf((1 + LEVEL) / 2, df) * error, np.nan)

@@ -166,6 +166,37 @@ def joint_table(values: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[
     return table
 
 
+def primary_table(
+    values: pd.DataFrame, primary: str, pairs: Mapping[str, str], models: Mapping[str, str]
+) -> pd.DataFrame:
+    """Test one comparison alone at 5 %, with the residual of one model of all cells that have its baseline.
+
+    Args:
+        values: the metric, cells x seeds, NaN where there is none.
+        primary: the cell that is tested.
+        pairs: cell -> baseline of all comparisons, this one included.
+        models: `one_model`.
+
+    Returns:
+        JOINT_COLUMNS, one row: p, 95 % interval, and 1. NaN where there are less than two models beside the baseline,
+        or a cell lacks a seed that another has.
+    """
+    table = pd.DataFrame(np.nan, index=[primary], columns=list(JOINT_COLUMNS))
+    (family,) = _families({cell: base for cell, base in pairs.items() if base == pairs[primary]}, models)
+    block = values.loc[[family.baseline, *dict.fromkeys([primary, *family.cells])]].dropna(axis=1, how="all")
+    if len(family.distinct) < 2 or block.isna().any(axis=None):
+        return table
+    variance, df = pooled_residual(block.loc[[family.baseline, *family.distinct]].to_numpy())
+    if variance > 0:
+        means = block.mean(axis=1)
+        difference = float(means[primary] - means[family.baseline])
+        error = float(np.sqrt(2 * variance / block.shape[1]))
+        half = float(stats.t.isf(ALPHA / 2, df)) * error
+        p = 2 * float(stats.t.sf(abs(difference) / error, df))
+        table.loc[primary] = (p, difference - half, difference + half, 1)
+    return table
+
+
 def _families(pairs: Mapping[str, str], models: Mapping[str, str]) -> Sequence[_Family]:
     families = []
     for baseline in dict.fromkeys(pairs.values()):

@@ -95,10 +95,12 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
     flawed, found = found[found[FLAWS] != ""], found[found[FLAWS] == ""]
     findings = [] if flawed.empty and (ranking[FLAWS] == "").all() else [_flawed(ranking, flawed, unit)]
     primary = found["plan"] == plan_check.PRIMARY
+    if primary.any():
+        primary |= found["verdict"].str.startswith(outcomes.SAME_AS_PRIMARY)
     exploratory = found["plan"].map(plan_check.is_exploratory).astype(bool)
     findings += _primary(results, found[primary], unit)
     findings += _best(results, ranking, unit)
-    unplanned, found = found[exploratory], found[~primary & ~exploratory]
+    unplanned, found = found[exploratory & ~primary], found[~primary & ~exploratory]
     baselines = sorted(set(found["baseline"]))
     name = baselines[0] if len(baselines) == 1 else "the baseline"
     for kind, claim in (
@@ -140,10 +142,11 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
 
 
 def _primary(results: Results, rows: pd.DataFrame, unit: str) -> list[Finding]:
-    """Return the line on the primary comparison: what it comes to, and what kind of claim that is."""
+    """Return the line on the primary comparison and its model's other names: what it comes to, and of what kind."""
     if rows.empty:
         return []
-    said = f"Primary comparison, {rows.iloc[0]['cell']} against {rows.iloc[0]['baseline']}, tested alone at 5 %"
+    first = rows[rows["plan"] == plan_check.PRIMARY].iloc[0]
+    said = f"Primary comparison, {first['cell']} against {first['baseline']}, tested alone at 5 %"
     return [
         Finding(
             plan_check.PRIMARY, learning_rates.titled(said, results), _cells(rows, lambda row: _with_verdict(row, unit))
@@ -155,7 +158,9 @@ def _with_verdict(row: dict[str, Any], unit: str) -> str:
     """Return a comparison's verdict, and its figures where there are any."""
     if pd.isna(row["p"]):
         return str(row["verdict"])
-    return f"{row['verdict']}: {_figures(row, unit)}, p = {text.probability(row['p_holm'])}, n = {text.whole(row['n'])}"
+    p, n, tested = text.probability(row["p_holm"]), text.whole(row["n"]), text.whole(row["n_tested"])
+    alone = "" if tested == n else f" by the {tested} added seeds alone"
+    return f"{row['verdict']}: {_figures(row, unit)}, p = {p}{alone}, n = {n}"
 
 
 def _flawed(ranking: pd.DataFrame, compared: pd.DataFrame, unit: str) -> Finding:

@@ -9,6 +9,8 @@ EQUIVALENT = "equivalent"
 """The difference is shown to be smaller than the plan's margin."""
 FLAWED = "flawed"
 """Not a finding, whatever the test says: see marks.py."""
+SAME_AS_PRIMARY = "the same model as the primary "
+"""Begins the verdict of a cell that is the primary comparison's model under another name: that verdict follows."""
 BEGINNINGS = {
     "better": BETTER,
     "worse": WORSE,
@@ -29,4 +31,6 @@ def outcome(verdict: str) -> str:
 
     UNTESTED where it gives a reason for which no test was made.
     """
+    if verdict.startswith(SAME_AS_PRIMARY):
+        verdict = verdict.partition(": ")[2]
     return next((found for words, found in BEGINNINGS.items() if verdict.startswith(words)), UNTESTED)

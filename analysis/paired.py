@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import looks, significance
+from analysis import looks, plan_check, significance, text
 from analysis.effects import MIN_PAIRS
 from analysis.looks import repeated_t_interval, repeated_t_test
 from analysis.results import NATS, Results
-from analysis.unpaired import PAIRED, UNPAIRED
+from analysis.unpaired import PAIRED, TESTED_COLUMNS, UNPAIRED
 
 ROUNDING = 8 * np.finfo(float).eps
 """Spread of differences, in units of the largest value behind them, that rounding alone can make."""
@@ -35,10 +35,12 @@ def paired_table(
     results: Results,
     unpaired: pd.DataFrame | None = None,
     primary: pd.Series | None = None,
+    twins: pd.Series | None = None,
 ) -> pd.DataFrame:
     """Estimate and test the mean of each row of differences; the tested rows are one Holm family.
 
-    Where the plan declares several looks, intervals and p are repeated ones: they hold at all looks at once.
+    Where the plan declares several looks, intervals and p are repeated ones: they hold at all looks at once. Rows with
+    seeds that were added after results were known are estimated from all and tested on these alone.
 
     Args:
         differences: rows x seeds, NaN where a seed has no pair; as they were `at_look`.
@@ -46,36 +48,42 @@ def paired_table(
         results: the study: its metric (percentages of perplexity exist for nats alone) and direction.
         unpaired: `unpaired.unpaired_rows`: the rows that are compared without pairs.
         primary: for each row whether it is tested alone, in no family.
+        twins: for each row whether it has no test of its own, being the primary one's model under another name.
 
     Returns:
         One row a row of `differences`, with pairing, n, difference and its interval, percent and its interval,
-        sd_difference, p, p_holm, family, p_sign_flip, p_max_t, sign_flip_floor, detectable and verdict, as described in
-        COMPARISON_COLUMNS; t_n and t_sd, the pairs and the sd that intervals and tests are made of.
+        sd_difference, n_tested, p, p_holm, family, p_sign_flip, p_max_t, sign_flip_floor, detectable and verdict, as
+        described in COMPARISON_COLUMNS; t_n and t_sd, the pairs and the sd that intervals are made of;
+        tested_difference, tested_n and tested_sd, what tests are made of; estimated, whether there is variance to tell
+        a difference by.
     """
     in_nats = results.metric in NATS
-    n = differences.count(axis=1)
-    mean, sd = differences.mean(axis=1), differences.std(axis=1)
-    identical = (n > 0) & (differences.abs().max(axis=1) == 0)
-    constant = ~identical & (sd <= rounding(results))
-    sd = sd.where(~constant, 0.0)
-    table = pd.DataFrame({"n": n, "difference": mean, "sd_difference": sd, "t_n": n.astype(float), "t_sd": sd})
-    apart = pd.Series(False, index=table.index)
+    none = pd.Series(False, index=differences.index)
+    alone, twins = (none if rows is None else rows for rows in (primary, twins))
+    identical = (differences.count(axis=1) > 0) & (differences.abs().max(axis=1) == 0)
+    tested = plan_check.of_added_seeds(differences, results)
+    table = _moments(differences, results)
+    of_tests = _moments(tested, results)[["n", "difference", "t_n", "t_sd"]]
+    table[list(TESTED_COLUMNS)] = of_tests.set_axis(list(TESTED_COLUMNS), axis=1)
+    apart = none.copy()
     if unpaired is not None and len(unpaired):
         apart[unpaired.index] = True
         table.loc[apart, list(table.columns)] = unpaired[list(table.columns)]
     table["pairing"] = apart.map({False: PAIRED, True: UNPAIRED})
-    testable = (blocked == "") & (table["n"] >= MIN_PAIRS) & ~identical
+    possible = (blocked == "") & (table["n"] >= MIN_PAIRS) & ~identical
 
     moments = table["difference"], table["t_sd"], table["t_n"]
     table["difference_low"], table["difference_high"] = repeated_t_interval(*moments, results.looks)
     for name in ("", "_low", "_high"):
         table["percent" + name] = 100 * np.expm1(table["difference" + name]) if in_nats else np.nan
+    table["estimated"] = possible & table["difference_low"].notna()
+    testable = possible & ~twins & (table["n_tested"] >= MIN_PAIRS)
+    moments = table["tested_difference"], table["tested_sd"], table["tested_n"]
     table["p"] = np.where(testable, repeated_t_test(*moments, results.looks), np.nan)
-    alone = pd.Series(False, index=table.index) if primary is None else primary
     table["p_holm"] = np.where(alone, table["p"], significance.holm(table["p"].mask(alone)))
     family = int((table["p"].notna() & ~alone).sum())
     table["family"] = np.where(alone, 1, family)
-    values = differences.to_numpy()
+    values = tested.to_numpy()
     flips = [
         significance.sign_flip(row[~np.isnan(row)]) if test else np.nan
         for row, test in zip(values, testable, strict=True)
@@ -85,20 +93,25 @@ def paired_table(
     table["p_max_t"] = np.nan
     for together in () if results.looks else (joint & ~alone, joint & alone):  # it is made for one look
         table.loc[together, "p_max_t"] = significance.sign_flip_max_t(values[together])
-    table["sign_flip_floor"] = np.where(testable, significance.sign_flip_floor(n), np.nan)
-    tested = table["p"].notna()
+    table["sign_flip_floor"] = np.where(testable, significance.sign_flip_floor(tested.count(axis=1)), np.nan)
     effect = np.where(
         alone,
-        looks.detectable(table["t_n"], 1, results.looks),
-        looks.detectable(table["t_n"], max(family, 1), results.looks),
+        looks.detectable(table["tested_n"], 1, results.looks),
+        looks.detectable(table["tested_n"], max(family, 1), results.looks),
     )
-    detectable = effect * table["t_sd"]
-    table["detectable"] = np.where(tested, detectable, np.nan)
+    table["detectable"] = np.where(table["p"].notna(), effect * table["tested_sd"], np.nan)
 
     rows = table.assign(identical=identical).to_dict("records")
     verdicts = [reason or _verdict(row, results) for reason, row in zip(blocked, rows, strict=True)]
     table["verdict"] = pd.Series(verdicts, index=table.index, dtype=object)
     return table
+
+
+def _moments(differences: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Return n, difference, sd_difference, t_n and t_sd of rows of differences; an sd that rounding can make is 0."""
+    n, mean, sd = differences.count(axis=1), differences.mean(axis=1), differences.std(axis=1)
+    sd = sd.mask((sd <= rounding(results)) & (differences.abs().max(axis=1) > 0), 0.0)
+    return pd.DataFrame({"n": n, "difference": mean, "sd_difference": sd, "t_n": n.astype(float), "t_sd": sd})
 
 
 def _verdict(row: Mapping[Any, Any], results: Results) -> str:
@@ -113,10 +126,13 @@ def _verdict(row: Mapping[Any, Any], results: Results) -> str:
         return f"n too small ({n} of the {MIN_PAIRS} {'runs' if apart else 'pairs'} needed)"
     if results.looks and n < results.looks[0]:
         return f"before the first look ({n} of {results.looks[0]} pairs)"
+    if row["n_tested"] < MIN_PAIRS:
+        added = f"{text.counted(row['n_tested'], 'seed')} {'was' if row['n_tested'] == 1 else 'were'} added"
+        return f"not tested: {added} after results were known, {MIN_PAIRS} are needed for a test of their own"
     if np.isnan(row["p"]):
         same = "nothing varies over seeds" if apart else "the same difference in all seeds"
         return f"{same}: no t test exists"
     if row["p_holm"] <= significance.ALPHA:
-        return "better" if (row["difference"] < 0) == (results.direction == "min") else "worse"
+        return "better" if (row["tested_difference"] < 0) == (results.direction == "min") else "worse"
     unit = " nats" if results.metric in NATS else ""
     return f"not resolved (could detect {row['detectable']:.2g}{unit})"

@@ -2,8 +2,8 @@
 
 The rule on what was added later is one sentence: **the primary comparison is tested on the registered seeds alone, so
 its 5 % hold whatever is added; everything else that the plan does not name, or that holds a seed added after results
-were known, is exploratory.** What was added while no run had ended yet could not depend on a result and counts as
-planned.
+were known, is exploratory, and such seeds are tested by themselves.** What was added while no run had ended yet could
+not depend on a result and counts as planned.
 """
 
 from __future__ import annotations
@@ -41,6 +41,27 @@ def is_exploratory(standing: str) -> bool:
 def planned_seeds(found: Registration) -> set[int]:
     """Return the seeds that were registered, or added while nothing had ended."""
     return {*found.registered.seeds, *_added(found, SEEDS)}
+
+
+def late_seeds(results: Results) -> list[int]:
+    """Return the seeds that were added after results were known, without a look that the plan foresaw; sorted.
+
+    Where a plan has several looks, what lies beyond the last one is in no difference: see looks.py.
+    """
+    found = registration(results.plan)
+    if found is None or len(found.registered.looks) > 1:
+        return []
+    return sorted(set(results.runs[schema.SEED]) - planned_seeds(found))
+
+
+def of_added_seeds(values: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Return rows of values (or differences) over seeds as tests take them: a row with late seeds has these alone.
+
+    Whether seeds were added depends on what the earlier ones had shown, so a test of all does not hold its level.
+    """
+    late = values.columns.isin(late_seeds(results))
+    extended = values.loc[:, late].notna().any(axis=1)
+    return values.mask(extended.to_numpy()[:, None] & ~late)
 
 
 def _added(found: Registration, what: str, *, late: bool = False) -> list:
@@ -126,7 +147,7 @@ def _seeds(results: Results, found: Registration, cells: list[str], *, primary: 
     reached = sum(seed in common for seed in sorted(planned)[:first])
     if reached < first:
         return f"tested after {reached} of the {first} seeds planned"
-    if not primary and len(looks) == 1 and any(seeds - planned for seeds in ended.values()):
+    if not primary and len(looks) == 1 and common - planned:
         return ADDED_SEEDS
     return ""
 
@@ -244,7 +265,7 @@ def notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
     primary = comparisons[comparisons["plan"] == PRIMARY]
     if len(primary) and any(seed not in planned_seeds(found) for seed in results.runs[schema.SEED]):
         n = text.whole(primary.iloc[0]["n"])
-        said.append(f"the primary comparison is tested on the registered seeds alone (n = {n}); other tables hold all")
+        said.append(f"the primary comparison is of the registered seeds alone (n = {n}); other estimates are of all")
     return [*said, *_untuned(results)]
 
 
@@ -255,7 +276,7 @@ def _added_words(amendment: Mapping[str, Any]) -> str:
 
 def _consequence(what: str) -> str:
     if what == SEEDS:
-        return "a look that was not declared; tests that use them are exploratory"
+        return "a look that was not declared; tests rest on these seeds alone, estimates and intervals on all"
     return "their comparisons are exploratory"
 
 

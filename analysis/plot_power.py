@@ -29,7 +29,7 @@ def power_figure(results: Results, analysis: Analysis) -> Figure | None:
     table = table[table["p"].notna() & (table[FLAWS] == "")]
     if table.empty or results.looks:
         return None
-    own, family = int(table["n"].median()), int(table["family"].max())
+    own, family = int(table["n_tested"].median()), int(table["family"].max())
     sd = float(table["sd_difference"].median())
     bound = float(sd_bound(np.array(sd), np.array(own - 1.0), BOUND))
     numbers = sorted({own, *SEEDS})

@@ -46,6 +46,7 @@ GROWTH_COLUMNS = {
     "from_scale": "smallest scale by parameters of the baseline",
     "to_scale": "largest scale",
     "n": "seeds that finished in both cells at both scales",
+    "n_tested": "of these what p and verdict rest on: all, save where seeds were added after results were known",
     "at_first": "mean paired difference of the metric at the smallest scale, cell - baseline",
     "at_last": "at the largest scale",
     "difference": "at_last - at_first: how the difference changes as models grow, paired by seed",

@@ -268,7 +268,7 @@ def _power_notes(comparisons: pd.DataFrame, looks: Sequence[int]) -> list[str]:
     family, tested = len(tested), tested[tested["pairing"] == PAIRED]
     if tested.empty:
         return []
-    n = int(tested["n"].min())
+    n = int(tested["n_tested"].min())
     effect = float(detectable([n], family, looks)[0])
     together = f", Holm over {family} comparisons" if family > 1 else ""
     notes = [
@@ -298,14 +298,14 @@ def _power_notes(comparisons: pd.DataFrame, looks: Sequence[int]) -> list[str]:
 def _joint_notes(comparisons: pd.DataFrame) -> list[str]:
     """Say what the joint analysis rests on, and which tested comparisons are not in it."""
     tested = comparisons[comparisons["p"].notna() & (comparisons["pairing"] == PAIRED)]
-    tested = tested[tested["plan"] != plan_check.PRIMARY]
-    alone = tested.loc[tested["p_joint"].isna(), "cell"]
     notes = []
-    if len(alone) < len(tested):
+    if tested["p_joint"].notna().any():
         notes.append(
             "the joint analysis (one model of cells and seeds, Dunnett's critical values) pools the residual over all "
             "cells and so assumes equal variances; paired t with Holm does not; where they disagree the verdict says so"
         )
+    tested = tested[tested["plan"] != plan_check.PRIMARY]
+    alone = tested.loc[tested["p_joint"].isna(), "cell"]
     if len(alone) and len(tested) > 1:
         notes.append(
             f"no joint analysis of {', '.join(alone)}: it needs two or more models beside their baseline, all with the "

@@ -58,6 +58,14 @@ def _count(source: str, header: str | None = None) -> _Column:
     return _Column(header or source, source, lambda row: text.whole(row[source]))
 
 
+def _tested() -> _Column:
+    """Return the seeds that tests rest on; left out where they are those of the estimates."""
+    return _Column(
+        "n tested", "n_tested",
+        lambda row: text.NOTHING if row["n_tested"] == row["n"] else text.whole(row["n_tested"]),
+    )  # fmt: skip
+
+
 def _plan() -> _Column:
     """Return what the plan says of a row; left out where no plan was registered."""
     return _Column("plan", "plan", lambda row: row["plan"] or text.NOTHING, words=True)
@@ -136,6 +144,7 @@ COMPARISONS = [
     _word("verdict"),
     _Column("pairing", "pairing", lambda row: UNPAIRED if row["pairing"] == UNPAIRED else text.NOTHING, words=True),
     _count("n"),
+    _tested(),
     _signed("difference", "difference [95 %]", 4),
     _signed("percent", "% of perplexity [95 %]", 2),
     _Column("Cohen's d", "cohens_d", lambda row: text.number(row["cohens_d"], 2, sign=True)),
@@ -197,6 +206,7 @@ MAIN_EFFECTS = [
     _plan(),
     _word("verdict"),
     _count("n"),
+    _tested(),
     _signed("difference", "difference [95 %]", 4),
     _signed("percent", "% of perplexity [95 %]", 2),
     _p("p", "p"),
@@ -283,6 +293,7 @@ GROWTH = [
     _word("from_scale", "from"),
     _word("to_scale", "to"),
     _count("n"),
+    _tested(),
     _Column("difference at first", "at_first", lambda row: text.number(row["at_first"], sign=True)),
     _Column("at last", "at_last", lambda row: text.number(row["at_last"], sign=True)),
     _signed("difference", "change [95 %]", 4),

@@ -9,7 +9,7 @@ significance.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ from analysis.significance import ALPHA, LEVEL, Array, noncentrality, t_interval
 MIN_RUNS = MIN_PAIRS
 """Fewer runs in an arm give neither an effect size nor a test."""
 PAIRED, UNPAIRED = "paired", "unpaired"
+TESTED_COLUMNS = ("n_tested", "tested_difference", "tested_n", "tested_sd")
+"""What tests are made of, as n, difference, t_n and t_sd are what intervals are made of."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class UnpairedMoments:
     def difference(self) -> Array:
         """Mean of x minus mean of y."""
         return self.mean_x - self.mean_y
+
+    @property
+    def smaller(self) -> Array:
+        """Runs of the smaller arm."""
+        return np.minimum(self.n_x, self.n_y)
 
     @property
     def exists(self) -> np.ndarray:
@@ -161,27 +168,34 @@ def dunnett(control: ArrayLike, *arms: ArrayLike, alpha: float = ALPHA) -> pd.Da
     return table
 
 
-def unpaired_rows(cells: pd.DataFrame, bases: pd.DataFrame) -> pd.DataFrame:
+def unpaired_rows(cells: pd.DataFrame, bases: pd.DataFrame, late: Sequence[int] = ()) -> pd.DataFrame:
     """Compare the rows in which both arms have runs and share no seed.
 
     Args:
         cells: rows x seeds, NaN where there is no run.
         bases: what each row is compared with, of the same shape.
+        late: seeds added after results were known: a row with one of them is tested on these alone.
 
     Returns:
         One row a row that is unpaired: n (runs of the smaller arm), difference, sd_difference (of two new runs), t_n
-        and t_sd (`as_pairs`), cohens_d, hedges_g and its interval.
+        and t_sd (`as_pairs`), TESTED_COLUMNS, cohens_d, hedges_g and its interval.
     """
     apart = cells.notna().any(axis=1) & bases.notna().any(axis=1) & ~(cells.notna() & bases.notna()).any(axis=1)
-    m = UnpairedMoments.of(cells[apart].to_numpy(), bases[apart].to_numpy())
+    x, y = cells[apart].to_numpy(), bases[apart].to_numpy()
+    m = UnpairedMoments.of(x, y)
+    is_late = cells.columns.isin(list(late))
+    left_out = ~(np.isnan(x) & np.isnan(y))[:, is_late].all(axis=1)[:, None] & ~is_late
+    tested = UnpairedMoments.of(np.where(left_out, np.nan, x), np.where(left_out, np.nan, y))
     _, t_sd, t_n = as_pairs(m)
+    _, tested_sd, tested_n = as_pairs(tested)
     g_low, g_high = independent_interval(m)
     columns = {
-        "n": np.minimum(m.n_x, m.n_y).astype(int),
+        "n": m.smaller.astype(int),
         "difference": m.difference,
         "sd_difference": np.hypot(m.sd_x, m.sd_y),
         "t_n": t_n,
         "t_sd": t_sd,
+        **dict(zip(TESTED_COLUMNS, (tested.smaller.astype(int), tested.difference, tested_n, tested_sd), strict=True)),
         "cohens_d": independent_d(m),
         "hedges_g": independent_g(m),
         "hedges_g_low": g_low,

@@ -71,14 +71,53 @@ def test_the_primary_comparison_is_tested_alone_and_the_others_without_it() -> N
         assert "attention" not in [cell for cell, _ in finding.cells if finding.kind not in ("best",)]
 
 
-def test_the_joint_analysis_is_of_the_same_family_as_holms() -> None:
+def test_the_joint_analysis_is_of_the_same_family_as_holms_and_of_the_primary_comparison_alone() -> None:
     _, analysis = analysed()
-    assert np.isnan(row(analysis, "attention")["p_joint"])
+    primary = row(analysis, "attention")
+    values = np.array(list(LOSSES.values()))
+    residual = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    error = np.sqrt(2 / 5 * (residual**2).sum() / 12)
+    assert primary["p_joint"] == pytest.approx(2 * stats.t.sf(abs(primary["difference"]) / error, 12), rel=1e-9)
+    assert primary["joint_family"] == 1
+    half = stats.t.isf(0.025, 12) * error
+    ends = primary["joint_low"], primary["joint_high"]
+    assert ends == pytest.approx((primary["difference"] - half, primary["difference"] + half))
     without = {cell: losses for cell, losses in LOSSES.items() if cell != "attention"}
     family = analyse(make_results(without)).comparisons.set_index("cell")
     for cell in ("mlp", "moe"):
         assert row(analysis, cell)["p_joint"] == pytest.approx(family.loc[cell, "p_joint"], rel=1e-12)
         assert row(analysis, cell)["joint_family"] == 2
+
+
+NEAR = {**LOSSES, "attention": [4.297, 4.318, 4.280, 4.309, 4.321]}
+
+
+def test_the_primary_comparison_may_depend_on_equal_variances_too() -> None:
+    losses = {**NEAR, "attention": [4.285, 4.318, 4.264, 4.310, 4.318], "mlp": [x + 0.001 for x in LOSSES["baseline"]]}
+    losses["mlp"][0] += 0.001
+    primary = row(analysed(losses)[1], "attention")
+    assert primary["p"] > 0.05 >= primary["p_joint"]
+    assert (primary["plan"], primary["verdict"]) == (
+        "primary", "depends on equal variances: better by the joint analysis alone",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("attention", [LOSSES["attention"], NEAR["attention"]], ids=["better", "open"])
+def test_the_primary_comparisons_model_under_another_name_has_its_verdict_and_no_test(attention: list[float]) -> None:
+    losses = {**LOSSES, "attention": attention, "attention_rmsnorm": attention}
+    results = make_results(losses, plan=registered(list(losses)))
+    analysis = analyse(results)
+    primary, twin = row(analysis, "attention"), row(analysis, "attention_rmsnorm")
+    assert twin["verdict"] == f"the same model as the primary 'attention': {primary['verdict']}"
+    assert np.isnan(twin[["p", "p_holm", "p_joint"]].astype(float)).all()
+    assert twin["hedges_g"] == primary["hedges_g"]
+    assert set(analysis.comparisons.set_index("cell").loc[["mlp", "moe"], "family"]) == {2}
+    assert checked(analysis)["family: against the baseline"] == (
+        "2 tests, 1 not made for the reason in the table", "yes",
+    )  # fmt: skip
+    first, *others = narrative.verdict(results, analysis)[""]
+    assert first.cells[1] == ("attention_rmsnorm", twin["verdict"])
+    assert not any("attention_rmsnorm" in dict(finding.cells) for finding in others if finding.kind != "best")
 
 
 def test_all_agrees_where_the_study_is_as_planned() -> None:
@@ -111,9 +150,14 @@ def test_seeds_added_after_results_make_all_but_the_primary_comparison_explorato
     assert (primary["plan"], primary["n"]) == ("primary", 5)
     assert primary["p"] == pytest.approx(paired_p("attention"), rel=1e-10)  # as if nothing had been added
     for cell in ("mlp", "moe"):
-        assert (row(analysis, cell)["plan"], row(analysis, cell)["n"]) == (
-            "exploratory: seeds were added after the plan", 7,
-        )  # fmt: skip
+        found = row(analysis, cell)
+        assert (found["plan"], found["n"]) == ("exploratory: seeds were added after the plan", 7)
+        assert found["difference"] == pytest.approx(np.mean(LATER[cell]) - np.mean(LATER["baseline"]))
+        assert found["difference_high"] > found["difference_low"]
+        assert found[["p", "p_holm", "p_joint", "p_sign_flip", "p_max_t"]].isna().all()
+        assert found["verdict"] == (
+            "not tested: 2 seeds were added after results were known, 3 are needed for a test of their own"
+        )
     assert "Exploratory: seeds were added after the plan" in claims(results, analysis)
     assert "Clearly worse than baseline" not in claims(results, analysis)
     assert checked(analysis)["looks"] == ("1 undeclared: seeds were added", "no")
@@ -122,6 +166,42 @@ def test_seeds_added_after_results_make_all_but_the_primary_comparison_explorato
         "2 seeds were added to the plan on 2026-01-02, after 20 runs had ended" in note for note in analysis.notes
     )
     assert not any("left out are" in note for note in analysis.notes)
+
+
+def test_seeds_added_after_results_are_tested_by_themselves() -> None:
+    fresh = {
+        "baseline": [4.301, 4.322, 4.308], "attention": [4.280, 4.300, 4.290], "mlp": [4.280, 4.303, 4.285],
+        "moe": [4.303, 4.320, 4.309],
+    }  # fmt: skip
+    losses = {cell: [*LOSSES[cell], *fresh[cell]] for cell in CELLS}
+    results, analysis = analysed(losses, amendments=[added("seeds", [5, 6, 7], ended=20)], equivalence_margin=0.02)
+    alone = analyse(make_results({cell: fresh[cell] for cell in ("baseline", "mlp", "moe")})).comparisons
+    alone = alone.set_index("cell")
+    for cell in ("mlp", "moe"):
+        found = row(analysis, cell)
+        assert (found["n"], found["n_tested"]) == (8, 3)
+        for name in ("p", "p_holm", "p_sign_flip", "p_max_t", "p_joint", "detectable"):
+            assert found[name] == pytest.approx(alone.loc[cell, name]), name
+        every = np.array(losses[cell]) - np.array(losses["baseline"])
+        interval = stats.ttest_1samp(every, 0).confidence_interval(0.95)
+        assert (found["difference_low"], found["difference_high"]) == pytest.approx((interval.low, interval.high))
+    better = row(analysis, "mlp")  # worse in the planned seeds, and by the mean of all
+    assert better["difference"] > 0
+    assert better["verdict"] == alone.loc["mlp", "verdict"] == "better"
+    words = next(finding for finding in narrative.verdict(results, analysis)[""] if finding.kind == "exploratory")
+    assert "by the 3 added seeds alone, n = 8" in dict(words.cells)["mlp"]
+
+
+def test_effects_of_whole_factors_are_tested_on_added_seeds_alone(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", seeds=6, design="orthogonal"))
+    plan = registered(list(results.cells.index), n=3, effects=10, amendments=[added("seeds", [3, 4, 5], ended=48)])
+    named = {part: plan[part] for part in (REGISTERED, HASH, "amendments")}
+    found = analyse(dataclasses.replace(results, plan={**results.plan, **named})).main_effects
+    runs = results.runs[results.runs["seed"] >= 3]
+    fresh = analyse(dataclasses.replace(results, runs=runs)).main_effects
+    assert set(zip(found["n"], found["n_tested"], strict=True)) == {(6, 3)}
+    assert found["p"].tolist() == pytest.approx(fresh["p"].tolist(), nan_ok=True)
+    assert found["pooled_low"].notna().any()
 
 
 @pytest.mark.parametrize("first_seed", [0, 1000])
