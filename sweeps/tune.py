@@ -139,9 +139,9 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
         plan = resolve(tuned_study(study), options, resources, kept=kept_choices)
         space, budget = parse_space(options.space), make_budget(plan, options)
         declared = declare(plan, space, budget, options)
-        trials = open_trials(
-            plan.cells, read_trials(plan.folder), planned_trials(declared), budget, options.search_seed
-        )
+        # What the storage has is brought later: until then all trials count.
+        known = [] if plan.storage.apart else read_trials(plan.folder)
+        trials = open_trials(plan.cells, known, planned_trials(declared), budget, options.search_seed)
         runs = [*trials, *plan.open_runs()]
         resources = cli.pack(plan, resources, options, console, runs)
         storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown
