@@ -29,7 +29,8 @@ ALL_PAIRS_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "the cell with the better mean",
     "partner": "the one that it is compared with",
-    "pairing": "'paired' by seed, or 'unpaired' (Welch) where the two share no seed",
+    "pairing": "'paired' by seed, or 'unpaired' (Welch, with the smaller arm's degrees of freedom where sizes are "
+    "unequal) where the two share no seed",
     "n": "pairs: seeds that finished in both; unpaired: finished runs of the smaller of the two",
     "difference": "mean paired difference of the metric, cell - partner (nats for losses)",
     "difference_low": "95 % t interval of this difference alone, lower end",
