@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis import schema, significance
-from analysis.paired import rounding
+from analysis import plan_check, schema, significance
+from analysis.paired import moments_of
 from analysis.results import Results
 from analysis.significance import ALPHA, Array
 from analysis.unpaired import (
@@ -29,8 +29,10 @@ ALL_PAIRS_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "the cell with the better mean",
     "partner": "the one that it is compared with",
-    "pairing": "'paired' by seed, or 'unpaired' (Welch) where the two share no seed",
+    "pairing": "'paired' by seed, or 'unpaired' (Welch, with the smaller arm's degrees of freedom where sizes are "
+    "unequal) where the two share no seed",
     "n": "pairs: seeds that finished in both; unpaired: finished runs of the smaller of the two",
+    "n_tested": "pairs that p rests on: n, save where seeds were added after results were known: then these alone",
     "difference": "mean paired difference of the metric, cell - partner (nats for losses)",
     "difference_low": "95 % t interval of this difference alone, lower end",
     "difference_high": "upper end",
@@ -70,26 +72,27 @@ def all_pairs(
     cells, partners = (list(names) for names in zip(*found, strict=True))
     values = results.finished(results.metric)
     x, y = values.loc[cells].to_numpy(), values.loc[partners].to_numpy()
-    differences = x - y
-    n = (~np.isnan(differences)).sum(axis=1)
-    apart = n == 0
+    differences = pd.DataFrame(x - y, columns=values.columns)
+    by_seed = moments_of(differences, results)
+    of_tests = moments_of(plan_check.of_added_seeds(differences, results), results)
+    apart = (by_seed["n"] == 0).to_numpy()
     m = UnpairedMoments.of(x, y)
-    paired = pd.DataFrame(differences)
-    sd = paired.std(axis=1).to_numpy()
-    sd = np.where(sd <= rounding(results), 0.0, sd)
-    welch = as_pairs(m)
-    mean, t_sd, t_n = (
-        np.where(apart, unpaired, by_seed)
-        for unpaired, by_seed in zip(welch, (paired.mean(axis=1).to_numpy(), sd, n.astype(float)), strict=True)
+    (mean, t_sd, t_n), tests = (
+        [
+            np.where(apart, unpaired, rows[name])
+            for name, unpaired in zip(("difference", "t_sd", "t_n"), as_pairs(m), strict=True)
+        ]
+        for rows in (by_seed, of_tests)
     )
     diverged = results.count(schema.DIVERGED)
     whole = ~((diverged[cells] > 0).to_numpy() | (diverged[partners] > 0).to_numpy())
     low, high = significance.t_interval(mean, t_sd, t_n)
-    runs = np.where(apart, np.minimum(m.n_x, m.n_y), n).astype(int)
-    p = np.where(whole & (runs >= MIN_RUNS), significance.t_test(mean, t_sd, t_n), np.nan)
+    n, n_tested = (np.where(apart, m.smaller, rows["n"]).astype(int) for rows in (by_seed, of_tests))
+    p = np.where(whole & (n_tested >= MIN_RUNS), significance.t_test(*tests), np.nan)
     columns = (
-        results.scales[cells].to_numpy(), cells, partners, np.where(apart, UNPAIRED, PAIRED), runs, mean, low, high, p,
-        significance.benjamini_hochberg(p), int((~np.isnan(p)).sum()), _games_howell(results, values, found, m, p),
+        results.scales[cells].to_numpy(), cells, partners, np.where(apart, UNPAIRED, PAIRED), n, n_tested,
+        mean, low, high, p, significance.benjamini_hochberg(p), int((~np.isnan(p)).sum()),
+        _games_howell(results, values, found, m, p),
     )  # fmt: skip
     table = pd.DataFrame(dict(zip(ALL_PAIRS_COLUMNS, columns, strict=True)))
     tested, told_apart = int(table["p"].notna().sum()), int((table["q"] <= ALPHA).sum())

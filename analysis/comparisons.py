@@ -23,7 +23,8 @@ COMPARISON_COLUMNS = {
     "cell": "name of the cell",
     "baseline": "the cell it is compared with",
     "pairing": "'paired' by seed; 'unpaired' where the two share no seed: then Welch's t test and interval stand for "
-    "the paired ones, and classical Dunnett for the joint analysis",
+    "the paired ones (with the smaller arm's degrees of freedom where sizes are unequal: cautious, since Welch's own "
+    "promise too much there), and classical Dunnett for the joint analysis",
     "n": "pairs: seeds that finished in both; unpaired: finished runs of the smaller of the two",
     "n_tested": "pairs that p and verdict rest on: n, save where seeds were added after results were known, by no look "
     "that the plan foresaw: then these alone, while estimates and intervals are of all",

@@ -20,6 +20,7 @@ from analysis.runs import records
 from analysis.significance import ALPHA, LEVEL
 
 MAIN_EFFECT, INTERACTION, TIMES = "main effect", "interaction", " x "
+LEVEL_EFFECT = "level"
 ALIASED = "aliased interactions"
 
 MAIN_EFFECT_COLUMNS = {
@@ -125,13 +126,16 @@ def disagreements(comparisons: pd.DataFrame, contributions: pd.DataFrame, effect
         effects: `main_effects`.
     """
     together = comparisons.set_index("cell")
-    main = effects[effects["kind"] == MAIN_EFFECT].set_index(["scale", "effect"])
+    whole_factors = effects[effects["kind"].isin((MAIN_EFFECT, LEVEL_EFFECT))].set_index(["scale", "effect"])
     lines = []
     for alone in records(contributions):
-        key = (alone["scale"], alone["factor"])
-        if key not in main.index:
+        factor = alone["factor"]
+        # A factor that is one of the feed-forward part's is averaged as its level.
+        keys = [(alone["scale"], effect) for effect in (factor, _against_neither(factor))]
+        key = next((key for key in keys if key in whole_factors.index), None)
+        if key is None:
             continue
-        whole, compared = main.loc[key], together.loc[alone["cell"]]
+        whole, compared = whole_factors.loc[key], together.loc[alone["cell"]]
         resolved = all(outcomes.outcome(row["verdict"]) in (outcomes.BETTER, outcomes.WORSE) for row in (alone, whole))
         reasons = []
         if resolved and (alone["difference"] < 0) != (whole["difference"] < 0):
@@ -162,6 +166,11 @@ def _no_test(results: Results, contrasts: pd.DataFrame, effects: list[str]) -> p
     return reasons
 
 
+def _against_neither(level: str) -> str:
+    """Return the name of the effect of a level of the feed-forward part."""
+    return f"{FEED_FORWARD}: {level} vs {NEITHER}"
+
+
 def _contrasts(grid: Grid) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield each effect's name, kind and weights over the grid's cells."""
     levels = grid.levels
@@ -173,7 +182,7 @@ def _contrasts(grid: Grid) -> Iterator[tuple[str, str, np.ndarray]]:
         reference = (of_pair == NEITHER) / (of_pair == NEITHER).sum()
         for level in [name for name in dict.fromkeys(of_pair) if name != NEITHER]:
             weights = (of_pair == level) / (of_pair == level).sum() - reference
-            yield f"{FEED_FORWARD}: {level} vs {NEITHER}", "level", weights.to_numpy()
+            yield _against_neither(level), LEVEL_EFFECT, weights.to_numpy()
     if grid.fraction is not None:
         for group in grid.fraction.aliased_pairs():
             (a, b), _ = group[0]

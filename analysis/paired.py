@@ -62,8 +62,8 @@ def paired_table(
     alone, twins = (none if rows is None else rows for rows in (primary, twins))
     identical = (differences.count(axis=1) > 0) & (differences.abs().max(axis=1) == 0)
     tested = plan_check.of_added_seeds(differences, results)
-    table = _moments(differences, results)
-    of_tests = _moments(tested, results)[["n", "difference", "t_n", "t_sd"]]
+    table = moments_of(differences, results)
+    of_tests = moments_of(tested, results)[["n", "difference", "t_n", "t_sd"]]
     table[list(TESTED_COLUMNS)] = of_tests.set_axis(list(TESTED_COLUMNS), axis=1)
     apart = none.copy()
     if unpaired is not None and len(unpaired):
@@ -107,7 +107,7 @@ def paired_table(
     return table
 
 
-def _moments(differences: pd.DataFrame, results: Results) -> pd.DataFrame:
+def moments_of(differences: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Return n, difference, sd_difference, t_n and t_sd of rows of differences; an sd that rounding can make is 0."""
     n, mean, sd = differences.count(axis=1), differences.mean(axis=1), differences.std(axis=1)
     sd = sd.mask((sd <= rounding(results)) & (differences.abs().max(axis=1) > 0), 0.0)

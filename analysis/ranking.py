@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis import schema
+from analysis.paired import rounding
 from analysis.racing import Race
 from analysis.results import Results
 from analysis.significance import clopper_pearson, t_interval
@@ -12,8 +13,8 @@ from analysis.significance import clopper_pearson, t_interval
 RANKING_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "name of the cell",
-    "rank": "1 is best, within the scale, flawed cells apart; ties share the better rank; null with diverged runs or "
-    "without finished ones",
+    "rank": "1 is best, within the scale, flawed cells apart; means equal up to rounding share the better rank; "
+    "null with diverged runs or without finished ones",
     "n": "runs (seeds) that the mean is over: finished, and none that an audit found invalid unless included",
     "mean": "mean of the metric over them",
     "sd": "standard deviation over seeds (n - 1); null for n = 1",
@@ -34,8 +35,8 @@ RANKING_COLUMNS = {
 def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
     """Rank the cells within their scale by the mean of the metric over finished seeds.
 
-    A cell with diverged runs has no rank: the mean of its survivors would flatter it. Equal means share a rank. Cells
-    that were trained under flaws are ranked apart: they take no place from a result.
+    A cell with diverged runs has no rank: the mean of its survivors would flatter it. Means that are equal up to
+    rounding share a rank. Cells that were trained under flaws are ranked apart: they take no place from a result.
 
     Returns:
         RANKING_COLUMNS, by rank within each scale; flawed cells after the others, of each those without a rank last.
@@ -57,7 +58,8 @@ def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
     table["missing"] = (planned - results.statuses.notna().sum(axis=1)).clip(lower=0)
     baselines = {base for cell, base in results.baselines.items() if cell != base}
     table["is_baseline"] = table["cell"].isin(baselines)
-    rankable = table["mean"].where(table[schema.DIVERGED] == 0)
+    table["level"] = level(mean, rounding(results))
+    rankable = table["level"].where(table[schema.DIVERGED] == 0)
     flawed = table["cell"].isin(results.runs.loc[results.runs[schema.FLAWS] != "", schema.CELL])
     ranks = rankable.groupby([table["scale"], flawed]).rank(method="min", ascending=results.direction == "min")
     table["rank"] = ranks.astype("Int64")
@@ -65,6 +67,17 @@ def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
     table["order"] = 2 * table["scale"].map(order) + flawed
     # Equal ranks keep the plan's order; among cells without a rank those that have a mean come first.
     table = table.sort_values(
-        ["order", "rank", "mean"], kind="stable", ascending=[True, True, results.direction == "min"]
+        ["order", "rank", "level"], kind="stable", ascending=[True, True, results.direction == "min"]
     )
     return table[list(RANKING_COLUMNS)].reset_index(drop=True)
+
+
+def level(means: pd.Series, tolerance: float) -> pd.Series:
+    """Return means with those that are equal up to rounding made equal: to the smallest of them.
+
+    Args:
+        means: NaN where there is none.
+        tolerance: by how much two that follow one another may differ.
+    """
+    rising = means.sort_values(kind="stable")
+    return rising.mask(rising.diff() <= tolerance).ffill().where(rising.notna()).reindex(means.index)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from analysis import marks, text
+from analysis import marks, outcomes, plan_check, text
 from analysis.effects import MIN_PAIRS
 from analysis.errors import AnalysisError
 from analysis.results import NATS, Results
@@ -20,6 +20,7 @@ from analysis.runs import records, unknown
 from analysis.schema import FLAWS
 from analysis.significance import ALPHA, LEVEL, POWER, Array, detectable_effect
 from analysis.summary import analyse
+from analysis.unpaired import UNPAIRED, UnpairedMoments
 
 BOUND = 0.8
 """A study is planned on the upper end of the one-sided interval of this level of a pilot's sd: on the estimate itself,
@@ -30,17 +31,16 @@ SEEDS_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "name of the cell",
     "baseline": "the cell it is compared with",
-    "n": "pairs of the pilot",
-    "sd_difference": "standard deviation of the pilot's paired differences",
+    "n": "pairs of the pilot; of arms that share no seed, runs of the smaller",
+    "sd_difference": "standard deviation of the pilot's paired differences; of arms that share no seed, of the "
+    "difference of two runs, which pairs rarely exceed",
     "sd_planned": "upper 80 % bound of the true one (chi-squared)",
-    "primary": "seeds to plan with, on that bound, where this is the one comparison tested alone at 5 %",
-    "primary_estimate": "seeds needed if the pilot's sd were the true one",
-    "primary_low": "seeds at the lower end of the 95 % interval of the sd",
-    "primary_high": "at its upper end",
-    "family": "seeds to plan with, on the bound, at 5 % / comparisons, Holm's first step",
-    "family_estimate": "seeds needed there if the pilot's sd were the true one",
-    "family_low": "at the lower end of the 95 % interval of the sd",
-    "family_high": "at its upper end",
+    "alpha": "level that the report tests it at: of the plan's primary comparison 5 %, else 5 % / the others (Holm's "
+    "first step)",
+    "seeds": "seeds of both to plan with at that level, on the bound, paired",
+    "seeds_estimate": "seeds needed if the pilot's sd were the true one",
+    "seeds_low": "seeds at the lower end of the 95 % interval of the sd",
+    "seeds_high": "at its upper end",
 }
 
 
@@ -51,7 +51,7 @@ class SeedPlan:
     difference: float
     power: float
     comparisons: int
-    """The pilot's family."""
+    """The pilot's family, without the primary comparison."""
     unit: str
     table: pd.DataFrame
     """SEEDS_COLUMNS and `flaws`; infinite where more than MOST seeds are needed."""
@@ -98,13 +98,13 @@ def plan_seeds(results: Results, difference: float, power: float = POWER) -> See
     if not ALPHA < power < 1:
         raise AnalysisError(f"--power is {power:g}: it must lie between {ALPHA:g} and 1, such as 0.8")
     table = analyse(results).comparisons
-    table = table[table["p"].notna()].reset_index(drop=True)
+    table = table[table["cohens_d"].notna()].reset_index(drop=True)
     if table.empty:
         raise AnalysisError(
             f"study '{results.study}' has no comparison to plan from: a pilot needs {MIN_PAIRS} or more seeds that "
             "finished in a cell and in its baseline"
         )
-    sd, df = table["sd_difference"].to_numpy(), table["n"].to_numpy() - 1.0
+    sd, df = table["sd_difference"].to_numpy(), _degrees(results, table)
     sds = {
         "": sd_bound(sd, df, BOUND),
         "_estimate": sd,
@@ -112,11 +112,24 @@ def plan_seeds(results: Results, difference: float, power: float = POWER) -> See
         "_high": sd_bound(sd, df, (1 + LEVEL) / 2),
     }
     table["sd_planned"] = sds[""]
-    for name, family in (("primary", 1), ("family", len(table))):
-        for end, assumed in sds.items():
-            table[name + end] = seeds_needed(difference / assumed, family, power)
+    alone = (table["plan"] == plan_check.PRIMARY) | table["verdict"].str.startswith(outcomes.SAME_AS_PRIMARY)
+    comparisons = int((~alone).sum())
+    table["alpha"] = np.where(alone, ALPHA, ALPHA / max(comparisons, 1))
+    for end, assumed in sds.items():
+        needed = (seeds_needed(difference / assumed, family, power) for family in (1, max(comparisons, 1)))
+        table["seeds" + end] = np.where(alone, *needed)
     unit = " nats" if results.metric in NATS else f" of {results.metric}"
-    return SeedPlan(difference, power, len(table), unit, table[[*SEEDS_COLUMNS, FLAWS]])
+    return SeedPlan(difference, power, comparisons, unit, table[[*SEEDS_COLUMNS, FLAWS]])
+
+
+def _degrees(results: Results, table: pd.DataFrame) -> Array:
+    """Return the degrees of freedom of each sd_difference; of two runs' difference Satterthwaite's, by both arms."""
+    values = results.finished(results.metric)
+    arms = (values.loc[table[name]].to_numpy() for name in ("cell", "baseline"))
+    m = UnpairedMoments.of(*arms)
+    variances, parts = m.sd_x**2 + m.sd_y**2, m.sd_x**4 / (m.n_x - 1) + m.sd_y**4 / (m.n_y - 1)
+    apart = (table["pairing"] == UNPAIRED).to_numpy()
+    return np.where(apart, variances**2 / parts, table["n"].to_numpy() - 1.0)
 
 
 def spread(results: Results, baseline: str, cells: Sequence[str]) -> pd.DataFrame:
@@ -153,15 +166,16 @@ def show(plan: SeedPlan, console: Console) -> None:
     """Print the plan as a table."""
     console.print(
         f"Seeds needed to find a true difference of {plan.difference:g}{plan.unit} with {100 * plan.power:g} % power. "
-        f"Planned on the upper {100 * BOUND:g} % bound of the pilot's sd; in brackets the number's 95 % interval.",
+        f"Planned on the upper {100 * BOUND:g} % bound of the pilot's sd; in brackets the number's 95 % interval. "
+        f"The primary comparison is tested alone at {100 * ALPHA:g} %, {plan.comparisons} others share "
+        f"{100 * ALPHA:g} %.",
         soft_wrap=True,
     )
     table = Table()
     several = bool((plan.table["scale"] != "").any())
     for header in (*(["scale"] if several else []), "cell"):
         table.add_column(header)
-    alphas = f"alone at {100 * ALPHA:g} %", f"one of {plan.comparisons}, at {100 * ALPHA / plan.comparisons:.2g} %"
-    for header in ("pilot's seeds", "sd of differences", "planned on", *alphas):
+    for header in ("pilot's seeds", "sd of differences", "planned on", "tested at", "seeds needed"):
         table.add_column(header, justify="right")
     for row in records(plan.table):
         table.add_row(
@@ -170,10 +184,8 @@ def show(plan: SeedPlan, console: Console) -> None:
             text.whole(row["n"]),
             text.significant(row["sd_difference"], 3),
             text.significant(row["sd_planned"], 3),
-            *(
-                f"{_count(row[name])} [{_count(row[name + '_low'])}, {_count(row[name + '_high'])}]"
-                for name in ("primary", "family")
-            ),
+            f"{100 * row['alpha']:.2g} %",
+            f"{_count(row['seeds'])} [{_count(row['seeds_low'])}, {_count(row['seeds_high'])}]",
         )
     console.print(table)
     caption = marks.caption(plan.table[FLAWS])

@@ -20,10 +20,11 @@ from analysis.groups import GROUP_COLUMNS, MeanRanks, groups, mean_ranks
 from analysis.interactions import INTERACTION_COLUMNS, interactions
 from analysis.joint import one_model
 from analysis.looks import detectable
+from analysis.paired import rounding
 from analysis.pareto import PARETO_COLUMNS, pareto
 from analysis.racing import RACE_COLUMNS, race, race_notes, race_table
 from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
-from analysis.ranking import RANKING_COLUMNS, rank_cells
+from analysis.ranking import RANKING_COLUMNS, level, rank_cells
 from analysis.results import Results, StudyAudit
 from analysis.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
 from analysis.shapley import SHAPLEY_COLUMNS, shapley
@@ -140,7 +141,7 @@ def analyse(results: Results) -> Analysis:
         *_run_notes(ranking),
         *_gap_notes(results),
         *_spread_notes(results, ranking),
-        *_tie_notes(ranking),
+        *_tie_notes(results, ranking),
         *race_notes(raced),
         *([] if results.looks else pairs.left_out(results, comparisons)),
         *_unpaired_notes(comparisons),
@@ -243,19 +244,21 @@ def _spread_notes(results: Results, ranking: pd.DataFrame) -> list[str]:
     ]
 
 
-def _tie_notes(ranking: pd.DataFrame) -> list[str]:
+def _tie_notes(results: Results, ranking: pd.DataFrame) -> list[str]:
     """Name the cells that share a rank."""
-    ranked = ranking[ranking["rank"].notna()].groupby(["scale", "rank", "mean"], sort=False)["cell"]
+    levels = ranking.assign(level=level(ranking["mean"], rounding(results)))
+    ranked = levels[levels["rank"].notna()].groupby(["scale", "rank", "level"], sort=False)["cell"]
     ties = [" = ".join(cells) for _, cells in ranked if len(cells) > 1]
-    return [f"ties: these have exactly the same mean and share a rank: {'; '.join(ties)}"] if ties else []
+    return [f"ties: these have the same mean up to rounding and share a rank: {'; '.join(ties)}"] if ties else []
 
 
 def _unpaired_notes(comparisons: pd.DataFrame) -> list[str]:
     """Name the comparisons without a common seed, and say how they are made."""
     cells = ", ".join(comparisons.loc[comparisons["pairing"] == UNPAIRED, "cell"])
     how = (
-        "compared as independent runs (Welch's t test; Dunnett's, which assumes equal variances, beside it where all "
-        "arms are disjoint): running equal seeds would find smaller differences"
+        "compared as independent runs (Welch's t test, with the smaller arm's degrees of freedom where sizes are "
+        "unequal; Dunnett's, which assumes equal variances, beside it where all arms are disjoint): running equal "
+        "seeds would find smaller differences"
     )
     return [f"unpaired: {cells} and the baseline have no seed in common, so they are {how}"] if cells else []
 

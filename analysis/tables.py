@@ -229,6 +229,7 @@ ALL_PAIRS = [
     _word("partner", "against"),
     _Column("pairing", "pairing", lambda row: UNPAIRED if row["pairing"] == UNPAIRED else text.NOTHING, words=True),
     _count("n"),
+    _tested(),
     _signed("difference", "difference [95 %]", 4),
     _p("p", "p"),
     _p("q", "q"),

@@ -3,8 +3,8 @@
 Only for disjoint seeds. Where two arms have seeds in common these are pairs, which know more: see paired.py.
 
 A Welch difference has the t distribution of a paired one with (its degrees of freedom + 1) pairs and the same standard
-error. `as_pairs` says which, so that intervals, tests, equivalence and detectable differences are those of
-significance.py.
+error; where the arms are of unequal size, the smaller one's degrees of freedom are taken. `as_pairs` says which, so
+that intervals, tests, equivalence and detectable differences are those of significance.py.
 """
 
 from __future__ import annotations
@@ -83,18 +83,27 @@ def welch_error(m: UnpairedMoments) -> tuple[Array, Array]:
 
 
 def as_pairs(m: UnpairedMoments) -> tuple[Array, Array, Array]:
-    """Return (mean, sd, n) for the functions of significance.py, which then are Welch's; n need not be whole."""
+    """Return (mean, sd, n) for the functions of significance.py, which then are Welch's; n need not be whole.
+
+    Arms of unequal size have the degrees of freedom of the smaller, the fewest that Welch's can be: conservative for
+    normal runs whatever the variances (Mickey & Brown 1966, Annals of Mathematical Statistics 37). Welch's own are
+    estimated from few runs there: 15 arms of 3 against one of 20 have an error of 24 % with Holm at 5 %.
+    """
     error, df = welch_error(m)
+    df = np.where((m.n_x == m.n_y) | np.isnan(df), df, m.smaller - 1)
     return m.difference, error * np.sqrt(df + 1), df + 1
 
 
 def welch_test(m: UnpairedMoments) -> Array:
-    """Return the two-sided p of Welch's t test; NaN where no test exists."""
+    """Return the two-sided p of Welch's t test, for unequal sizes with fewer degrees of freedom: see `as_pairs`.
+
+    NaN where no test exists.
+    """
     return t_test(*as_pairs(m))
 
 
 def welch_interval(m: UnpairedMoments, level: float = LEVEL) -> tuple[Array, Array]:
-    """Return Welch's t interval of the difference; NaN where no test exists."""
+    """Return the interval of the difference that belongs to `welch_test`; NaN where no test exists."""
     return t_interval(*as_pairs(m), level=level)
 
 

@@ -21,7 +21,7 @@ from scipy import stats
 
 from analysis import effects, significance
 from analysis.evaluation_noise import crossed_errors
-from analysis.joint import dunnett_critical, pooled_residual
+from analysis.joint import dunnett_critical, many_to_one_critical, pooled_residual
 from analysis.looks import levels, repeated_t_interval, repeated_t_test
 from analysis.seeds import seeds_needed
 from analysis.significance import ALPHA, Array
@@ -37,6 +37,8 @@ SEEDS = (3, 5, 10)
 CORRELATIONS = (0.0, 0.5, 0.9)
 """Of two cells over seeds: the share of a run's variance that comes from the seed."""
 COMPARISONS = (1, 5, 15)
+UNEQUAL_ARMS = ((3, 10), (3, 20), (5, 20))
+"""Runs of two arms without a common seed."""
 EFFECTS = (1.0, 3.0)
 """True differences, in sds of a run. At 0 the intervals of the difference and of d_z hold it in the same studies."""
 STUDIES_OF_DOCUMENTS = 4_000
@@ -352,17 +354,24 @@ def beyond_part() -> list[list[str]]:
     return rows
 
 
-def unpaired_errors(losses: Array) -> dict[str, float]:
+def unpaired_errors(cells: Array, baseline: Array) -> dict[str, float]:
     """Return for each method the share of studies of disjoint seeds in which it rejects something, although nothing is.
 
     NaN where a method does not apply: Dunnett's to one comparison.
+
+    Args:
+        cells: losses, shape (studies, comparisons, runs).
+        baseline: losses, shape (studies, 1, runs).
     """
-    seeds, comparisons = losses.shape[2], losses.shape[1] - 1
-    m = UnpairedMoments.of(losses[:, 1:], losses[:, :1])
+    (_, comparisons, n), of_baseline = cells.shape, baseline.shape[2]
+    m = UnpairedMoments.of(cells, baseline)
     corrected = np.array([significance.holm(row) for row in welch_test(m)])
-    df = (comparisons + 1) * (seeds - 1)
-    error = np.sqrt(2 * losses.var(axis=2, ddof=1).mean(axis=1) / seeds)
-    dunnett = np.abs(m.difference / error[:, None]).max(axis=1) > dunnett_critical(comparisons, df)
+    df = comparisons * (n - 1) + of_baseline - 1
+    squares = (n - 1) * m.sd_x**2
+    variance = (squares.sum(axis=1) + (of_baseline - 1) * m.sd_y[:, 0] ** 2) / df
+    error = np.sqrt(variance * (1 / n + 1 / of_baseline))
+    critical = many_to_one_critical((np.sqrt(n / (n + of_baseline)),) * comparisons, df)
+    dunnett = np.abs(m.difference / error[:, None]).max(axis=1) > critical
     return {
         "Welch": float((corrected <= ALPHA).any(axis=1).mean()),
         "Dunnett": float(dunnett.mean()) if comparisons > 1 else float("nan"),
@@ -371,17 +380,25 @@ def unpaired_errors(losses: Array) -> dict[str, float]:
 
 def unpaired_error_part() -> list[list[str]]:
     """Promised for normal losses of equal variance: at most 5.8 % at 5 %."""
-    rows = [["residuals", "runs an arm", "comparisons", "Welch, Holm", "Dunnett", "held"]]
-    for seeds, comparisons in product(SEEDS, COMPARISONS):
-        rng = generator(5, seeds, comparisons)
-        errors = unpaired_errors(normal(0.0)(rng, STUDIES, comparisons + 1, seeds))
+    rows = [["residuals", "runs a cell", "of the baseline", "comparisons", "Welch, Holm", "Dunnett", "held"]]
+    sizes = [*((n, n) for n in SEEDS), *UNEQUAL_ARMS, *((baseline, cell) for cell, baseline in UNEQUAL_ARMS)]
+    for (cell, baseline), comparisons in product(sizes, COMPARISONS):
+        if cell == baseline:
+            losses = normal(0.0)(generator(5, cell, comparisons), STUDIES, comparisons + 1, cell)
+            errors = unpaired_errors(losses[:, 1:], losses[:, :1])
+        else:
+            rng = generator(13, cell, baseline, comparisons)
+            sizes_of = (STUDIES, comparisons, cell), (STUDIES, 1, baseline)
+            errors = unpaired_errors(*map(rng.standard_normal, sizes_of))
         held = all(not error > ERROR_LIMIT for error in errors.values())
-        rows.append(["normal", f"{seeds}", f"{comparisons}", *map(percent, errors.values()), yes(held)])
+        figures = map(percent, errors.values())
+        rows.append(["normal", f"{cell}", f"{baseline}", f"{comparisons}", *figures, yes(held)])
     beyond = [place for place, name in enumerate(BEYOND) if name not in NO_DISJOINT]
     for place, seeds in product(beyond, SEEDS):
         name, noise = list(BEYOND.items())[place]
-        errors = unpaired_errors(noise(generator(6, seeds, place), STUDIES, 6, seeds))
-        rows.append([name, f"{seeds}", "5", *map(percent, errors.values()), "not promised"])
+        losses = noise(generator(6, seeds, place), STUDIES, 6, seeds)
+        errors = unpaired_errors(losses[:, 1:], losses[:, :1])
+        rows.append([name, f"{seeds}", f"{seeds}", "5", *map(percent, errors.values()), "not promised"])
     return rows
 
 

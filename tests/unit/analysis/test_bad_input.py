@@ -149,7 +149,7 @@ def test_no_variance_is_no_certainty(tmp_path: Path) -> None:
 def test_ties_share_a_rank_and_are_named(tmp_path: Path) -> None:
     rows = "".join(f"{cell},{seed},{1 + seed / 7}\n" for cell in ("baseline", "new") for seed in range(3))
     remarks, verdicts = said(tmp_path / "mine.csv", rows)
-    assert one(remarks, "ties: these have exactly the same mean and share a rank: baseline = new")
+    assert one(remarks, "ties: these have the same mean up to rounding and share a rank: baseline = new")
     assert one(remarks, "WARNING: new equals baseline in every seed though they differ in name alone")
     assert verdicts == {"new": "identical in 3 of 3 seeds"}
 

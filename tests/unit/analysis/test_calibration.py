@@ -78,13 +78,27 @@ def test_no_noise_favours_a_cell(noise: calibration.Noise) -> None:
 
 
 def test_disjoint_seeds_hold_their_error_rate_and_dunnetts_needs_equal_variances() -> None:
-    errors = unpaired_errors(normal(0.0)(generator(5), STUDIES, 6, 5))
+    losses = normal(0.0)(generator(5), STUDIES, 6, 5)
+    errors = unpaired_errors(losses[:, 1:], losses[:, :1])
     low, high = bounds(0.05)
     assert low <= errors["Dunnett"] <= high
     assert errors["Welch"] <= high
-    noisy = unpaired_errors(calibration.unequal(0)(generator(6), STUDIES, 6, 5))
+    losses = calibration.unequal(0)(generator(6), STUDIES, 6, 5)
+    noisy = unpaired_errors(losses[:, 1:], losses[:, :1])
     assert noisy["Dunnett"] > 0.08
     assert noisy["Welch"] <= high
+
+
+@pytest.mark.parametrize("comparisons", [1, 15])
+def test_disjoint_seeds_hold_their_error_rate_with_unequal_arms(comparisons: int) -> None:
+    rng = generator(7, comparisons)
+    errors = unpaired_errors(
+        rng.standard_normal((STUDIES, comparisons, 3)), rng.standard_normal((STUDIES, 1, 20))
+    )  # Welch's own degrees of freedom: 7 and 24 %
+    low, high = bounds(0.05)
+    assert errors["Welch"] <= high
+    if comparisons > 1:
+        assert low <= errors["Dunnett"] <= high
 
 
 @pytest.mark.parametrize(("contenders", "correlation"), [(1, 0.5), (3, 0.0), (15, 0.9)])

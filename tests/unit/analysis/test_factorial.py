@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -368,3 +368,17 @@ def test_a_component_that_does_more_in_company_is_a_warning() -> None:
 
 def test_additive_components_agree() -> None:
     assert not disagreement(lambda level: -0.1 * level["a"] + 0.2 * level["b"])
+
+
+def test_a_level_of_the_feed_forward_part_is_set_beside_its_cell_alone() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.005, (8, 6))
+
+    def loss(level: Mapping[str, int], seed: int) -> float:
+        effect = -0.1 * level["mlp"] + 0.5 * level["mlp"] * level["attention"] - 0.1 * level["moe"]
+        return 5 + effect + noise[4 * level["attention"] + 2 * level["mlp"] + level["moe"], seed]
+
+    losses, levels = factorial_losses(("attention", "mlp", "moe"), 6, loss)
+    analysis = analyse(make_results(losses, levels=levels, plan=LEVELS))
+    lines = [line for line in analysis.notes if "averaged over the grid" in line]
+    assert any(line.startswith("WARNING: mlp alone") and "different signs" in line for line in lines)
+    assert not any(line.startswith("WARNING: moe alone") for line in lines)

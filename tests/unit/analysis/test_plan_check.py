@@ -185,6 +185,10 @@ def test_seeds_added_after_results_are_tested_by_themselves() -> None:
         every = np.array(losses[cell]) - np.array(losses["baseline"])
         interval = stats.ttest_1samp(every, 0).confidence_interval(0.95)
         assert (found["difference_low"], found["difference_high"]) == pytest.approx((interval.low, interval.high))
+    pairs = analysis.all_pairs
+    assert set(zip(pairs["n"], pairs["n_tested"], strict=True)) == {(8, 3)}
+    against = pairs[pairs[["cell", "partner"]].isin(["mlp", "moe"]).all(axis=1)]
+    assert against["p"].item() == pytest.approx(stats.ttest_rel(fresh["mlp"], fresh["moe"]).pvalue)
     better = row(analysis, "mlp")  # worse in the planned seeds, and by the mean of all
     assert better["difference"] > 0
     assert better["verdict"] == alone.loc["mlp", "verdict"] == "better"

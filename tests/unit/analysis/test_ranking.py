@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from analysis.ranking import RANKING_COLUMNS, rank_cells
+from analysis.summary import analyse
 from tests.fakes_results import make_results
 
 
@@ -32,6 +33,18 @@ def test_ties_share_the_better_rank_and_keep_their_order() -> None:
     table = rank_cells(make_results({"baseline": [5.0, 5.1], "b": [4.0, 4.2], "a": [5.0, 5.1], "c": [6.0, 6.0]}))
     assert table["cell"].tolist() == ["b", "baseline", "a", "c"]
     assert table["rank"].tolist() == [1, 2, 2, 4]
+
+
+def test_means_that_rounding_alone_tells_apart_are_ties() -> None:
+    rising = [3.0, 3.1, 3.2, 3.3, 3.4]
+    losses = {"baseline": rising, "a": [3.3] * 5, "b": rising[::-1]}
+    table = rank_cells(results := make_results(losses))
+    assert table["mean"].nunique() == 3
+    assert table["cell"].tolist() == ["baseline", "b", "a"]
+    assert table["rank"].tolist() == [1, 1, 3]
+    assert any("share a rank: baseline = b" in note for note in analyse(results).notes)
+    apart = rank_cells(make_results({"baseline": rising, "b": [3.2 + 1e-9] * 5}))
+    assert apart["rank"].tolist() == [1, 2]
 
 
 def test_a_cell_with_diverged_runs_has_no_rank_however_good_its_survivors_are() -> None:

@@ -15,6 +15,7 @@ from statsmodels.stats.power import TTestPower
 from analysis.__main__ import main
 from analysis.errors import AnalysisError
 from analysis.seeds import MOST, SEEDS_COLUMNS, plan_seeds, sd_bound, seeds_needed
+from tests.fakes_plan import registered
 from tests.fakes_results import make_results
 
 RNG = np.random.default_rng(0)
@@ -62,11 +63,28 @@ def test_a_plan_from_a_pilot() -> None:
     row = plan.table.set_index("cell").loc["b"]
     sd = np.std(np.subtract(LOSSES["b"], LOSSES["baseline"]), ddof=1)
     assert row["sd_planned"] == pytest.approx(sd * math.sqrt(4 / stats.chi2.ppf(0.2, 4)))
-    assert row["primary"] == float(seeds_needed(np.array(0.02 / row["sd_planned"])))
-    assert row["family"] == float(seeds_needed(np.array(0.02 / row["sd_planned"]), 3))
-    for name in ("primary", "family"):
-        assert row[f"{name}_low"] <= row[f"{name}_estimate"] <= row[name] <= row[f"{name}_high"]
-    assert (plan.table["family"] >= plan.table["primary"]).all()
+    assert row["alpha"] == pytest.approx(0.05 / 3)
+    assert row["seeds"] == float(seeds_needed(np.array(0.02 / row["sd_planned"]), 3))
+    assert row["seeds_low"] <= row["seeds_estimate"] <= row["seeds"] <= row["seeds_high"]
+
+
+def test_each_comparison_is_planned_at_the_level_that_the_report_tests_it_at() -> None:
+    plan = plan_seeds(make_results(LOSSES, plan=registered(list(LOSSES), primary="a")), 0.02)
+    assert plan.comparisons == 2
+    table = plan.table.set_index("cell")
+    assert table["alpha"].to_dict() == pytest.approx({"a": 0.05, "b": 0.025, "c": 0.025})
+    for cell, family in (("a", 1), ("b", 2), ("c", 2)):
+        needed = seeds_needed(np.array(0.02 / table.loc[cell, "sd_planned"]), family)
+        assert table.loc[cell, "seeds"] == float(needed)
+
+
+def test_arms_that_share_no_seed_are_known_by_both_their_sds() -> None:
+    apart = {"baseline": [None] * 5 + LOSSES["baseline"], "a": LOSSES["a"]}
+    row = plan_seeds(make_results(apart), 0.02).table.iloc[0]
+    a, b = (np.var(LOSSES[cell], ddof=1) for cell in ("a", "baseline"))
+    df = (a + b) ** 2 / (a**2 / 4 + b**2 / 4)
+    assert df > 7
+    assert row["sd_planned"] == pytest.approx(math.sqrt((a + b) * df / stats.chi2.ppf(0.2, df)))
 
 
 @pytest.mark.parametrize("difference", [0.0, -0.01, math.inf, math.nan])
@@ -97,7 +115,7 @@ def test_the_command_prints_a_line_a_comparison(tmp_path: Path, capsys: pytest.C
     shown = capsys.readouterr().out
     assert "difference of 0.02 nats with 80 % power" in shown
     row = plan_seeds(make_results(LOSSES), 0.02).table.set_index("cell").loc["c"]
-    assert f"{row['family']:.0f} [{row['family_low']:.0f}, {row['family_high']:.0f}]" in shown
+    assert f"{row['seeds']:.0f} [{row['seeds_low']:.0f}, {row['seeds_high']:.0f}]" in shown
     assert main(["seeds", str(path), "--difference", "0"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["seeds", str(path), "--difference", "0.00001"]) == 0
