@@ -11,12 +11,14 @@ from benchmarks import calibration
 from benchmarks.calibration import (
     LOOKS,
     coverages,
+    covered,
     effects_of_grid,
     factorial_figures,
     false_discoveries,
     family_wise_errors,
     generator,
     normal,
+    percentile_interval,
     power,
     race,
     repeated,
@@ -146,3 +148,25 @@ def test_false_discoveries() -> None:
     false, found = false_discoveries(generator(23), 5, 3, 6, STUDIES)
     assert false <= 0.05 + 0.02
     assert found > 0.9
+
+
+def test_the_percentile_bootstrap_is_too_narrow_at_few_seeds() -> None:
+    """Of three losses its interval is at most as wide as they lie: it cannot hold 95 %."""
+    rng = generator(13)
+    values = rng.standard_normal((500, 3))
+    low, high = percentile_interval(rng, values)
+    assert np.all((values.min(axis=1) - 1e-12 <= low) & (high <= values.max(axis=1) + 1e-12))
+    assert covered((low, high), 0.0) < 0.85
+    many = rng.standard_normal((200, 200))
+    assert covered(percentile_interval(rng, many), 0.0) >= bounds(0.94, 200)[0]
+
+
+@pytest.mark.parametrize(("limit", "code"), [(0.1, 0), (0.0, 1)])
+def test_a_promise_that_is_not_held_is_the_exit_code(
+    limit: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibration, "STUDIES_OF_RANGES", 2)
+    monkeypatch.setattr(calibration, "ERROR_LIMIT", limit)
+    monkeypatch.setattr(calibration, "STUDIES", 500)
+    assert calibration.main(["pairs"]) == code
+    assert ("**NO**" in capsys.readouterr().out) == bool(code)

@@ -14,6 +14,7 @@ from analysis import load_mlflow, stored_runs
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.report import results_csv
+from analysis.results import LARGEST
 from analysis.runs import runs_table
 from analysis.schema import CURVE_COLUMNS, RECORDS_FOLDER, Audit, TrialRecord, read_records, result_columns
 from tests.fakes import FACTORS, GRID, make_study
@@ -186,7 +187,7 @@ def test_a_csv_may_name_flaws_and_invalid_runs(tmp_path: Path) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(
-    loss=st.floats(min_value=1e-300, max_value=1e300),
+    loss=st.floats(min_value=1e-300, max_value=LARGEST),
     tokens=st.integers(0, 2**50),
     level=st.text("ab1.,\" '", min_size=1),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.summary import COLUMNS, Analysis, analyse
 from tests.fakes_results import factorial_losses, make_results
@@ -58,6 +59,24 @@ def test_disjoint_seeds_are_said_to_be_unpaired() -> None:
     analysis = analyse(make_results({"baseline": [*BASE, None, None, None], "a": [None, None, None, *BASE]}))
     note(analysis, "unpaired: a and the baseline have no seed in common", "Welch")
     assert not [line for line in analysis.notes if "Holm over" in line or "joint analysis" in line]
+
+
+def test_a_study_of_disjoint_seeds_says_what_it_cannot_find() -> None:
+    """Two arms of 3 runs and one sd: the t test of 4 degrees of freedom finds the named difference in 80 %."""
+    cells = {
+        name: [None] * 3 * place + BASE + [None] * 3 * (2 - place) for place, name in enumerate(("baseline", *"ab"))
+    }
+    named = note(
+        analyse(make_results(cells)), "n = 3 runs an arm, no common seeds, Holm over 2 comparisons", "80 % power"
+    )
+    effect = float(named.partition("difference of ")[2].partition(" sd of a run")[0])
+    found = stats.nct.sf(stats.t.isf(0.05 / 2 / 2, 4), 4, effect * np.sqrt(3 / 2))
+    assert found == pytest.approx(0.8, abs=0.01)
+
+
+def test_intervals_of_means_name_their_assumption() -> None:
+    note(analyse(make_results({"baseline": BASE, "a": [4.9, 5.0, 5.05]})), "intervals of means assume roughly normal")
+    assert not [line for line in analyse(make_results({"baseline": [5.0]})).notes if "intervals of means" in line]
 
 
 def test_runs_that_are_in_no_number_are_counted() -> None:
