@@ -309,10 +309,10 @@ class MlflowTracker:
 
     def _is_there(self) -> bool:
         """Return whether there is a store to write to; one that never answered is looked for again."""
-        if not self._known and not self._resting:
+        if not self._known and not self.resting:
             with self.tolerant():
                 self._look()
-        return self._known and not self._resting
+        return self._known and not self.resting
 
     def _connect(self) -> MlflowClient:
         # A dead server must not hold the study up: MLflow would try for minutes.
@@ -432,13 +432,9 @@ class MlflowTracker:
         self._rests_until = time.monotonic() + REST_SECONDS
 
     @property
-    def _resting(self) -> bool:
-        return time.monotonic() < self._rests_until
-
-    @property
     def resting(self) -> bool:
         """Whether the store has just failed and is left alone for a while."""
-        return self._resting
+        return time.monotonic() < self._rests_until
 
     def copy_records(self, folder: Path) -> None:
         """Bring MLflow up to date with what a study's folder holds: what a killed driver could not write.
@@ -485,7 +481,7 @@ class MlflowTracker:
         if address not in self._ids or address in self._behind:
             return  # `end` writes it as a whole
         self._behind.add(address)
-        if self._resting:
+        if self.resting:
             return
         with self.tolerant():
             self._log(address, rows)

@@ -134,9 +134,13 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     from sweeps.engine.search import open_trials
 
     console = cli.console_of(options)
+
+    def make() -> Plan:
+        return resolve(tuned_study(study), options, resources, kept=kept_choices)
+
     with cli.workplace(options) as resources:
         require_tracking(tracking_uri())
-        plan = resolve(tuned_study(study), options, resources, kept=kept_choices)
+        plan = make()
         space, budget = parse_space(options.space), make_budget(plan, options)
         declared = declare(plan, space, budget, options)
         # What the storage has is brought later: until then all trials count.
@@ -156,9 +160,9 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
                 print(json.dumps({**declared, **facts, **expected.to_json()}))
             return 0
         with cli.driving(plan, resources, console, runs) as resources:
-            brought = plan.storage.exchange()
-            if exchange(plan.storage, plan.known_cells()) or brought:
-                plan = resolve(tuned_study(study), options, resources, kept=kept_choices)
+            plan = cli.renewed(plan, make)
+            if exchange(plan.storage, plan.known_cells()):
+                plan = make()
             declared = declare(plan, space, budget, options)
             plan.storage.exchange_trials(cell.name for cell in plan.cells)
             from sweeps.engine.runner import ray_session

@@ -385,7 +385,6 @@ def run_trials(
     observer: TrialObserver,
     say: Callable[[str], None],
     scheduler: TrialScheduler | None = None,
-    lost_clusters: int = LOST_CLUSTERS,
 ) -> bool:
     """Run what is suggested, as many trials at a time as there are slots, in the Ray of a `ray_session`.
 
@@ -400,7 +399,6 @@ def run_trials(
         observer: hears of everything that happens.
         say: where to say that a signal came: the first stops in order, the second at once.
         scheduler: may stop trials early.
-        lost_clusters: how often Ray is started anew after it died.
 
     Returns:
         Whether a signal, or a Ray that is not started anew, stopped it.
@@ -409,6 +407,7 @@ def run_trials(
         ConfigError: a process has other code or packages than this one.
         Exception: whatever the observer, the suggestions or the scheduler raised first.
     """
+    lost_clusters = LOST_CLUSTERS
     errors = _OwnErrors()
     errors.keep(observer, on_trial_start=None, on_trial_result=None, on_trial_complete=None, on_trial_error=None)
     if scheduler is not None:
