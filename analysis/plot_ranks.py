@@ -13,11 +13,13 @@ from analysis.summary import Analysis
 
 ROW, BAR = 0.27, 0.16
 """Inches a name and a bar take."""
+MOST_MODELS = 60
+"""Of a scale: names of more leave no diagram that can be read; the ranking table has their groups."""
 
 
 def ranks_figure(results: Results, analysis: Analysis) -> Figure | None:
-    """Draw the mean ranks of each scale; None below MIN_SEEDS seeds or three models."""
-    found = analysis.mean_ranks
+    """Draw the mean ranks of each scale; None below MIN_SEEDS seeds, three models or above MOST_MODELS."""
+    found = [ranks for ranks in analysis.mean_ranks if len(ranks.cells) <= MOST_MODELS]
     if not found:
         return None
     heights = [0.9 + ROW * -(-len(ranks.cells) // 2) + BAR * len(ranks.groups) for ranks in found]

@@ -123,12 +123,16 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
     ]
     if not parts:
         return None
+    subtitle = "Mean paired difference over seeds with its 95 % interval. Colour: after Holm's correction."
+    if any(len(table) > MOST_ROWS for _, table, _ in parts):
+        subtitle += f"\nThe first {MOST_ROWS} rows of each panel: the tables have all."
+    parts = [(title, table.head(MOST_ROWS), name) for title, table, name in parts]
     height = 1.35 + sum(ROW * len(table) + 0.75 for _, table, _ in parts)
     figure = new_figure(
         9,
         height,
         learning_rates.titled("What each component contributes", results),
-        "Mean paired difference over seeds with its 95 % interval. Colour: after Holm's correction.",
+        subtitle,
         marks.warning(results),
     )
     grid = figure.subplots(

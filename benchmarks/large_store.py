@@ -47,7 +47,7 @@ def write_store(folder: Path, cells: int, seeds: int) -> None:
             final = 4.5 + of_cells[place] + of_seeds[seed] + rng.normal(0, 0.01)
             record = TrialRecord(
                 study=folder.name, cell=name, seed=seed, status=FINISHED, config_hash=hashes[str(seed)],
-                config={"data": {"corpus": "none", "content_hash": "0"}},
+                config={"model": {"variant": place}, "data": {"corpus": "none", "content_hash": "0"}},
                 rows=[_row(place, row, final, float(rng.normal(1, 0.03))) for row in range(1, ROWS + 1)], **label,
             )  # fmt: skip
             path = folder / RECORDS_FOLDER / f"{record.config_hash}.json"
