@@ -164,11 +164,13 @@ def spread(results: Results, baseline: str, cells: Sequence[str]) -> pd.DataFram
 
 def show(plan: SeedPlan, console: Console) -> None:
     """Print the plan as a table."""
+    tested = [f"the primary comparison alone at {100 * ALPHA:g} %"] if plan.comparisons < len(plan.table) else []
+    if plan.comparisons:
+        tested += [f"{text.counted(plan.comparisons, 'comparison')} of the family together at {100 * ALPHA:g} %"]
     console.print(
         f"Seeds needed to find a true difference of {plan.difference:g}{plan.unit} with {100 * plan.power:g} % power. "
         f"Planned on the upper {100 * BOUND:g} % bound of the pilot's sd; in brackets the number's 95 % interval. "
-        f"The primary comparison is tested alone at {100 * ALPHA:g} %, {plan.comparisons} others share "
-        f"{100 * ALPHA:g} %.",
+        f"Tested are {text.listing(tested)}.",
         soft_wrap=True,
     )
     table = Table()
