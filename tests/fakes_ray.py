@@ -76,15 +76,6 @@ class NotingTrainable(TrivialTrainable):
         return super().step()
 
 
-class ElsewhereTrainable(AblationTrainable):
-    """Trains as it should, until a file in the study's folder says that its driver had other code."""
-
-    def setup(self, config: dict[str, Any], **others: Any) -> None:
-        if (Path(config["study_directory"]) / "other code").exists():
-            config = {**config, "environment": {**config["environment"], "code": "newer"}}
-        super().setup(config, **others)
-
-
 class ChattyTrainable(TrivialTrainable):
     """Reports a row at every step, as fast as it can, before it ends."""
 
@@ -114,22 +105,30 @@ class RacingTrainable(TrivialTrainable):
 
 
 class FaultyTrainable(AblationTrainable):
-    """The real trainable, except that the cell `mlp` raises with seed 1 while `fault` lies in the study's folder."""
+    """The real trainable, with faults that files in the study's folder ask for.
+
+    `other code`: its driver had other code. `raise`, `unreadable`: the cell `mlp` raises with seed 1, or its record is
+    none.
+    """
+
+    def setup(self, config: dict[str, Any], **others: Any) -> None:
+        if (Path(config["study_directory"]) / "other code").exists():
+            config = {**config, "environment": {**config["environment"], "code": "newer"}}
+        super().setup(config, **others)
+
+    def _asked(self, fault: str) -> bool:
+        assert self.store is not None
+        return self.labels["cell"] == "mlp" and self.trainer.seed == 1 and self.store.exists(fault)
 
     def _step(self) -> dict[str, Any]:
-        fault = self.store is not None and self.store.exists("fault")
-        if fault and self.labels["cell"] == "mlp" and self.trainer.seed == 1:
+        if self._asked("raise"):
             raise RuntimeError("planned\nfault")
         return super()._step()
-
-
-class UnreadableTrainable(AblationTrainable):
-    """The real trainable, except that the record of the cell `mlp` with seed 1 is none while `fault` lies there."""
 
     def _end_seed(self, status: str, error: str | None) -> None:
         super()._end_seed(status, error)
         assert self.store is not None
-        if self.store.exists("fault") and self.labels["cell"] == "mlp" and self.trainer.seed == 1:
+        if self._asked("unreadable"):
             with self.store.writing(self._record_name) as file:
                 file.write(b"no record")
 

@@ -226,7 +226,7 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
                     "runs_left": expected.runs,
                     "slots": resources.slots,
                     "gpus_per_trial": resources.gpus_per_trial,
-                    **({"packing": resources.packing.to_json()} if resources.packing else {}),
+                    **_measured(resources),
                     "folder": str(plan.folder),
                     "choices": dict(plan.choices),
                     **expected.to_json(),
@@ -267,6 +267,11 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
     if all(cell["baseline"] == cell["name"] for cell in plan.to_json()["cells"]):
         line = f"  note: without another cell beside '{plan.study.baseline}' the report has no comparisons"
         console.print(line, soft_wrap=True)
+
+
+def _measured(resources: Resources) -> dict[str, Any]:
+    """Return what `--json` says of a packing that was measured."""
+    return {"packing": resources.packing.to_json()} if resources.packing else {}
 
 
 def _packing(packing: Packing) -> str:
@@ -370,6 +375,7 @@ def train(
         "cost_unit": resources.cost_unit,
         "peak_memory_bytes": progress.peak_bytes,
         "utilisation": progress.utilisation(),
+        **_measured(resources),
         **(facts or {}),
         **({"race": race.standing(plan).to_json()} if plan.is_race else {}),
     }

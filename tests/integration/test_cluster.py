@@ -24,6 +24,7 @@ from sweeps.engine.cluster import cluster_resources, joined, require_nodes
 from sweeps.engine.lease import LEASE_FILE
 from sweeps.engine.memory import Footprint, free_bytes
 from sweeps.engine.storage import Storage
+from sweeps.exp6_grid import STUDY
 from tests.drivers import comparable, driver, processes_of, records_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -63,13 +64,7 @@ def test_a_node_that_dies_costs_nothing_and_the_cluster_survives_the_study(
 ) -> None:
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    address = ["--ray-address", cluster.address]
-    limit = small_study.index("--max-concurrent")
-    unlimited = [*small_study[:limit], *small_study[limit + 2 :], *address]
-    plan = json.loads(finished(driver([*unlimited, "--dry-run", "--json"])))
-    assert plan["slots"] == 2, "as many as the nodes have cores"
-    assert plan["estimate_seconds"] > 0, "as measured on a node"
-    process = driver([*small_study, *address])
+    process = driver([*small_study, "--ray-address", cluster.address])
     wait_for(lambda: bool(records_of(Path("results"))), process)
     cluster.remove_node(node, allow_graceful=False)
     output = finished(process)
@@ -78,9 +73,18 @@ def test_a_node_that_dies_costs_nothing_and_the_cluster_survives_the_study(
     assert cluster.head_node.dead_processes() == []
 
 
-def test_a_node_is_asked_for_the_memory_of_what_it_may_train(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_plan_asks_the_nodes_for_cores_speed_and_memory(
+    small_study: list[str], cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cluster.add_node(num_cpus=3)
     cluster.wait_for_nodes()
+    limit = small_study.index("--max-concurrent")
+    unlimited = [*small_study[:limit], *small_study[limit + 2 :], "--ray-address", cluster.address]
+    assert STUDY.main([*unlimited, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["slots"] == 4, "as many as the nodes have cores"
+    assert plan["estimate_seconds"] > 0, "as measured on a node"
+
     free = free_bytes(torch.device("cpu"))
     assert free is not None
     storage = Storage(tmp_path, None)
@@ -172,9 +176,10 @@ def test_a_driver_that_is_killed_and_whose_folder_is_gone_loses_nothing(
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
 def test_a_cluster_that_is_not_there_is_one_line(address: str, small_study: list[str], tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
     process = driver([*small_study, "--ray-address", address], RAY_ADDRESS="127.0.0.1:1")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert errors.startswith(f"error: --ray-address {address}: no Ray cluster can be joined there")
     assert len(errors.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(tmp_path.iterdir()) == before
