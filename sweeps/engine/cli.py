@@ -284,7 +284,9 @@ def _packing(packing: Packing) -> str:
 
 def _precision(plan: Plan) -> str:
     chosen = plan.choices["precision"]
-    return ", ".join(chosen[scale] if len(chosen) == 1 else f"{chosen[scale]} at {scale}" for scale in plan.scales)
+    if len(set(chosen.values())) == 1:
+        return str(chosen[plan.scales[0]])
+    return ", ".join(f"{chosen[scale]} at {scale}" for scale in plan.scales)
 
 
 def _print_cells(plan: Plan, console: Console) -> None:
