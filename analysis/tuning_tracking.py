@@ -39,7 +39,7 @@ class TuningTracker:
     def _look(self) -> None:
         """Know the runs that are there; one that was left half written goes."""
         self._ids = {}
-        for run in list(self.tracker.children()):
+        for run in self.tracker.children():
             if run.data.tags.get(KIND_TAG) != TUNING:
                 continue
             if run.info.status in ("FINISHED", "FAILED"):
