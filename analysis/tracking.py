@@ -307,8 +307,14 @@ class MlflowTracker:
             raise AnalysisError(f"MLflow's store {public(self.uri)} cannot be used: {_reason(error)}") from error
         self._known = True
 
-    def _is_there(self) -> bool:
-        """Return whether there is a store to write to; one that never answered is looked for again."""
+    def is_there(self, *, again: bool = False) -> bool:
+        """Return whether there is a store to write to; one that never answered is looked for again.
+
+        Args:
+            again: whether one that has just failed is tried, too.
+        """
+        if again:
+            self._rests_until = 0.0
         if not self._known and not self.resting:
             with self.tolerant():
                 self._look()
@@ -476,7 +482,7 @@ class MlflowTracker:
             labels: `cell`, `scale`, `factors`, `seed` and `flaws`.
             config: the resolved configuration.
         """
-        if not self._is_there():
+        if not self.is_there():
             return
         with self.tolerant():
             if address not in self._open and self._statuses.get(address) in (FINISHED, DIVERGED):
@@ -499,7 +505,7 @@ class MlflowTracker:
 
     def end(self, record: TrialRecord) -> None:
         """Close a run that has ended, whatever of its rows was missing included."""
-        if not self._is_there():
+        if not self.is_there():
             return  # `close` copies it
         with self.tolerant():
             self._copy(record)
@@ -509,8 +515,7 @@ class MlflowTracker:
 
         One that has ended and still could not be copied stays open.
         """
-        self._rests_until = 0.0
-        if not self._is_there():
+        if not self.is_there(again=True):
             return
         if _is_server(self.uri):
             with self.tolerant():
