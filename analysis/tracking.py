@@ -307,8 +307,14 @@ class MlflowTracker:
             raise AnalysisError(f"MLflow's store {public(self.uri)} cannot be used: {_reason(error)}") from error
         self._known = True
 
-    def _is_there(self) -> bool:
-        """Return whether there is a store to write to; one that never answered is looked for again."""
+    def is_there(self, *, again: bool = False) -> bool:
+        """Return whether there is a store to write to; one that never answered is looked for again.
+
+        Args:
+            again: whether one that has just failed is tried, too.
+        """
+        if again:
+            self._rests_until = 0.0
         if not self._known and not self.resting:
             with self.tolerant():
                 self._look()
@@ -355,22 +361,27 @@ class MlflowTracker:
         return " AND ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in tags.items())
 
     def _parent(self) -> str:
+        """Have the study's parent run. Of several, which lost answers leave, one stays and has all nested runs."""
         tags = {"study": self.study, "kind": "study"}
-        found = self.client.search_runs([self.experiment_id], self._tag_filter(**tags), max_results=1)
-        if found:
-            self.client.update_run(found[0].info.run_id, status="RUNNING")
-            return found[0].info.run_id
-        return self.client.create_run(
-            self.experiment_id,
-            run_name=self.study,
-            tags={PREFIX + name: value for name, value in tags.items()}
-            | {
-                f"{PREFIX}corpus_hash": self.plan["data_hash"],
-                **self._protocol_tags(self.plan["flaws"]),
-                "mlflow.note.content": self.plan["title"],
-                **{PREFIX + name: value for name, value in self.environment.items()},
-            },
-        ).info.run_id
+        if not self._found(self._tag_filter(**tags)):
+            self.client.create_run(
+                self.experiment_id,
+                run_name=self.study,
+                tags={PREFIX + name: value for name, value in tags.items()}
+                | {
+                    f"{PREFIX}corpus_hash": self.plan["data_hash"],
+                    **self._protocol_tags(self.plan["flaws"]),
+                    "mlflow.note.content": self.plan["title"],
+                    **{PREFIX + name: value for name, value in self.environment.items()},
+                },
+            )
+        parent, *surplus = sorted(run.info.run_id for run in self._found(self._tag_filter(**tags)))
+        for run_id in surplus:
+            for run in self._found(f"tags.`{PARENT_TAG}` = '{run_id}'"):
+                self.client.set_tag(run.info.run_id, PARENT_TAG, parent)
+            self.client.delete_run(run_id)
+        self.client.update_run(parent, status="RUNNING")
+        return parent
 
     def _protocol_tags(self, flaws: Iterable[str]) -> dict[str, str]:
         """Return the tags by which no flawed number can be mistaken for a sound one, which has no flaws' tag."""
@@ -378,29 +389,34 @@ class MlflowTracker:
         return {f"{PREFIX}protocol": self.plan["protocol"], **({f"{PREFIX}flaws": named} if named else {})}
 
     def _find_children(self, query: str = "") -> None:
-        """Know the runs that are there. Of several of one (cell, seed), which lost answers leave, one stays."""
-        found: dict[str, list[Run]] = {}
+        """Know the runs that are there.
+
+        Of several of one (cell, seed), or of one trial of a search, which lost answers leave, one stays.
+        """
+        found: dict[tuple[str | None, str], list[Run]] = {}
         for run in self.children(query):
-            if run.data.tags.get(KIND_TAG) != TUNING:
-                found.setdefault(run.data.tags[f"{PREFIX}config_hash"], []).append(run)
+            tags = run.data.tags
+            found.setdefault((tags.get(f"{PREFIX}arm"), tags[f"{PREFIX}config_hash"]), []).append(run)
         for runs in found.values():
             furthest, *surplus = sorted(runs, key=_progress, reverse=True)
             for run in surplus:
                 self.client.delete_run(run.info.run_id)
-            self._remember(furthest)
+            if furthest.data.tags.get(KIND_TAG) != TUNING:
+                self._remember(furthest)
 
-    def children(self, query: str = "") -> Iterator[Run]:
-        """Yield all nested runs of the study; `query` asks for more in MLflow's words."""
+    def children(self, query: str = "") -> list[Run]:
+        """Return all nested runs of the study; `query` asks for more in MLflow's words."""
+        return self._found(f"tags.`{PARENT_TAG}` = '{self.parent_id}'{query}")
+
+    def _found(self, query: str) -> list[Run]:
+        """Return the experiment's runs that a query in MLflow's words asks for."""
+        found: list[Run] = []
         token: str | None = ""
         while token is not None:
-            page = self.client.search_runs(
-                [self.experiment_id],
-                f"tags.`{PARENT_TAG}` = '{self.parent_id}'{query}",
-                max_results=1000,
-                page_token=token or None,
-            )
-            yield from page
+            page = self.client.search_runs([self.experiment_id], query, max_results=1000, page_token=token or None)
+            found += page
             token = page.token or None
+        return found
 
     def _remember(self, run: Run) -> None:
         address = run.data.tags[f"{PREFIX}config_hash"]
@@ -466,7 +482,7 @@ class MlflowTracker:
             labels: `cell`, `scale`, `factors`, `seed` and `flaws`.
             config: the resolved configuration.
         """
-        if not self._is_there():
+        if not self.is_there():
             return
         with self.tolerant():
             if address not in self._open and self._statuses.get(address) in (FINISHED, DIVERGED):
@@ -489,7 +505,7 @@ class MlflowTracker:
 
     def end(self, record: TrialRecord) -> None:
         """Close a run that has ended, whatever of its rows was missing included."""
-        if not self._is_there():
+        if not self.is_there():
             return  # `close` copies it
         with self.tolerant():
             self._copy(record)
@@ -499,12 +515,11 @@ class MlflowTracker:
 
         One that has ended and still could not be copied stays open.
         """
-        self._rests_until = 0.0
-        if not self._is_there():
+        if not self.is_there(again=True):
             return
         if _is_server(self.uri):
             with self.tolerant():
-                self._find_children()  # a request that the client repeated may have made a run twice
+                self._find_children()  # a request that the client repeated may have made a run or a trial twice
         self.copy_records(folder)
         recorded = {path.stem for name in (RECORDS_FOLDER, FAILURES_FOLDER) for path in (folder / name).glob("*.json")}
         with self.tolerant():
@@ -639,9 +654,9 @@ class MlflowTracker:
         self._behind.discard(address)
 
 
-def _progress(run: Run) -> tuple[bool, float]:
-    """Return how far the copy of a run is: whether it is whole, and the last update of its curve."""
-    return f"{PREFIX}status" in run.data.tags, run.data.metrics.get(STEP, 0.0)
+def _progress(run: Run) -> tuple[bool, float, bool]:
+    """Return how far the copy of a run is: its status copied, the last update of its curve, and whether it is ended."""
+    return f"{PREFIX}status" in run.data.tags, run.data.metrics.get(STEP, 0.0), run.info.status != "RUNNING"
 
 
 def _tag_value(found: Sequence[Mapping[str, Any]]) -> str:

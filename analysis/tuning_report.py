@@ -84,8 +84,8 @@ def _introduction(tuning: Tuning) -> list[str]:
         f"{declared['updates']} updates ({text.whole(declared['trial_tokens'])} tokens). "
         + (
             f"At the rungs (updates {rungs}) a trial goes on only if it is among the best 1/{declared['reduction']} of "
-            "its own cell's trials there; a trial stopped there is part of a longer schedule, and its loss is compared "
-            "with no other. "
+            "its own cell's trials there; a trial stopped there is part of a longer schedule and has no loss: what it "
+            "had there helps to choose what is tried next, and no more. "
             if declared["rungs"]
             else "No trial was stopped early. "
         )

@@ -33,13 +33,13 @@ class TuningTracker:
         """MLflow run of each ended trial, by arm and hash."""
         self._behind: set[str] = set()
         """Arm and hash of each trial that has ended and could not be written as it did."""
-        with tracker.tolerant():
-            self._look()
+        self._known = False
+        """Whether what the store has of the searches is known."""
 
     def _look(self) -> None:
         """Know the runs that are there; one that was left half written goes."""
         self._ids = {}
-        for run in list(self.tracker.children()):
+        for run in self.tracker.children():
             if run.data.tags.get(KIND_TAG) != TUNING:
                 continue
             if run.info.status in ("FINISHED", "FAILED"):
@@ -47,18 +47,23 @@ class TuningTracker:
                 self._ids[key] = run.info.run_id
             else:
                 self.tracker.client.delete_run(run.info.run_id)
+        self._known = True
 
     def ended(self, record: TuningRecord) -> None:
         """Write a trial that has just ended, anew where it was there; of a store that rests `copy` takes care."""
         self._behind.add(_key(record))
-        if not self.tracker.resting:
+        if self.tracker.is_there():
             with self.tracker.tolerant():
+                if not self._known:
+                    self._look()
                 self._replace(record)
 
     def copy(self, records: Iterable[TuningRecord]) -> None:
         """Write the trials that have ended and are not there as they did."""
+        if not self.tracker.is_there(again=True):
+            return
         with self.tracker.tolerant():
-            if self._behind:
+            if self._behind or not self._known:
                 self._look()
             for record in records:
                 key = _key(record)

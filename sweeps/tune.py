@@ -126,7 +126,6 @@ def tuned_study(study: Study) -> Study:
 
 
 def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
-    from analysis.tracking import require_tracking, tracking_uri
     from sweeps.engine.declaration import exchange, kept_choices
     from sweeps.engine.forecast import forecast
     from sweeps.engine.optuna_copy import storage_url
@@ -139,8 +138,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
         return resolve(tuned_study(study), options, resources, kept=kept_choices)
 
     with cli.workplace(options) as resources:
-        require_tracking(tracking_uri())
-        plan = make()
+        plan = cli.planned(make)
         space, budget = parse_space(options.space), make_budget(plan, options)
         declared = declare(plan, space, budget, options)
         # What the storage has is brought later: until then all trials count.
@@ -304,7 +302,9 @@ class Search:
         from analysis.tuning_report import write_tuning_report
         from analysis.tuning_tracking import TuningTracker
 
-        tracker = MlflowTracker(self.plan.to_json(), self.environment, tracking_uri(), warn=self._say)
+        tracker = MlflowTracker(
+            self.plan.to_json(), self.environment, tracking_uri(), warn=self._say, required=not self.plan.has_begun
+        )
         self.tracker = TuningTracker(tracker)
         complete = False
         self._write_declared()

@@ -95,9 +95,9 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
 
 
 def planned(make: Callable[[], Plan]) -> Plan:
-    """Return a study's plan, once there is a place to track its runs.
+    """Return the plan of a study, or of a search, once there is a place to track its runs.
 
-    A study that has records goes on while its MLflow server is down: what is there of MLflow is a copy, made later.
+    One that has records goes on while its MLflow server is down: what is there of MLflow is a copy, made later.
 
     Args:
         make: the plan.
@@ -111,7 +111,7 @@ def planned(make: Callable[[], Plan]) -> Plan:
         require_tracking(tracking_uri())
     except NoAnswerError:
         plan = make()
-        if plan.ended:
+        if plan.has_begun:
             return plan
         raise
     return make()
@@ -337,7 +337,7 @@ def train(
     with ThreadPoolExecutor(1) as background:
         # The database is made while Ray starts: both take seconds. Ray's workers never touch it.
         opening = background.submit(
-            MlflowTracker, plan.to_json(), environment, tracking_uri(), warn=progress.say, required=not plan.ended
+            MlflowTracker, plan.to_json(), environment, tracking_uri(), warn=progress.say, required=not plan.has_begun
         )
         try:
             with ray_session(resources) if plan.open_runs() else nullcontext():

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.schema import DIVERGED, FINISHED, STEP, VAL_LOSS
 from analysis.tracking import holds_secret, public, split_credentials
-from analysis.tuning_records import DIVERGED, FINISHED, SEARCH, STOPPED, TuningRecord
+from analysis.tuning_records import SEARCH, STOPPED, TuningRecord
 from moe_models.errors import ConfigError, require
+from sweeps.engine.search import distributions
 from sweeps.engine.space import Space
 
 if TYPE_CHECKING:
@@ -37,6 +39,22 @@ def storage_url(option: str | None, folder: Path) -> str:
         f"machine; put the URL into the environment variable {STORAGE_VARIABLE}",
     )
     return option or os.environ.get(STORAGE_VARIABLE) or f"sqlite:///{folder / STORAGE_FILE}"
+
+
+def frozen_trial(record: TuningRecord, space: Space) -> optuna.trial.FrozenTrial:
+    """Return a trial that has ended as Optuna has it; `user_attrs` hold its address and its number."""
+    import optuna
+
+    state = optuna.trial.TrialState.COMPLETE if record.status == FINISHED else optuna.trial.TrialState.PRUNED
+    evaluated = {row[STEP]: row[VAL_LOSS] for row in record.rows if row.get(VAL_LOSS) is not None}
+    return optuna.trial.create_trial(
+        state=state,
+        value=record.loss,
+        params=record.hyperparameters,
+        distributions=distributions(space),
+        intermediate_values={**{int(step): loss for step, loss in record.rungs.items()}, **evaluated},
+        user_attrs={"number": record.number, "config_hash": record.config_hash, "status": record.status},
+    )
 
 
 class OptunaCopy:
@@ -69,8 +87,6 @@ class OptunaCopy:
 
     def copy(self, records: Iterable[TuningRecord]) -> None:
         """Add the trials that have ended and are not there yet."""
-        from sweeps.engine.search import frozen_trial
-
         try:
             for record in records:
                 if record.status not in (FINISHED, STOPPED, DIVERGED):

@@ -33,6 +33,7 @@ from analysis.schema import (
     write_json,
 )
 from analysis.tracking import flatten
+from analysis.tuning_records import TUNING_FOLDER
 from moe_models.accounting import Counts, count
 from moe_models.config import ModelConfig
 from moe_models.errors import ConfigError, require
@@ -144,6 +145,11 @@ class Plan:
     def is_stale(self) -> bool:
         """Whether another driver has extended the study, or ended runs of it, since this was planned."""
         return read_plan(self.folder / PLAN_FILE) != self.existing or _ended(self.folder) != self.ended
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there are records of the study, or of the search that it confirms."""
+        return self.ended > 0 or any((self.folder / TUNING_FOLDER).glob("*/*.json"))
 
     @property
     def name(self) -> str:

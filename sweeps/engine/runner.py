@@ -30,6 +30,7 @@ import ray
 import ray.cloudpickle
 from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -60,6 +61,10 @@ TUNE_ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+# Tune sends the driver's AWS keys to its workers, and Ray logs what is sent. Workers have those of their own machine.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -119,14 +120,52 @@ def goes_on(losses: Mapping[int, float], number: int, reduction: int) -> bool:
 def suggest(space: Space, records: Iterable[TuningRecord], seed: int, number: int) -> dict[str, float]:
     """Return the next hyperparameters by the tree-structured Parzen estimator (arXiv:2304.11127).
 
-    Its first ten draws are random, and equal in all cells. Stopped and diverged trials count as worse than finished
-    ones, the earlier they ended the worse.
+    Its first ten draws are random, and equal in all cells. All that it learns from is the order of the trials that have
+    ended: cells in which that is the same are searched alike.
     """
     import optuna
+    from optuna.trial import TrialState, create_trial
 
-    study = _study(space, records)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    known = distributions(space)
+    tried = sorted(records, key=lambda record: record.number)
+    place_of = {record.number: place for place, record in enumerate(best_first(tried))}
+    study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="minimize")
+    for record in tried:
+        if record.status == RUNNING:  # it keeps away from what is being tried
+            study.add_trial(create_trial(state=TrialState.RUNNING, params=record.hyperparameters, distributions=known))
+        elif record.number in place_of:
+            place = float(place_of[record.number])
+            study.add_trial(create_trial(value=place, params=record.hyperparameters, distributions=known))
     study.sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, SEARCH, number) % 2**32)
-    return dict(study.ask(distributions(space)).params)
+    return dict(study.ask(known).params)
+
+
+def best_first(records: Iterable[TuningRecord]) -> list[TuningRecord]:
+    """Return the trials of a search that have ended in their order: by the loss after the whole schedule.
+
+    A stopped trial is placed by what it could have had: its loss at its last rung, less the median of what the trials
+    that went on from there fell by. Were it placed behind all that finished, the first trial, which always goes on,
+    would count as one of the best however poor it is. Diverged trials come last, the earlier they ended the worse.
+    """
+    losses: dict[int, list[float]] = {}
+    """By number: at each rung that was reached, and at the end."""
+    ended = [record for record in records if record.status in (FINISHED, STOPPED, DIVERGED)]
+    for record in ended:
+        if record.status != DIVERGED:
+            at_rungs = [record.rungs[rung] for rung in sorted(record.rungs, key=int)]
+            losses[record.number] = at_rungs if record.loss is None else [*at_rungs, record.loss]
+    points = max(map(len, losses.values()), default=0)
+    falls = [
+        statistics.median(its[point] - its[point + 1] for its in losses.values() if len(its) > point + 1)
+        for point in range(points - 1)
+    ]
+
+    def place(record: TuningRecord) -> tuple[bool, float, int]:
+        its = losses.get(record.number)
+        return its is None, -record.updates if its is None else its[-1] - sum(falls[len(its) - 1 :]), record.number
+
+    return sorted(ended, key=place)
 
 
 def draw(space: Space, seed: int, number: int) -> dict[str, float]:
@@ -140,38 +179,6 @@ def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistributi
     from optuna.distributions import FloatDistribution
 
     return {axis.name: FloatDistribution(axis.low, axis.high, log=axis.log) for axis in space}
-
-
-def _study(space: Space, records: Iterable[TuningRecord]) -> optuna.Study:
-    """Return a study in memory that holds the records."""
-    import optuna
-
-    logging.getLogger("optuna").setLevel(logging.WARNING)
-    study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="minimize")
-    study.add_trials([frozen_trial(record, space) for record in sorted(records, key=lambda record: record.number)])
-    return study
-
-
-def frozen_trial(record: TuningRecord, space: Space) -> optuna.trial.FrozenTrial:
-    """Return a record as Optuna has it; `user_attrs` hold its address and its number."""
-    import optuna
-
-    states = {
-        RUNNING: optuna.trial.TrialState.RUNNING,
-        FINISHED: optuna.trial.TrialState.COMPLETE,
-        STOPPED: optuna.trial.TrialState.PRUNED,
-        DIVERGED: optuna.trial.TrialState.PRUNED,
-        FAILED: optuna.trial.TrialState.FAIL,
-    }
-    evaluated = {row[STEP]: row[VAL_LOSS] for row in record.rows if row.get(VAL_LOSS) is not None}
-    return optuna.trial.create_trial(
-        state=states[record.status],
-        value=record.loss,
-        params=record.hyperparameters,
-        distributions=distributions(space),
-        intermediate_values={**{int(step): loss for step, loss in record.rungs.items()}, **evaluated},
-        user_attrs={"number": record.number, "config_hash": record.config_hash, "status": record.status},
-    )
 
 
 class Arm:
@@ -247,7 +254,8 @@ class Arm:
     def ask(self) -> TuningRecord | None:
         """Return the next trial, recorded; None where none can begin now (or, when complete, ever).
 
-        A trial whose record is gone comes before any new one, as it was: what it is to be knows those before it alone.
+        A trial whose record is gone comes before any new one, and knows those before it alone: with one trial at a time
+        it is what it was.
         """
         if self._again:
             number = self._again.pop(0)

@@ -161,7 +161,7 @@ def make_search(folder: Path, cells: tuple[str, ...] = ("baseline", "attention")
 def test_the_report_says_what_was_spent_found_and_stopped(tmp_path: Path) -> None:
     report = write_tuning_report(make_search(tmp_path)).read_text()
     assert "| baseline | search: TPE, poor trials stopped at rungs | 9 | 6 finished, 3 stopped | 8,100 |" in report
-    assert "its loss is compared with no other" in report
+    assert "is part of a longer schedule and has no loss" in report
     assert "| baseline | 12 | 0.90 | 0.10 |" in report
     assert "attention: 2 draws are too few." in report
     assert "sensitivity (nats)" in report

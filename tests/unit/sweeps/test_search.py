@@ -26,9 +26,9 @@ from analysis.tuning_records import (
 )
 from moe_models.errors import ConfigError
 from sweeps.engine.importance import importance
-from sweeps.engine.optuna_copy import OptunaCopy, storage_url
+from sweeps.engine.optuna_copy import OptunaCopy, frozen_trial, storage_url
 from sweeps.engine.plan import Plan
-from sweeps.engine.search import Arm, Budget, draw, goes_on, open_trials, suggest, sweep_of
+from sweeps.engine.search import Arm, Budget, best_first, draw, goes_on, open_trials, suggest, sweep_of
 from sweeps.engine.space import DEFAULT_SPACE, parse_space
 from sweeps.engine.storage import Storage
 from trainables.tuning_trainable import TuningTrainable
@@ -58,6 +58,24 @@ def train(arm: Arm, most: int | None = None) -> None:
         if all(arm.reached(record.number, curve(record.hyperparameters, updates)) for updates in (*arm.milestones, 9)):
             arm.end(record.number, FINISHED, curve(record.hyperparameters, 9))
         ended += 1
+
+
+def train_together(arm: Arm, slots: int, chance: np.random.Generator, most: int) -> None:
+    """Train several trials at a time, rungs and ends in any order; stop after so many of these."""
+    ways: dict[int, list[int]] = {}
+    for _ in range(most):
+        while len(ways) < slots and (record := arm.ask()) is not None:
+            ways[record.number] = [*arm.milestones, BUDGET.updates]
+        if not ways:
+            return
+        number = int(chance.choice(sorted(ways)))
+        updates = ways[number].pop(0)
+        rows = curve(arm.records[number].hyperparameters, updates)
+        if not arm.reached(number, rows):
+            del ways[number]
+        elif not ways[number]:
+            arm.end(number, FINISHED, rows)
+            del ways[number]
 
 
 @pytest.fixture
@@ -145,6 +163,34 @@ def test_an_interrupted_search_goes_on_exactly(
     train(arm_in(parts))
     assert told(parts) == told(whole)
     assert arm_in(parts).ask() is None
+
+
+@pytest.mark.parametrize("chance", range(3))
+def test_several_at_a_time_and_interrupted_every_cell_has_its_whole_search_and_true_losses(
+    tmp_path: Path, arm_in: Callable[..., Arm], chance: int
+) -> None:
+    """What is suggested beyond the first ten draws may differ then; what was trained, and how many, does not."""
+    rng = np.random.default_rng(chance)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(arm_in(whole))
+    asked: dict[int, dict[str, float]] = {}
+    for most in (9, 14, 99):
+        train_together(arm_in(parts), 3, rng, most)
+        for record in read_tuning_records(parts):
+            assert asked.setdefault(record.number, record.hyperparameters) == record.hyperparameters
+    read_tuning_records(parts)[12].write(parts).unlink()
+    arm = arm_in(parts)
+    assert arm.left == 1
+    train_together(arm, 3, rng, 99)
+    records = read_tuning_records(parts)
+    assert [record.number for record in records] == list(range(BUDGET.trials))
+    assert [record.hyperparameters for record in records[:10]] == [values for _, values, *_ in told(whole)[:10]]
+    for record in records:
+        assert record.status in (FINISHED, STOPPED)
+        assert record.rows == curve(record.hyperparameters, record.updates)
+        assert record.rungs == {
+            str(rung): loss_at(record.hyperparameters, rung) for rung in BUDGET.milestones if rung <= record.updates
+        }
 
 
 @pytest.mark.parametrize("gone", [(2,), (0, 11), (13,)])
@@ -328,6 +374,53 @@ def test_suggestions_are_functions_of_the_records(tmp_path: Path, arm_in: Callab
         assert axis.low <= first[axis.name] <= axis.high
 
 
+def trial(number: int, status: str, *losses: float, rows: list[dict[str, Any]] | None = None) -> TuningRecord:
+    """A trial with its losses at the rungs that it reached and, when it has finished, at its end."""
+    updates = (*BUDGET.milestones, BUDGET.updates)[: len(losses)]
+    curve = [{"step": step, "tokens": step, "val_loss": loss} for step, loss in zip(updates, losses, strict=True)]
+    return TuningRecord(
+        study="s", cell="baseline", arm=SEARCH, number=number, seed=SEED, config_hash=f"{number}", status=status,
+        hyperparameters=draw(SPACE, SEED, number), rows=curve if rows is None else rows,
+        rungs={str(step): loss for step, loss in zip(BUDGET.milestones, losses, strict=False)},
+    )  # fmt: skip
+
+
+def test_trials_are_ordered_by_what_they_could_have_had_at_the_end() -> None:
+    """The first trial always goes on, and this one is poor: what was stopped ahead of it is better."""
+    tried = [
+        trial(0, FINISHED, 6.6, 6.1, 5.6),  # fell by 0.5 and 0.5
+        trial(1, FINISHED, 5.5, 4.7, 4.2),  # by 0.8 and 0.5
+        trial(2, STOPPED, 6.1),
+        trial(3, DIVERGED, 5.0, 9.0, 9.9),
+        trial(4, STOPPED, 5.7, 4.8),  # by 0.9
+        trial(5, RUNNING, 5.0),
+        trial(6, FAILED, 5.0),
+        trial(7, STOPPED, 7.2),
+        trial(8, DIVERGED, 5.0),
+        trial(9, STOPPED, 6.1),
+    ]
+    assert [record.number for record in best_first(tried)] == [1, 4, 2, 9, 0, 7, 3, 8]
+    assert best_first([]) == []
+    assert [record.number for record in best_first([trial(0, STOPPED, 5.0), trial(1, STOPPED, 4.0)])] == [1, 0]
+
+
+def test_what_is_suggested_depends_on_stopped_trials_too_and_on_their_order_alone() -> None:
+    """Both cells finished the same trials, and no cell's suggestions hang on how large its losses are."""
+
+    def searched(low_is_better: bool, more: float = 0.0) -> list[TuningRecord]:
+        rates = [draw(SPACE, SEED, number)["adamw_learning_rate"] for number in range(14)]
+        places = [sorted(rates, reverse=not low_is_better).index(rate) for rate in rates]
+        finished = [trial(0, FINISHED, 9.0 + more, 8.0 + more, 7.0 + more), trial(1, FINISHED, 5.0, 4.5, 4.0)]
+        return finished + [trial(n, STOPPED, 6.0 + places[n] / 10 + more) for n in range(2, 14)]
+
+    low = [suggest(SPACE, searched(True), SEED, number) for number in range(14, 20)]
+    high = [suggest(SPACE, searched(False), SEED, number) for number in range(14, 20)]
+    assert low != high
+    mean = [np.mean([math.log(values["adamw_learning_rate"]) for values in found]) for found in (low, high)]
+    assert mean[0] < mean[1]
+    assert [suggest(SPACE, searched(True, more=1.0), SEED, number) for number in range(14, 20)] == low
+
+
 def test_draws_are_independent_uniform_on_the_log_and_equal_in_all_cells() -> None:
     found = np.array([list(draw(SPACE, SEED, number).values()) for number in range(2_000)])
     shares = [
@@ -379,17 +472,10 @@ def test_the_optuna_copy_holds_each_trial_once(tmp_path: Path, arm_in: Callable[
     assert not warnings
 
 
-def test_diverged_and_failed_trials_have_no_value() -> None:
-    from sweeps.engine.search import frozen_trial
-
-    fixed: dict[str, Any] = {
-        "study": "s", "cell": "baseline", "arm": SEARCH, "number": 0, "seed": SEED, "config_hash": "0",
-        "hyperparameters": draw(SPACE, SEED, 0),
-    }  # fmt: skip
+def test_a_diverged_trial_has_no_value_in_the_copy() -> None:
     rows = [{"step": 1, "tokens": 1, "val_loss": 6.0}, {"step": 2, "tokens": 2, "val_loss": None}]
-    diverged = frozen_trial(TuningRecord(**fixed, status=DIVERGED, rows=rows), SPACE)
+    diverged = frozen_trial(trial(0, DIVERGED, rows=rows), SPACE)
     assert (diverged.state, diverged.intermediate_values) == (optuna.trial.TrialState.PRUNED, {1: 6.0})
-    assert frozen_trial(TuningRecord(**fixed, status=RUNNING), SPACE).state == optuna.trial.TrialState.RUNNING
 
 
 def test_passwords_of_a_storage_stay_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -317,16 +317,17 @@ def test_all_lies_where_the_store_is_and_nothing_in_the_current_folder(tracked: 
     assert [path.name for path in Path().iterdir()] == ["results"]
 
 
+def trial_of(plan: Plan, number: int, status: str = FINISHED) -> TuningRecord:
+    cell = plan.cells[0]
+    return TuningRecord(
+        study=plan.name, cell=cell.name, arm="search", number=number, hyperparameters={}, seed=1000,
+        config_hash=f"{number:016x}", config=cell.config.to_dict(), status=status, rows=[row(2, tokens=2048)],
+    )  # fmt: skip
+
+
 def test_trials_of_a_search_are_nested_under_the_study_once(tracked: Any) -> None:
     plan, connect = tracked
-    cell = plan.cells[0]
-    trials = [
-        TuningRecord(
-            study=plan.name, cell=cell.name, arm="search", number=number, hyperparameters={}, seed=1000,
-            config_hash=f"{number:016x}", config=cell.config.to_dict(), status=status, rows=[row(2, tokens=2048)],
-        )
-        for number, status in enumerate((FINISHED, FAILED, "running"))
-    ]  # fmt: skip
+    trials = [trial_of(plan, number, status) for number, status in enumerate((FINISHED, FAILED, "running"))]
     for _ in range(2):  # the second driver finds what the first one wrote
         tracker = connect()
         TuningTracker(tracker).copy(trials)
@@ -340,29 +341,23 @@ def test_trials_that_a_store_missed_are_written_at_the_end_once(tracked: Any, mo
     from mlflow.exceptions import MlflowException
 
     plan, connect = tracked
-    cell, tracker = plan.cells[0], connect()
+    tracker = connect()
     tracker._warn = lambda line: None
     calls: list[str] = []
-
-    def trial(number: int, status: str = FINISHED) -> TuningRecord:
-        return TuningRecord(
-            study=plan.name, cell=cell.name, arm="search", number=number, hyperparameters={}, seed=1000,
-            config_hash=f"{number:016x}", config=cell.config.to_dict(), status=status, rows=[row(2, tokens=2048)],
-        )  # fmt: skip
 
     def fail(*_: Any, **__: Any) -> None:
         calls.append("log_batch")
         raise MlflowException("database is locked")
 
     copies = TuningTracker(tracker)
-    copies.ended(trial(0, FAILED))
+    copies.ended(trial_of(plan, 0, FAILED))
     monkeypatch.setattr(tracker.client, "log_batch", fail)
-    copies.ended(trial(1))  # is left half written
-    copies.ended(trial(0))  # was tried again
-    copies.ended(trial(2))
+    copies.ended(trial_of(plan, 1))  # is left half written
+    copies.ended(trial_of(plan, 0))  # was tried again
+    copies.ended(trial_of(plan, 2))
     assert calls == ["log_batch"], "a store that failed is left alone"
     monkeypatch.undo()
-    copies.copy([trial(0), trial(1), trial(2)])
+    copies.copy([trial_of(plan, number) for number in range(3)])
     found = children(tracker.client)
     assert {run.data.tags["ablatune.status"] for run in found.values()} == {FINISHED}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
@@ -540,6 +535,59 @@ def test_of_several_copies_of_a_run_the_furthest_stays(tracked: Any) -> None:
     found = children(trackers[0].client)
     assert found[run.config_hash].info.run_id == trackers[1]._ids[run.config_hash]
     assert found[other.config_hash].info.run_id == trackers[2]._ids[other.config_hash]
+
+
+def test_a_server_that_makes_all_twice_has_each_once(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client repeats a request that was not answered, also where the first one made a run."""
+    plan, connect = tracked
+    run, make = plan.runs()[0], MlflowClient.create_run
+    trial = trial_of(plan, 0)
+
+    def twice(client: MlflowClient, *arguments: Any, **named: Any) -> Run:
+        make(client, *arguments, **named)
+        return make(client, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "create_run", twice)
+    monkeypatch.setattr("analysis.tracking._is_server", lambda uri: True)
+    tracker = connect()
+    TuningTracker(tracker).ended(trial)
+    start(tracker, run)
+    record(plan, run).write(plan.folder / RECORDS_FOLDER)
+    tracker.close(plan.folder, complete=True)
+    assert set(children(tracker.client)) == {trial.config_hash, run.config_hash}
+    runs = all_runs(tracker.client)
+    assert [one.info.status for one in runs] == ["FINISHED"] * 3, "the study, its run and its trial"
+
+
+def test_a_study_that_has_two_parents_has_all_under_one(tracked: Any) -> None:
+    plan, connect = tracked
+    tracker, (run, other) = connect(), plan.runs()[:2]
+    parent = tracker.client.get_run(tracker.parent_id)
+    start(tracker, run)
+    tracker.parent_id = tracker.client.create_run(parent.info.experiment_id, tags=parent.data.tags).info.run_id
+    start(tracker, other)
+    kept = connect().parent_id
+    found = children(tracker.client)
+    assert {one.data.tags["mlflow.parentRunId"] for one in found.values()} == {kept}
+    assert set(found) == {run.config_hash, other.config_hash}
+    assert len(all_runs(tracker.client)) == 3
+
+
+def test_a_trial_whose_making_was_not_answered_is_not_there_twice(
+    tracked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    plan, connect = tracked
+    tracker, trial = connect(), trial_of(plan, 0)
+    tracker._warn = lambda line: None
+    copies = TuningTracker(tracker)
+    with monkeypatch.context() as patch:
+        made = after(tracker.client.create_run, MlflowException("the connection was reset"))
+        patch.setattr(tracker.client, "create_run", made)
+        copies.ended(trial)
+    copies.copy([trial])
+    assert children(tracker.client)[trial.config_hash].info.status == "FINISHED"
 
 
 @pytest.mark.usefixtures("_no_rest")

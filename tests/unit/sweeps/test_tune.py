@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
+from analysis.schema import DIVERGED
 from analysis.tracking import sync_mlflow, tracking_uri
-from analysis.tuning_records import RUNNING, STOPPED, TUNING_FILE
+from analysis.tuning_records import RUNNING, TUNING_FILE
 from moe_models.errors import ConfigError
 from sweeps import tune
 from sweeps.engine import memory, runner, tuning
@@ -149,11 +151,11 @@ def test_an_interrupted_search_keeps_what_goes_on_and_is_known_to_other_commands
 
     def train_one_each(plan: Plan, arms: Sequence[Arm], *_: Any, **__: Any) -> bool:
         for arm in arms[:2]:
-            for status in (STOPPED, RUNNING):
+            for status in (DIVERGED, RUNNING):
                 record = arm.ask()
                 assert record is not None
-                if status == STOPPED:
-                    arm.end(record.number, STOPPED, [])
+                if status == DIVERGED:
+                    arm.end(record.number, DIVERGED, [])
                 kept.append(plan.folder / "checkpoints" / f"{record.config_hash}.pt")
                 kept[-1].parent.mkdir(exist_ok=True)
                 kept[-1].touch()
@@ -166,11 +168,43 @@ def test_an_interrupted_search_keeps_what_goes_on_and_is_known_to_other_commands
     folder = kept[0].parents[1]
     (search,) = find_studies(Path("results"))
     assert (search.name, search.state) == (folder.name, "search, 2 of 52 trials, interrupted")  # 2 x (16 + 2 x 5)
-    assert (search.counts[STOPPED], search.left) == (2, "50 trials")
+    assert (search.counts[DIVERGED], search.left) == (2, "50 trials")
     with pytest.raises(ConfigError, match="has no runs yet: it is a search, 2 of 52 trials, interrupted"):
         find_plan(folder)
     assert export_study(search, Path("search.zip")) == 5, "the declaration and four trials"
     assert sync_mlflow(folder, tracking_uri())[0].endswith(f" has 2 trials of {folder.name}")
+
+
+def test_a_search_with_records_goes_on_while_its_tracking_server_is_down(
+    fixed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[str] = []
+
+    def train_one(plan: Plan, arms: Sequence[Arm], *_: Any, **told: Any) -> bool:
+        record = arms[0].ask()
+        assert record is not None
+        arms[0].end(record.number, DIVERGED, [])
+        ended.append(record.config_hash)
+        told["ended"](arms[0], arms[0].records[record.number])
+        return True
+
+    monkeypatch.setattr(tuning, "run_arms", train_one)
+    monkeypatch.setattr(tuning, "line_of", lambda record: "diverged")
+    monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    with monkeypatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        assert tune.main([*fixed, "--steps", "9"]) == 2
+        assert "the tracking server http://127.0.0.1:9 does not answer" in capsys.readouterr().err
+    assert tune.main([*fixed, "--steps", "9"]) == 130
+    with monkeypatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        assert tune.main([*fixed, "--steps", "9"]) == 130
+        assert capsys.readouterr().out.count("MLflow cannot be written (the tracking server") == 1
+    assert tune.main([*fixed, "--steps", "9"]) == 130
+    client = MlflowClient(tracking_uri())
+    (experiment,) = client.search_experiments(filter_string="name = 'tune_exp6_grid'")
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags.get("ablatune.config_hash", "") for run in runs) == sorted(["", *ended])
 
 
 def test_a_search_that_lacks_trials_is_not_confirmed(
