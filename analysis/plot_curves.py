@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import marks
-from analysis.figure_style import COLOURS, FAINT, FLAWED, INK, MUTED, new_figure
+from analysis.figure_style import COLOURS, FAINT, FLAWED, INK, MUTED, new_figure, strokes
 from analysis.results import Results
 from analysis.schema import CELL, SEED, STEP, TOKENS, TRAIN_SECONDS, VAL_LOSS
 
@@ -90,7 +90,8 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
     if curves.empty:
         return None
     curves["x"] /= UNITS[x]
-    cells = [cell for cell in results.baselines if cell in set(curves[CELL])]
+    known = set(curves[CELL])
+    cells = [cell for cell in results.baselines if cell in known]
     some = ""
     if len(cells) > MOST:
         best = set(curves.groupby(CELL)["mean"].last().nsmallest(MOST).index) | set(results.baselines.values())
@@ -155,11 +156,9 @@ def _panel(
     """
     lines = dict(list(curves.groupby(CELL, sort=False)))
     for cell in others:
-        colour, width = (INK, 1.3) if cell in references else (FAINT, 0.8)
-        axes.plot(
-            lines[cell]["x"], lines[cell]["mean"], color=colour, linewidth=width, zorder=2,
-            label=cell if cell in references else None,
-        )  # fmt: skip
+        if cell in references:
+            axes.plot(lines[cell]["x"], lines[cell]["mean"], color=INK, linewidth=1.3, zorder=2, label=cell)
+    strokes(axes, [lines[cell][["x", "mean"]].to_numpy() for cell in others if cell not in references], FAINT, 0.8)
     for i, cell in enumerate(members):
         line, colour = lines[cell], COLOURS[i]
         axes.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.12, linewidth=0)

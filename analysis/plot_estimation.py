@@ -133,8 +133,11 @@ def _distribution(axes: Axes, mean: float, half: float, n: int, colour: str) -> 
 def _difference_axis(axes: Axes, values: pd.DataFrame, row: dict[str, Any], labelled: bool) -> None:
     """Draw the scale of differences on the right: zero is the baseline's mean over the pairs."""
     zero = _zero(values, row)
-    right = axes.secondary_yaxis("right", functions=(partial(np.add, -zero), partial(np.add, zero)))
     whole = zero == float(values.loc[row["baseline"]].mean())
-    right.tick_params(labelright=labelled or not whole, labelsize=8, length=0)
+    if whole and not labelled:
+        axes.spines["right"].set_visible(True)
+        return
+    right = axes.secondary_yaxis("right", functions=(partial(np.add, -zero), partial(np.add, zero)))
+    right.tick_params(labelsize=8, length=0)
     right.spines["right"].set_color(FAINT)
     right.yaxis.set_major_formatter(lambda d, _: text.number(d, 3, sign=True))
