@@ -84,10 +84,10 @@ def _title(factors: Sequence[str], levels: Sequence[Any]) -> str:
 def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | None:
     """Draw validation loss against `x` (tokens or train_seconds), or its difference from the baseline's.
 
-    None where there are no curves.
+    None where no cell has two evaluations.
     """
     curves = mean_curves(results, x, relative)
-    if curves.empty:
+    if curves.empty or curves.groupby(CELL).size().max() < 2:
         return None
     curves["x"] /= UNITS[x]
     known = set(curves[CELL])
@@ -101,13 +101,15 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
     columns = min(2, len(groups))
     rows = -(-len(groups) // columns)
     updates = curves.groupby(CELL)[STEP].transform("max")
-    shown = curves if relative else curves[curves[STEP] >= SHOWN_FROM * updates]
+    late = curves[curves[STEP] >= SHOWN_FROM * updates]
+    is_cut = not relative and late.groupby(CELL).size().min() > 1
+    shown = late if is_cut else curves
     figure = new_figure(
         5.2 * columns + 1,
         0.9 + (2.7 if columns > 1 else 4.2) * rows,
         _heading(x, relative),
-        f"Mean over {_seeds(curves)}; band: lowest to highest seed. Grey: the other cells. "
-        + ("Paired by seed." if relative else "The first third of training is cut off.")
+        f"Mean over {_seeds(curves)}; band: lowest to highest seed. Grey: the other cells."
+        + (" Paired by seed." if relative else " The first third of training is cut off." if is_cut else "")
         + some,
         marks.warning(results),
     )

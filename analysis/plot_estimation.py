@@ -42,12 +42,16 @@ def estimation_figure(results: Results, analysis: Analysis) -> Figure | None:
     groups = [rows for _, rows in drawn.groupby("scale", sort=False)]
     columns = min(COLUMNS, max(map(len, groups)))
     lines = [-(-len(rows) // columns) for rows in groups]
+    what = (
+        "Dots: seeds; right: difference of the means and its 95 % interval"
+        if (drawn["pairing"] == UNPAIRED).all()
+        else "Dots: seeds, paired by lines; right: mean difference, its 95 % interval and t distribution"
+    )
     figure = new_figure(
         max(2.15 * columns + 0.7, 7.0),
         1.1 + 2.35 * sum(lines),
         "Every seed against the baseline",
-        "Dots: seeds, paired by lines; right: mean difference, its 95 % interval and t distribution"
-        f"{' (scale on the right)' if columns > 1 else ''}. Hollow: without a pair.{some}",
+        f"{what}{' (scale on the right)' if columns > 1 else ''}. Hollow: without a pair.{some}",
         marks.warning(results),
     )
     grid = figure.subplots(sum(lines), columns, squeeze=False)

@@ -46,13 +46,14 @@ MOST_ROWS = 60
 def ranking_figure(results: Results, analysis: Analysis) -> Figure:
     """Each cell's mean with its interval and every seed as a dot, best on top, one panel a scale."""
     table = analysis.ranking
+    unpaired = (analysis.comparisons["pairing"] == UNPAIRED).any()
     colours = dict(zip(analysis.comparisons["cell"], verdict_colours(analysis.comparisons), strict=True))
     figure, panels = _rows_figure(
         results,
         table,
         f"Ranking by {results.metric.replace('val_', 'validation ')}",
         "Diamond and bar: mean with its 95 % interval; dots: seeds; dashes: the baseline's mean. "
-        "Colour: the comparison paired by seed.",
+        f"Colour: the comparison{'' if unpaired else ' paired by seed'}.",
     )
     values = results.finished(results.metric)
     for axes, rows in panels:

@@ -253,7 +253,42 @@ def test_no_empty_panel_is_seen_beside_three_costs(grid: tuple[Results, Analysis
     assert sum(axes.get_visible() for axes in figure.axes) == 3
 
 
+# --- words ---
+
+
+def test_words_on_top_stay_within_narrow_figures(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=4))
+    with figure_style.style():
+        for name, figure in figures(results, analyse(results)).items():
+            figure.draw_without_rendering()
+            boxes = [said.get_window_extent() for said in figure.texts]
+            assert max(box.x1 for box in boxes) < figure.bbox.x1, name
+            assert boxes[1].y0 > max(axes.get_window_extent().y1 for axes in figure.axes), name
+
+
+def test_words_of_disjoint_seeds_speak_of_no_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "apart.csv"
+    rows = [f"{cell},{seed + 10 * place},{4 + place + seed / 9}" for place, cell in enumerate(("baseline", "new"))
+            for seed in range(4)]  # fmt: skip
+    path.write_text("cell,seed,val_loss\n" + "\n".join(rows))
+    results = load_results(path)
+    said = " ".join(words(figure) for figure in figures(results, analyse(results)).values())
+    assert "paired" not in said
+
+
 # --- curves ---
+
+
+@pytest.mark.parametrize(("kept", "cut"), [([300], None), ([50, 300], False), ([50, 200, 300], True)])
+def test_curves_of_few_evaluations(tmp_path: Path, kept: list[int], cut: bool | None) -> None:
+    """One evaluation is no curve, and two are not cut to one."""
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=2))
+    results.curves.loc[~results.curves["step"].isin(kept), "val_loss"] = np.nan
+    drawn = [plots.loss_figure(results, "tokens"), plots.loss_figure(results, "tokens", relative=True)]
+    assert [figure is None for figure in drawn] == [cut is None] * 2
+    if drawn[0] is not None:
+        assert ("The first third of training is cut off." in words(drawn[0]).replace("\n", " ")) == cut
+        assert [len(data(line)[0]) for line in drawn[0].axes[0].lines] == [2, 2]
 
 
 def test_each_scale_is_cut_by_its_own_length(tmp_path: Path) -> None:
