@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -56,7 +57,7 @@ def report(
     """
     results = dataclasses.replace(load_results(source, study, baseline, metric), include_invalid=include_invalid)
     folder = Path(source) if Path(source).is_dir() else Path(f"report-{results.study}")
-    written = write_report(results, output or folder)
+    written = write_report(results, output or folder, os.cpu_count() or 1)
     print(f"report of {results.study}: {written.html}")
     for path in written.files[1:]:
         print(f"  {path.name}")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
+from collections.abc import Sequence
 from typing import Any, cast
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import text_to_path
 
 from analysis import outcomes
 from analysis.results import NATS, Results
@@ -21,6 +28,8 @@ BETTER, WORSE, OPEN = "#0072B2", "#D55E00", "#8a94a0"
 """What a comparison says: a cell is better than its baseline, worse, or it cannot be told."""
 FLAWED = "#c1121f"
 """Of everything that is no result."""
+MARGIN = 0.18
+"""Inches left of the words on top, and at least right of them."""
 LETTERS = 11.5
 """Letters of the warning that an inch holds, wide ones included."""
 
@@ -45,6 +54,7 @@ STYLE: dict[str, Any] = {
     "ytick.major.size": 0,
     "lines.solid_capstyle": "round",
     "figure.facecolor": "white",
+    "figure.dpi": 150,
     "savefig.dpi": 150,
 }
 
@@ -59,23 +69,71 @@ def new_figure(width: float, height: float, title: str, subtitle: str, warning: 
 
     Args:
         width: inches.
-        height: inches, without the lines of the warning.
+        height: inches, with one line of the subtitle and without the warning.
         title: what it shows.
-        subtitle: how to read it.
+        subtitle: how to read it; a line that the figure is too narrow for is broken.
         warning: why it shows no results, in red under the title; empty where it does.
     """
     lines = textwrap.wrap(warning, int(LETTERS * width))
     high = 0.18 * len(lines)
-    height += high
-    below = 1 - (0.62 + high) / height
+    said = [part for line in subtitle.split("\n") for part in _broken(line, width - 2 * MARGIN)]
+    more = 0.16 * (len(said) - 1)
+    height += high + more
+    below = 1 - (0.62 + high + more) / height
     layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, below - 0.01))
     figure = Figure(figsize=(width, height), layout=layout)
-    figure.text(0.18 / width, 1 - 0.12 / height, title, va="top", fontsize=13, fontweight="bold")
+    figure.text(MARGIN / width, 1 - 0.12 / height, title, va="top", fontsize=13, fontweight="bold")
     if lines:
         words = "\n".join(lines)
-        figure.text(0.18 / width, 1 - 0.38 / height, words, va="top", fontsize=9, fontweight="bold", color=FLAWED)
-    figure.text(0.18 / width, 1 - (0.38 + high) / height, subtitle, va="top", fontsize=9, color=MUTED)
+        figure.text(MARGIN / width, 1 - 0.38 / height, words, va="top", fontsize=9, fontweight="bold", color=FLAWED)
+    figure.text(MARGIN / width, 1 - (0.38 + high) / height, "\n".join(said), va="top", fontsize=9, color=MUTED)
     return figure
+
+
+def _broken(line: str, width: float) -> list[str]:
+    """Break a line of a subtitle where it would be wider than so many inches."""
+    font, lines = FontProperties(family=STYLE["font.family"], size=9), [""]
+    for word in line.split(" "):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0] > 72 * width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG: laid out and drawn once, where `savefig` would draw it twice."""
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(file)
+    return file.getvalue()
+
+
+def strokes(
+    axes: Axes, lines: Sequence[Any], colours: str | Sequence[str], width: float, alpha: float = 1.0, zorder: float = 2
+) -> None:
+    """Draw lines with round ends as one artist: hundreds of single ones take seconds.
+
+    Args:
+        axes: where.
+        lines: of each line its points, shape (points, 2); what is not finite is not drawn.
+        colours: of all lines, or of each.
+        width: points.
+        alpha: opacity.
+        zorder: what is drawn over what.
+    """
+    axes.add_collection(
+        LineCollection(
+            lines, colors=colours, linewidths=width, alpha=alpha, zorder=zorder, capstyle="round", joinstyle="round"
+        )
+    )
+
+
+def points(axes: Axes, places: Sequence[tuple[float, float, str]], marker: str, size: float, **look: Any) -> None:
+    """Draw points (x, y, colour) as one artist a colour; `look` is as `Axes.plot` has it."""
+    for colour in dict.fromkeys(ink for _, _, ink in places):
+        x, y = zip(*((x, y) for x, y, ink in places if ink == colour), strict=True)
+        axes.plot(x, y, marker, color=colour, markersize=size, **look)
 
 
 def metric_label(results: Results) -> str:

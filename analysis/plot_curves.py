@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import marks
-from analysis.figure_style import COLOURS, FAINT, FLAWED, INK, MUTED, new_figure
+from analysis.figure_style import COLOURS, FAINT, FLAWED, INK, MUTED, new_figure, strokes
 from analysis.results import Results
 from analysis.schema import CELL, SEED, STEP, TOKENS, TRAIN_SECONDS, VAL_LOSS
 
@@ -84,13 +84,14 @@ def _title(factors: Sequence[str], levels: Sequence[Any]) -> str:
 def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | None:
     """Draw validation loss against `x` (tokens or train_seconds), or its difference from the baseline's.
 
-    None where there are no curves.
+    None where no cell has two evaluations.
     """
     curves = mean_curves(results, x, relative)
-    if curves.empty:
+    if curves.empty or curves.groupby(CELL).size().max() < 2:
         return None
     curves["x"] /= UNITS[x]
-    cells = [cell for cell in results.baselines if cell in set(curves[CELL])]
+    known = set(curves[CELL])
+    cells = [cell for cell in results.baselines if cell in known]
     some = ""
     if len(cells) > MOST:
         best = set(curves.groupby(CELL)["mean"].last().nsmallest(MOST).index) | set(results.baselines.values())
@@ -100,13 +101,15 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
     columns = min(2, len(groups))
     rows = -(-len(groups) // columns)
     updates = curves.groupby(CELL)[STEP].transform("max")
-    shown = curves if relative else curves[curves[STEP] >= SHOWN_FROM * updates]
+    late = curves[curves[STEP] >= SHOWN_FROM * updates]
+    is_cut = not relative and late.groupby(CELL).size().min() > 1
+    shown = late if is_cut else curves
     figure = new_figure(
         5.2 * columns + 1,
         0.9 + (2.7 if columns > 1 else 4.2) * rows,
         _heading(x, relative),
-        f"Mean over {_seeds(curves)}; band: lowest to highest seed. Grey: the other cells. "
-        + ("Paired by seed." if relative else "The first third of training is cut off.")
+        f"Mean over {_seeds(curves)}; band: lowest to highest seed. Grey: the other cells."
+        + (" Paired by seed." if relative else " The first third of training is cut off." if is_cut else "")
         + some,
         marks.warning(results),
     )
@@ -155,11 +158,9 @@ def _panel(
     """
     lines = dict(list(curves.groupby(CELL, sort=False)))
     for cell in others:
-        colour, width = (INK, 1.3) if cell in references else (FAINT, 0.8)
-        axes.plot(
-            lines[cell]["x"], lines[cell]["mean"], color=colour, linewidth=width, zorder=2,
-            label=cell if cell in references else None,
-        )  # fmt: skip
+        if cell in references:
+            axes.plot(lines[cell]["x"], lines[cell]["mean"], color=INK, linewidth=1.3, zorder=2, label=cell)
+    strokes(axes, [lines[cell][["x", "mean"]].to_numpy() for cell in others if cell not in references], FAINT, 0.8)
     for i, cell in enumerate(members):
         line, colour = lines[cell], COLOURS[i]
         axes.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.12, linewidth=0)

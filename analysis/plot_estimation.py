@@ -42,12 +42,16 @@ def estimation_figure(results: Results, analysis: Analysis) -> Figure | None:
     groups = [rows for _, rows in drawn.groupby("scale", sort=False)]
     columns = min(COLUMNS, max(map(len, groups)))
     lines = [-(-len(rows) // columns) for rows in groups]
+    what = (
+        "Dots: seeds; right: difference of the means and its 95 % interval"
+        if (drawn["pairing"] == UNPAIRED).all()
+        else "Dots: seeds, paired by lines; right: mean difference, its 95 % interval and t distribution"
+    )
     figure = new_figure(
         max(2.15 * columns + 0.7, 7.0),
         1.1 + 2.35 * sum(lines),
         "Every seed against the baseline",
-        "Dots: seeds, paired by lines; right: mean difference, its 95 % interval and t distribution"
-        f"{' (scale on the right)' if columns > 1 else ''}. Hollow: without a pair.{some}",
+        f"{what}{' (scale on the right)' if columns > 1 else ''}. Hollow: without a pair.{some}",
         marks.warning(results),
     )
     grid = figure.subplots(sum(lines), columns, squeeze=False)
@@ -133,8 +137,11 @@ def _distribution(axes: Axes, mean: float, half: float, n: int, colour: str) -> 
 def _difference_axis(axes: Axes, values: pd.DataFrame, row: dict[str, Any], labelled: bool) -> None:
     """Draw the scale of differences on the right: zero is the baseline's mean over the pairs."""
     zero = _zero(values, row)
-    right = axes.secondary_yaxis("right", functions=(partial(np.add, -zero), partial(np.add, zero)))
     whole = zero == float(values.loc[row["baseline"]].mean())
-    right.tick_params(labelright=labelled or not whole, labelsize=8, length=0)
+    if whole and not labelled:
+        axes.spines["right"].set_visible(True)
+        return
+    right = axes.secondary_yaxis("right", functions=(partial(np.add, -zero), partial(np.add, zero)))
+    right.tick_params(labelsize=8, length=0)
     right.spines["right"].set_color(FAINT)
     right.yaxis.set_major_formatter(lambda d, _: text.number(d, 3, sign=True))

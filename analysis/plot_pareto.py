@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import marks, text
-from analysis.figure_style import BETTER, FAINT, INK, MUTED, metric_label, new_figure
+from analysis.figure_style import BETTER, FAINT, INK, MUTED, metric_label, new_figure, strokes
 from analysis.pareto import COSTS, Cost
 from analysis.results import Results
 from analysis.runs import records
@@ -39,12 +39,12 @@ def pareto_figure(results: Results, analysis: Analysis) -> Figure | None:
     )
     grid = figure.subplots(rows * len(scales), columns, squeeze=False)
     for place, scale in enumerate(scales):
-        panels = grid[place * rows : (place + 1) * rows].flat
+        panels = list(grid[place * rows : (place + 1) * rows].flat)
         for axes, cost in zip(panels, costs, strict=False):
             _panel(axes, table[(table["scale"] == scale) & table[f"{cost.name}_front"].notna()], cost, results)
             axes.set_xlabel(cost.axis)
             axes.set_title(str(scale))
-        for axes in list(panels)[len(costs) :]:
+        for axes in panels[len(costs) :]:
             axes.set_visible(False)
     figure.supylabel(metric_label(results), fontsize=9.5, color=MUTED)
     return figure
@@ -59,15 +59,21 @@ def _fronts(table: pd.DataFrame, cost: Cost) -> bool:
 def _panel(axes: Axes, rows: pd.DataFrame, cost: Cost, results: Results) -> None:
     """Draw the cells, the front as steps, and beside the panel the names of the front's cells, the cheapest first."""
     baselines = set(results.baselines.values())
-    for row in records(rows):
-        on = bool(row[f"{cost.name}_front"])
-        colour = INK if row["cell"] in baselines else BETTER if on else FAINT
-        value, low, high = (row[cost.name + end] / cost.scale for end in ("", "_low", "_high"))
-        order = 2 + on + (row["cell"] in baselines)
-        axes.plot([low, high], [row["mean"]] * 2, color=colour, linewidth=1.2, alpha=0.8, zorder=order)
-        axes.plot([value] * 2, [row["ci_low"], row["ci_high"]], color=colour, linewidth=1.2, alpha=0.8, zorder=order)
+    kinds = [(bool(on), cell in baselines) for on, cell in zip(rows[f"{cost.name}_front"], rows["cell"], strict=True)]
+    for on, baseline in dict.fromkeys(kinds):
+        some = rows[[kind == (on, baseline) for kind in kinds]]
+        value, low, high = (some[cost.name + end] / cost.scale for end in ("", "_low", "_high"))
+        colour, order = INK if baseline else BETTER if on else FAINT, 2 + on + baseline
+        crosses = [
+            bar
+            for x, x_low, x_high, y, y_low, y_high in zip(
+                value, low, high, some["mean"], some["ci_low"], some["ci_high"], strict=True
+            )
+            for bar in ([(x_low, y), (x_high, y)], [(x, y_low), (x, y_high)])
+        ]
+        strokes(axes, crosses, colour, 1.2, alpha=0.8, zorder=order)
         axes.plot(
-            [value], [row["mean"]], "D" if on else "o", color=colour, markersize=6 if on else 4.5, zorder=2 + order,
+            value, some["mean"], "D" if on else "o", color=colour, markersize=6 if on else 4.5, zorder=2 + order,
             markeredgecolor="white", markeredgewidth=0.8,
         )  # fmt: skip
     x = rows[cost.name]

@@ -13,6 +13,7 @@ from analysis.schema import FLAWS
 from analysis.seeds import BOUND, sd_bound
 from analysis.significance import ALPHA, POWER, detectable_effect, power
 from analysis.summary import Analysis
+from analysis.unpaired import UNPAIRED
 
 SEEDS = (3, 5, 10, 20, 40)
 """Numbers of pairs that are drawn beside the study's own."""
@@ -36,13 +37,14 @@ def power_figure(results: Results, analysis: Analysis) -> Figure | None:
     found = [sd * float(detectable_effect(n, family)) for n in numbers]
     differences = np.geomspace(found[-1] / 4, found[numbers.index(own)] * 2, POINTS)
     unit = "nats" if results.metric in NATS else results.metric
+    paired = "" if (table["pairing"] == UNPAIRED).any() else "paired "
     together = f" ({family} comparisons share {100 * ALPHA:g} %)" if family > 1 else ""
     figure = new_figure(
         9,
         4.4,
         "What could be found",
-        f"Power at {100 * ALPHA / family:.2g} %{together}, for the median sd of their paired differences, "
-        f"{text.significant(sd, 2)} {unit}. Band:\n"
+        f"Power at {100 * ALPHA / family:.2g} %{together}, for the median sd of their {paired}differences, "
+        f"{text.significant(sd, 2)} {unit}. Band: "
         f"this study, up to the upper {100 * BOUND:g} % bound of that sd. Dots: the difference found with "
         f"{100 * POWER:g} % probability.",
         marks.warning(results),

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import figure_style, learning_rates, marks, text
-from analysis.figure_style import INK, MUTED, metric_label, new_figure, verdict_colours
+from analysis.figure_style import INK, MUTED, metric_label, new_figure, points, strokes, verdict_colours
 from analysis.plot_curves import loss_figure
 from analysis.plot_estimation import estimation_figure
 from analysis.plot_factorial import interactions_figure, shapley_figure
@@ -22,7 +22,7 @@ from analysis.plot_scaling import scaling_figure
 from analysis.plot_variance import variance_figure
 from analysis.results import Results
 from analysis.runs import records
-from analysis.schema import CELL, FLAWS, INVALID, SEED, TOKENS, TRAIN_SECONDS
+from analysis.schema import FLAWS, INVALID, TOKENS, TRAIN_SECONDS
 from analysis.summary import Analysis
 from analysis.unpaired import UNPAIRED
 
@@ -37,51 +37,37 @@ NO_RESULT = "no result"
 FIGURE_SPACE = "\u2007"
 ROW = 0.3
 """Inches a row of a horizontal figure takes."""
+BELOW = 0.27
+"""Of a row, how far below its estimate its seeds stand."""
 MOST_ROWS = 60
 """Rows of a scale that are drawn; the tables hold all."""
-
-
-def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
-    """Draw all figures that apply, by the name of their file (without .png), in the report's order."""
-    makers: dict[str, Callable[[], Figure | None]] = {
-        "ranking": lambda: ranking_figure(results, analysis),
-        "mean_ranks": lambda: ranks_figure(results, analysis),
-        "differences": lambda: differences_figure(results, analysis),
-        "estimation": lambda: estimation_figure(results, analysis),
-        "power": lambda: power_figure(results, analysis),
-        "contributions": lambda: contributions_figure(results, analysis),
-        "scaling": lambda: scaling_figure(results, analysis.scaling),
-        "interactions": lambda: interactions_figure(results, analysis),
-        "shapley": lambda: shapley_figure(results, analysis),
-        "loss_tokens": lambda: loss_figure(results, TOKENS),
-        "loss_seconds": lambda: loss_figure(results, TRAIN_SECONDS),
-        "difference_tokens": lambda: loss_figure(results, TOKENS, relative=True),
-        "variance": lambda: variance_figure(results, analysis),
-        "pareto": lambda: pareto_figure(results, analysis),
-    }
-    drawn = {name: make() for name, make in makers.items()}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def ranking_figure(results: Results, analysis: Analysis) -> Figure:
     """Each cell's mean with its interval and every seed as a dot, best on top, one panel a scale."""
     table = analysis.ranking
+    unpaired = (analysis.comparisons["pairing"] == UNPAIRED).any()
     colours = dict(zip(analysis.comparisons["cell"], verdict_colours(analysis.comparisons), strict=True))
     figure, panels = _rows_figure(
         results,
         table,
         f"Ranking by {results.metric.replace('val_', 'validation ')}",
         "Diamond and bar: mean with its 95 % interval; dots: seeds; dashes: the baseline's mean. "
-        "Colour: the comparison paired by seed.",
+        f"Colour: the comparison{'' if unpaired else ' paired by seed'}.",
     )
+    values = results.finished(results.metric)
     for axes, rows in panels:
-        for place, row in enumerate(records(rows)):
-            colour = figure_style.FLAWED if row[FLAWS] else colours.get(row["cell"], INK)
-            seeds = results.counted.loc[results.counted[CELL] == row["cell"]].sort_values(SEED)[results.metric]
-            axes.plot(seeds, np.full(len(seeds), place + 0.27), "o", color=colour, alpha=0.5, markersize=3.5, mew=0)
-            _estimate(axes, place, row["mean"], row["ci_low"], row["ci_high"], colour)
+        inks = [figure_style.FLAWED if row[FLAWS] else colours.get(row["cell"], INK) for row in records(rows)]
+        seeds = [
+            (value, place + BELOW, ink)
+            for place, (cell, ink) in enumerate(zip(rows["cell"], inks, strict=True))
+            for value in values.loc[cell].dropna()
+        ]
+        points(axes, seeds, "o", 3.5, alpha=0.5, markeredgewidth=0)
+        _estimates(axes, rows[["mean", "ci_low", "ci_high"]].to_numpy(), inks)
+        for place, (row, ink) in enumerate(zip(records(rows), inks, strict=True)):
             if row["is_baseline"]:
-                axes.axvline(row["mean"], color=colour, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+                axes.axvline(row["mean"], color=ink, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
             lost = [f"{row[word]} {word}" for word in ("diverged", "failed", INVALID) if row[word]]
             _beside(axes, place, ", ".join([text.estimate(row["mean"], row["ci_low"], row["ci_high"]), *lost]))
         ranks = [text.whole(row["rank"]).rjust(2, FIGURE_SPACE) for row in records(rows)]
@@ -163,27 +149,25 @@ def _rows_figure(
     return figure, [(axes, rows) for axes, (_, rows) in zip(grid[:, 0], groups, strict=True)]
 
 
-def _estimate(axes: Axes, place: int, mean: float, low: float, high: float, colour: str) -> None:
-    if np.isfinite(low) and np.isfinite(high):
-        axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
-    axes.plot([mean], [place], "D", color=colour, markersize=5.5, markeredgecolor="white", markeredgewidth=0.8)
+def _estimates(axes: Axes, figures: np.ndarray, colours: Sequence[str]) -> None:
+    """Draw each row's estimate and interval: `figures` are estimate, low and high, shape (rows, 3)."""
+    strokes(axes, [[(low, y), (high, y)] for y, (_, low, high) in enumerate(figures)], colours, 2)
+    estimates = [(value, y, colour) for y, (value, colour) in enumerate(zip(figures[:, 0], colours, strict=True))]
+    points(axes, estimates, "D", 5.5, markeredgecolor="white", markeredgewidth=0.8)
 
 
 def _forest(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw the rows' differences with their intervals about a line at zero, and their figures beside."""
     axes.axvline(0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    for place, (row, colour) in enumerate(zip(records(rows), verdict_colours(rows), strict=True)):
-        figures = (row["difference"], row["difference_low"], row["difference_high"])
-        _estimate(axes, place, *figures, colour)
-        _beside(axes, place, text.estimate(*figures, sign=True))
+    figures = rows[["difference", "difference_low", "difference_high"]].to_numpy(dtype=float)
+    _estimates(axes, figures, verdict_colours(rows))
+    for place, (difference, low, high) in enumerate(figures):
+        _beside(axes, place, text.estimate(difference, low, high, sign=True))
 
 
 def _beside(axes: Axes, place: int, words: str) -> None:
     """Write words right of the panel, level with a row."""
-    axes.annotate(
-        words, (1.015, place), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color=MUTED,
-        annotation_clip=False,
-    )  # fmt: skip
+    axes.text(1.015, place, words, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=MUTED)
 
 
 def _label_rows(
@@ -213,3 +197,22 @@ def _key(figure: Figure, results: Results, key: dict[str, str]) -> None:
 
 def _family(table: pd.DataFrame) -> str:
     return text.whole(table["family"].max())
+
+
+FIGURES: dict[str, Callable[[Results, Analysis], Figure | None]] = {
+    "ranking": ranking_figure,
+    "mean_ranks": ranks_figure,
+    "differences": differences_figure,
+    "estimation": estimation_figure,
+    "power": power_figure,
+    "contributions": contributions_figure,
+    "scaling": lambda results, analysis: scaling_figure(results, analysis.scaling),
+    "interactions": interactions_figure,
+    "shapley": shapley_figure,
+    "loss_tokens": lambda results, _: loss_figure(results, TOKENS),
+    "loss_seconds": lambda results, _: loss_figure(results, TRAIN_SECONDS),
+    "difference_tokens": lambda results, _: loss_figure(results, TOKENS, relative=True),
+    "variance": variance_figure,
+    "pareto": pareto_figure,
+}
+"""Figures by the name of their file (without .png), in the report's order; None where one does not apply."""

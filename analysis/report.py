@@ -15,10 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import narrative, plots, render
+from analysis import narrative, render
 from analysis.errors import AnalysisError
-from analysis.figure_style import style
 from analysis.final_test import open_test
+from analysis.pictures import draw
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import (
@@ -64,19 +64,23 @@ class Report:
         return (self.html, self.markdown, self.csv, self.json, self.latex, *self.figures)
 
 
-def write_report(results: Results, folder: Path) -> Report:
+def write_report(results: Results, folder: Path, processes: int = 1) -> Report:
     """Analyse the results and write report.md, report.html, results.csv, results.json, ranking.tex and PNG figures.
 
     Everything is made before anything is put in its place, each file by a rename: an error leaves an earlier report as
     it was, and a reader never sees half a file. A figure of an earlier report that no longer applies is removed.
+
+    Args:
+        results: the study.
+        folder: where the files are put; made if it is not there.
+        processes: how many may draw figures, as in `pictures.draw`.
 
     Raises:
         AnalysisError: the results cannot be analysed, or the folder cannot be written.
     """
     results = open_test(results)
     analysis = analyse(results)
-    with style():
-        pictures = {name: png(figure) for name, figure in plots.figures(results, analysis).items()}
+    pictures = draw(results, analysis, processes)
     made = render.content(results, analysis)
     files = {
         REPORT_MD: render.markdown(made, pictures).encode(),
@@ -108,15 +112,17 @@ def results_csv(runs: pd.DataFrame) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(runs.columns)
-    for row in runs.itertuples(index=False):
-        writer.writerow(_field(name, value) for name, value in zip(runs.columns, row, strict=True))
+    writer.writerows(zip(*(_fields(runs[name], name in WHOLE) for name in runs.columns), strict=True))
     return file.getvalue()
 
 
-def _field(name: str, value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    if name in WHOLE:
+def _fields(column: pd.Series, whole: bool) -> list[str]:
+    """Return a column's values as text: `isna` of single ones would take longer than all else."""
+    return ["" if null else _field(value, whole) for value, null in zip(column.tolist(), column.isna(), strict=True)]
+
+
+def _field(value: Any, whole: bool) -> str:
+    if whole:
         return str(int(value))
     return repr(float(value)) if isinstance(value, float) else str(value)
 
@@ -158,13 +164,6 @@ def _plain(value: Any) -> Any:
     if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value
-
-
-def png(figure: Any) -> bytes:
-    """Return a figure as the bytes of a PNG."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
 
 
 def write_all(folder: Path, files: dict[str, bytes]) -> None:

@@ -59,6 +59,7 @@ def mark_same_models(records: Sequence[TrialRecord], plan: Mapping[str, Any]) ->
     control = (plan.get("negative_control") or {}).get("factor")
     factors = {record.cell: record.factors for record in records}
     by_run = {(record.cell, record.seed): record for record in records}
+    trained = {run: _trained(record) for run, record in by_run.items() if record.config}
     digests: defaultdict[str, dict[int, str]] = defaultdict(dict)
     sharing: defaultdict[Any, set[str]] = defaultdict(set)
     for record in records:
@@ -66,12 +67,13 @@ def mark_same_models(records: Sequence[TrialRecord], plan: Mapping[str, Any]) ->
             digests[record.cell][record.seed] = record.digest
             sharing[record.seed, record.digest].add(record.cell)
         if record.config:
-            sharing[_trained(record)].add(record.cell)
+            sharing[trained[record.cell, record.seed]].add(record.cell)
 
     def twin(record: TrialRecord) -> _Twin | None:
         """Return the first earlier cell that trained the same model."""
         mine = digests[record.cell]
-        earlier = [sharing[_trained(record)] if record.config else set(), sharing[record.seed, record.digest]]
+        same = trained.get((record.cell, record.seed))
+        earlier = [sharing[same] if same else set(), sharing[record.seed, record.digest]]
         for cell in sorted({*earlier[0], *earlier[1]}, key=order.__getitem__):
             common = mine.keys() & digests[cell].keys()
             if order[cell] >= order[record.cell]:

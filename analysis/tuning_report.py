@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from analysis import text, tuning_plots
-from analysis.figure_style import style
-from analysis.report import png, write_all
+from analysis.figure_style import png, style
+from analysis.report import write_all
 from analysis.schema import CELL, CONFIG_HASH, ERROR, SEED, STATUS, STEPS, TOKENS, VAL_LOSS
 from analysis.tuning import EDGE_SHARE, Tuning, load_tuning
 from analysis.tuning_records import ARMS, RANDOM, SEARCH, SWEEP

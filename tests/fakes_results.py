@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis import schema
+from analysis.plots import FIGURES
 from analysis.results import Results
+from analysis.summary import Analysis
 
 
 def make_results(
@@ -53,6 +56,12 @@ def _row(cell: str, seed: int, loss: float | str, levels: Mapping[str, Any], col
     other = {"study": "study", "cell": cell, "seed": seed, "status": ended, "steps": 300, "tokens": 1000}
     labels = {"config_hash": f"{cell}-{seed}", "error": None, "flaws": "", "invalid": ""}
     return {**other, **levels, **measured, **defaults, **columns, **labels}
+
+
+def figures(results: Results, analysis: Analysis) -> dict[str, Figure]:
+    """Draw all figures that apply, by the name of their file."""
+    drawn = {name: draw(results, analysis) for name, draw in FIGURES.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def factorial_losses(

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from analysis.results import Results
 from analysis.schema import Audit
 from analysis.summary import COLUMNS, Analysis, analyse
 from tests.fakes import GRID, make_study
+from tests.fakes_results import figures
 
 LEAK, SPLIT = "leak.no_causal_mask", "split.overlapping_windows"
 EIGHT = sorted([LEAK, SPLIT, *(f"confound.number_{i}" for i in range(6))])
@@ -146,7 +148,7 @@ def test_nothing_that_is_rendered_lacks_the_mark(sound: Results, flaws: dict[str
 @given(cells=st.sets(st.sampled_from(CELLS), min_size=1))
 def test_every_figure_names_the_flaws_and_its_flawed_labels_are_red(sound: Results, cells: set[str]) -> None:
     results = with_flaws(sound, dict.fromkeys(cells, f"{LEAK} {SPLIT}"))
-    drawn = plots.figures(results, analyse(results))
+    drawn = figures(results, analyse(results))
     fronts = drawn.pop("pareto", None)
     if fronts is not None:  # flawed cells are on none
         named = "\n".join(text.get_text() for axes in fronts.axes for text in axes.texts)
@@ -183,7 +185,7 @@ def test_sound_results_have_no_trace_of_marks(sound: Results) -> None:
     assert marks.MARK not in render.html(made, {})
     assert RED not in render.markdown(made, [])
     assert "red" not in render.latex(made)
-    for figure in plots.figures(sound, analysis).values():
+    for figure in figures(sound, analysis).values():
         assert not any(red or marks.MARK in text for text, red in is_red(figure))
         assert not any(marks.MARK in text.get_text() for text in figure.texts)
 
@@ -244,7 +246,7 @@ def test_flawed_cells_take_no_rank_from_results(sound: Results) -> None:
 def test_eight_flaws_fit_into_a_figure(flawed: Results) -> None:
     """The red lines stay within the figure, and the subtitle below them."""
     with figure_style.style():
-        for figure in plots.figures(flawed, analyse(flawed)).values():
+        for figure in figures(flawed, analyse(flawed)).values():
             figure.draw_without_rendering()
             title, warning, subtitle = figure.texts[:3]
             assert all(name in warning.get_text().replace("\n", " ") for name in EIGHT)
@@ -301,12 +303,8 @@ def test_invalid_runs_are_in_no_number(audited: Results, sound: Results) -> None
     assert comparisons["p"].isna()["moe"]
     assert analysis.efficiency.set_index("cell")["n"]["moe"] == 0
     figure = plots.ranking_figure(audited, analysis)
-    dots = {
-        line.get_ydata()[0]: len(line.get_xdata())
-        for line in figure.axes[0].lines
-        if line.get_marker() == "o" and len(line.get_xdata())
-    }
-    assert sorted(dots.values()) == [3, 4, 4, 4]
+    dots = [float(y) for line in figure.axes[0].lines if line.get_marker() == "o" for y in line.get_ydata()]
+    assert sorted(Counter(dots).values()) == [3, 4, 4, 4]
     curves = plots.loss_figure(audited, "tokens")
     assert curves is not None
     assert "moe" not in {text for text, _ in is_red(curves)}

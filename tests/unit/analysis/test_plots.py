@@ -27,6 +27,7 @@ from analysis.results import Results
 from analysis.summary import Analysis, analyse
 from tests.fakes import GRID, make_study
 from tests.fakes_plan import registered
+from tests.fakes_results import figures
 
 ALL = (
     "ranking", "differences", "estimation", "power", "contributions", "loss_tokens", "loss_seconds",
@@ -52,9 +53,9 @@ def diamonds(axes: Axes) -> dict[str, tuple[float, str]]:
     labels = [label.get_text() for label in axes.get_yticklabels()]
     found = {}
     for line in axes.lines:
-        x, y = data(line)
-        if line.get_marker() == "D" and x:
-            found[labels[int(y[0])]] = (x[0], str(line.get_color()))
+        if line.get_marker() == "D":
+            for x, y in zip(*data(line), strict=True):
+                found[labels[int(y)]] = (x, str(line.get_color()))
     return found
 
 
@@ -66,7 +67,7 @@ def words(figure: Figure) -> str:
 def test_all_figures_are_drawn_and_leave_the_global_style_alone(grid: tuple[Results, Analysis]) -> None:
     before = dict(matplotlib.rcParams)
     with figure_style.style():
-        drawn = plots.figures(*grid)
+        drawn = figures(*grid)
     assert tuple(drawn) == ALL
     assert dict(matplotlib.rcParams) == before
 
@@ -81,10 +82,13 @@ def test_ranking_shows_means_seeds_and_the_baseline(grid: tuple[Results, Analysi
     order = [label.get_text().split()[0] for label in axes.get_yticklabels()]
     assert order == list(analysis.ranking["cell"])
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row is on top
-    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    dots: dict[str, list[float]] = {}
+    for line in axes.lines:
+        if line.get_marker() == "o":
+            for x, y in zip(*data(line), strict=True):
+                dots.setdefault(order[int(y)], []).append(x)
     finished = results.runs[results.runs["status"] == "finished"]
-    for cell, line in zip(order, dots, strict=True):
-        assert data(line)[0] == list(finished.loc[finished["cell"] == cell, "val_loss"])
+    assert dots == {cell: list(finished.loc[finished["cell"] == cell, "val_loss"]) for cell in order}
     vertical = [data(line)[0][0] for line in axes.lines if data(line)[1] == [0, 1]]
     assert vertical == [expected["baseline"]]
     assert "1 diverged" in words(figure)
@@ -103,9 +107,11 @@ def test_differences_show_the_comparisons_in_the_colour_of_their_verdict(grid: t
     assert shown["mlp"][1] == figure_style.WORSE
     assert shown["attention_moe"][1] == figure_style.OPEN  # diverged: not tested
     assert f"over {table['family'].iloc[0]} comparisons" in words(figure)
-    bars = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "None"]
-    low = [data(line)[0][0] for line in bars]
-    assert low == pytest.approx(list(table["difference_low"].dropna()))
+    (bars,) = figure.axes[0].collections
+    assert isinstance(bars, LineCollection)
+    ends = [segment[:, 0] for segment in bars.get_segments() if len(segment)]
+    expected = table[["difference_low", "difference_high"]].dropna()
+    np.testing.assert_allclose(ends, expected)
 
 
 def test_contributions_show_both_analyses_of_an_orthogonal_grid(tmp_path: Path) -> None:
@@ -124,7 +130,7 @@ def test_contributions_show_both_analyses_of_an_orthogonal_grid(tmp_path: Path) 
 
 def test_a_study_of_one_cell_has_no_differences(tmp_path: Path) -> None:
     results = load_results(make_study(tmp_path / "grid", cells=("baseline",), seeds=2))
-    drawn = plots.figures(results, analyse(results))
+    drawn = figures(results, analyse(results))
     assert "ranking" in drawn
     assert "differences" not in drawn
     assert "contributions" not in drawn
@@ -231,15 +237,58 @@ def test_the_front_is_drawn_and_named(grid: tuple[Results, Analysis]) -> None:
     axes = next(axes for axes in figure.axes if axes.get_xlabel() == "live parameters (millions)")
     table = analysis.pareto[analysis.pareto["live_parameters_front"].notna()]
     front = table[table["live_parameters_front"].astype(bool)]
-    drawn = sorted((x[0], y[0]) for line in axes.lines if line.get_marker() == "D" for x, y in [data(line)])
+    drawn = sorted(point for line in axes.lines if line.get_marker() == "D" for point in zip(*data(line), strict=True))
     assert drawn == sorted(zip(front["live_parameters"] / 1e6, front["mean"], strict=True))
-    assert sum(line.get_marker() in ("D", "o") for line in axes.lines) == len(table) == 15  # one cell diverged
+    cells = [point for line in axes.lines if line.get_marker() in ("D", "o") for point in zip(*data(line), strict=True)]
+    assert len(cells) == len(table) == 15  # one cell diverged
     named = axes.texts[-1].get_text()
     assert all(f"  {cell}" in named for cell in front["cell"])
     assert "peak memory" not in " ".join(axes.get_xlabel() for axes in figure.axes)  # unknown here
 
 
+def test_no_empty_panel_is_seen_beside_three_costs(grid: tuple[Results, Analysis]) -> None:
+    figure = pareto_figure(*grid)
+    assert figure is not None
+    assert [bool(axes.lines) for axes in figure.axes] == [axes.get_visible() for axes in figure.axes]
+    assert sum(axes.get_visible() for axes in figure.axes) == 3
+
+
+# --- words ---
+
+
+def test_words_on_top_stay_within_narrow_figures(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=4))
+    with figure_style.style():
+        for name, figure in figures(results, analyse(results)).items():
+            figure.draw_without_rendering()
+            boxes = [said.get_window_extent() for said in figure.texts]
+            assert max(box.x1 for box in boxes) < figure.bbox.x1, name
+            assert boxes[1].y0 > max(axes.get_window_extent().y1 for axes in figure.axes), name
+
+
+def test_words_of_disjoint_seeds_speak_of_no_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "apart.csv"
+    rows = [f"{cell},{seed + 10 * place},{4 + place + seed / 9}" for place, cell in enumerate(("baseline", "new"))
+            for seed in range(4)]  # fmt: skip
+    path.write_text("cell,seed,val_loss\n" + "\n".join(rows))
+    results = load_results(path)
+    said = " ".join(words(figure) for figure in figures(results, analyse(results)).values())
+    assert "paired" not in said
+
+
 # --- curves ---
+
+
+@pytest.mark.parametrize(("kept", "cut"), [([300], None), ([50, 300], False), ([50, 200, 300], True)])
+def test_curves_of_few_evaluations(tmp_path: Path, kept: list[int], cut: bool | None) -> None:
+    """One evaluation is no curve, and two are not cut to one."""
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=2))
+    results.curves.loc[~results.curves["step"].isin(kept), "val_loss"] = np.nan
+    drawn = [plots.loss_figure(results, "tokens"), plots.loss_figure(results, "tokens", relative=True)]
+    assert [figure is None for figure in drawn] == [cut is None] * 2
+    if drawn[0] is not None:
+        assert ("The first third of training is cut off." in words(drawn[0]).replace("\n", " ")) == cut
+        assert [len(data(line)[0]) for line in drawn[0].axes[0].lines] == [2, 2]
 
 
 def test_each_scale_is_cut_by_its_own_length(tmp_path: Path) -> None:
@@ -313,7 +362,8 @@ def test_a_panel_draws_its_cells_over_the_others(grid: tuple[Results, Analysis])
     line = next(line for line in axes.lines if line.get_label() == "mlp")
     curve = mean_curves(results, "tokens").query("cell == 'mlp' and step >= 100")
     assert data(line) == (list(curve["x"] / 1000), list(curve["mean"]))
-    assert sum(line.get_color() == figure_style.FAINT for line in axes.lines) == 11
+    (others,) = (drawn for drawn in axes.collections if isinstance(drawn, LineCollection))
+    assert len(others.get_segments()) == 11
     assert "4 to 5 seeds" in words(figure)
 
 
@@ -321,7 +371,7 @@ def test_results_without_curves_have_no_curve_figures(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("cell,seed,val_loss\nbaseline,0,1\nbaseline,1,2\nbaseline,2,3\nnew,0,1\nnew,1,1\nnew,2,1\n")
     results = load_results(path)
-    assert tuple(plots.figures(results, analyse(results))) == ("ranking", "differences", "estimation", "power")
+    assert tuple(figures(results, analyse(results))) == ("ranking", "differences", "estimation", "power")
 
 
 # --- whole factors ---
