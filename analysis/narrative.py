@@ -26,6 +26,7 @@ from analysis.schema import (
     TOKENS,
     TRAIN_SECONDS,
 )
+from analysis.stopping import shown_difference
 from analysis.summary import Analysis
 
 
@@ -195,7 +196,7 @@ def _cells(rows: pd.DataFrame, words: Callable[[dict[str, Any]], str]) -> tuple[
 
 
 def _figures(row: dict[str, Any], unit: str) -> str:
-    return text.estimate(row["difference"], row["difference_low"], row["difference_high"], sign=True) + unit
+    return text.estimate(shown_difference(row), row["difference_low"], row["difference_high"], sign=True) + unit
 
 
 def _unresolved(row: dict[str, Any], unit: str) -> str:
