@@ -3,8 +3,8 @@
 What looks large stops early, so the mean of the pairs at the stop is on average too large. The estimate here is the
 true mean under which a mean at the stop as large as the one seen, or larger, has probability 1/2: half of such
 estimates are too large. Outcomes are ordered by their mean, whatever the look (Emerson & Fleming 1990; Jennison &
-Turnbull 2000, section 8.4). The ordering by stages that is usual where the sd is known would make it worse here: where
-the boundaries are of t, those stop first whose sd came out small, and how early says little about their mean.
+Turnbull 2000, section 8.4). They are not ordered by stages, as is usual where the sd is known: where boundaries are of
+t, those stop first whose sd came out small, and how early says little about their mean.
 
 The sd at the stop stands for the true one. The looks' own boundaries, and their rule of futility, are applied to pairs
 from fixed quasi-random numbers, the same for every true mean.

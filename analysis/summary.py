@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import comparisons as pairs
+from analysis import equivalence, marks, plan_check, replication, schema, text
 from analysis import evaluation_noise as noise
-from analysis import marks, plan_check, replication, schema, text
 from analysis.all_pairs import ALL_PAIRS_COLUMNS, all_pairs
 from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.divergence import DIVERGENCE_COLUMNS, divergence
@@ -148,6 +148,7 @@ def analyse(results: Results) -> Analysis:
         *([] if results.looks else pairs.left_out(results, comparisons)),
         *_unpaired_notes(comparisons),
         *_power_notes(comparisons, results.looks),
+        *equivalence.notes(comparisons, equivalence.margin(results)),
         *([] if results.looks else _joint_notes(comparisons)),
         *noise.notes(errors, comparisons),
         *_identity_notes(results, comparisons),
