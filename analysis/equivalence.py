@@ -74,9 +74,8 @@ def showable_margin(n: ArrayLike, level: ArrayLike, power: float = POWER) -> Arr
         Shape of n; NaN where n < 2.
     """
     n, level = np.broadcast_arrays(np.asarray(n, dtype=float), np.asarray(level, dtype=float))
-    found = [
-        _showable(*setting, power) if setting[0] >= 2 else np.nan for setting in zip(n.flat, level.flat, strict=True)
-    ]
+    settings = zip(n.flat, level.flat, strict=True)
+    found = [_showable(pairs, of_each, power) if pairs >= 2 else np.nan for pairs, of_each in settings]
     return np.array(found).reshape(n.shape)
 
 
