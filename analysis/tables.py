@@ -339,6 +339,7 @@ DIVERGENCE = [
     _Column("its interval [95 %]", "rate_low", lambda row: text.interval(row["rate_low"], row["rate_high"], 2)),
     _estimate("mean", "mean of survivors [95 %]", 4, "mean_low", "mean_high", sign=False),
     _Column("median, diverged as worst", "median", _median),
+    _plan(),
     _Column(
         "better / worse / tied", "better",
         lambda row: text.NOTHING
