@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import plan_check, schema, significance
+from analysis.looks import at_look, repeated_t_interval, repeated_t_test
 from analysis.paired import moments_of
 from analysis.results import Results
 from analysis.significance import ALPHA, Array
@@ -19,6 +20,7 @@ from analysis.unpaired import (
     UnpairedMoments,
     as_pairs,
     games_howell,
+    tested_moments,
 )
 
 MOST_PAIRS = 5_000
@@ -31,10 +33,13 @@ ALL_PAIRS_COLUMNS = {
     "partner": "the one that it is compared with",
     "pairing": "'paired' by seed, or 'unpaired' (Welch, with the smaller arm's degrees of freedom where sizes are "
     "unequal) where the two share no seed",
-    "n": "pairs: seeds that finished in both; unpaired: finished runs of the smaller of the two",
-    "n_tested": "pairs that p rests on: n, save where seeds were added after results were known: then these alone",
+    "n": "pairs: seeds that finished in both, of a race those up to the last look; unpaired: finished runs of the "
+    "smaller of the two",
+    "n_tested": "pairs, or runs, that p rests on: n, save where seeds were added after results were known: then these "
+    "alone",
     "difference": "mean paired difference of the metric, cell - partner (nats for losses)",
-    "difference_low": "95 % t interval of this difference alone, lower end",
+    "difference_low": "95 % t interval of this difference alone, lower end; with several looks it holds, as p does, at "
+    "all of them",
     "difference_high": "upper end",
     "p": "paired (or Welch's) t test, two-sided, uncorrected; null below 3 pairs, where a run of either diverged, and "
     "where nothing varies",
@@ -72,27 +77,31 @@ def all_pairs(
     cells, partners = (list(names) for names in zip(*found, strict=True))
     values = results.finished(results.metric)
     x, y = values.loc[cells].to_numpy(), values.loc[partners].to_numpy()
-    differences = pd.DataFrame(x - y, columns=values.columns)
+    differences = at_look(pd.DataFrame(x - y, columns=values.columns), results.looks)
     by_seed = moments_of(differences, results)
     of_tests = moments_of(plan_check.of_added_seeds(differences, results), results)
     apart = (by_seed["n"] == 0).to_numpy()
     m = UnpairedMoments.of(x, y)
+    tested_m = tested_moments(x, y, values.columns.isin(plan_check.late_seeds(results)))
     (mean, t_sd, t_n), tests = (
         [
             np.where(apart, unpaired, rows[name])
-            for name, unpaired in zip(("difference", "t_sd", "t_n"), as_pairs(m), strict=True)
+            for name, unpaired in zip(("difference", "t_sd", "t_n"), as_pairs(moments), strict=True)
         ]
-        for rows in (by_seed, of_tests)
+        for rows, moments in ((by_seed, m), (of_tests, tested_m))
     )
     diverged = results.count(schema.DIVERGED)
     whole = ~((diverged[cells] > 0).to_numpy() | (diverged[partners] > 0).to_numpy())
-    low, high = significance.t_interval(mean, t_sd, t_n)
-    n, n_tested = (np.where(apart, m.smaller, rows["n"]).astype(int) for rows in (by_seed, of_tests))
-    p = np.where(whole & (n_tested >= MIN_RUNS), significance.t_test(*tests), np.nan)
+    low, high = repeated_t_interval(mean, t_sd, t_n, results.looks)
+    n, n_tested = (
+        np.where(apart, moments.smaller, rows["n"]).astype(int)
+        for rows, moments in ((by_seed, m), (of_tests, tested_m))
+    )
+    p = np.where(whole & (n_tested >= MIN_RUNS), repeated_t_test(*tests, results.looks), np.nan)
     columns = (
         results.scales[cells].to_numpy(), cells, partners, np.where(apart, UNPAIRED, PAIRED), n, n_tested,
         mean, low, high, p, significance.benjamini_hochberg(p), int((~np.isnan(p)).sum()),
-        _games_howell(results, values, found, m, p),
+        _games_howell(results, values, found, tested_m, p),
     )  # fmt: skip
     table = pd.DataFrame(dict(zip(ALL_PAIRS_COLUMNS, columns, strict=True)))
     tested, told_apart = int(table["p"].notna().sum()), int((table["q"] <= ALPHA).sum())

@@ -29,15 +29,21 @@ COMPARISON_COLUMNS = {
     "n_tested": "pairs that p and verdict rest on: n, save where seeds were added after results were known, by no look "
     "that the plan foresaw: then these alone, while estimates and intervals are of all",
     "difference": "mean paired difference of the metric, cell - baseline (nats for losses)",
-    "difference_low": "95 % t interval of the difference, lower end; null for n = 1 or constant differences",
+    "adjusted_difference": "the difference adjusted for looks at which the comparison could have stopped: median-"
+    "unbiased, so that half of such estimates are too large; null where the plan has one look, where nothing is "
+    "estimated, and where seeds came after the stop",
+    "difference_low": "95 % t interval of the difference, lower end; with several looks it holds at all of them; null "
+    "for n = 1 or constant differences",
     "difference_high": "its upper end",
-    "percent": "the difference in percent of perplexity, 100 (exp(difference) - 1); null unless the metric is in nats",
+    "percent": "the difference (the adjusted one where there is one) in percent of perplexity, 100 (exp(difference) - "
+    "1); null unless the metric is in nats",
     "percent_low": "lower end of its 95 % interval",
     "percent_high": "upper end",
     "sd_difference": "standard deviation of the paired differences (n - 1); null for n = 1; unpaired: of the "
     "difference of two runs, sqrt(sd_cell^2 + sd_baseline^2)",
-    "cohens_d": "difference / sqrt((sd_cell^2 + sd_baseline^2) / 2), too large at small n; null where no test is made; "
-    "unpaired: variances weighted by n - 1",
+    "cohens_d": "difference / sqrt((sd_cell^2 + sd_baseline^2) / 2), too large at small n; null where no test is made "
+    "or the plan has several looks, as are all effect sizes: no estimate of them is adjusted for stopping; unpaired: "
+    "variances weighted by n - 1",
     "hedges_g": "g_av: cohens_d without its small-sample bias (exact gamma correction)",
     "hedges_g_low": "lower end of the 95 % interval of what both cohens_d and hedges_g estimate (unpaired: noncentral "
     "t)",
@@ -46,7 +52,8 @@ COMPARISON_COLUMNS = {
     "d_z_low": "lower end of its exact 95 % interval (noncentral t)",
     "d_z_high": "upper end",
     "improved": "seeds in which the cell is better than its baseline; null where no test is made",
-    "improvement": "improved / n, the probability that the cell is better with a new seed",
+    "improvement": "improved / n, the probability that the cell is better with a new seed; null where the plan has "
+    "several looks",
     "improvement_low": "lower end of its exact 95 % interval (Clopper-Pearson)",
     "improvement_high": "upper end",
     "p": "paired (or Welch's) t test, two-sided; null below 3 pairs and where the verdict says why no test is made, or "
@@ -65,6 +72,9 @@ COMPARISON_COLUMNS = {
     "simultaneous_high": "its upper end",
     "p_equivalence": "two one-sided t tests that the difference is the plan's equivalence margin or more, "
     "Holm-corrected over the family; null where the plan has no margin",
+    "showable_margin": "smallest margin within which a true difference of 0 would be shown with 80 % power at this n, "
+    "sd and alpha = 5 % / family: where the plan's is smaller, the seeds are too few to show equivalence; null where "
+    "the plan has no margin",
     "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
     "p_max_t": "exact sign flips of whole seeds, all paired comparisons together, largest t, stepping down: adjusted "
     "for the family; assumes that differences are together symmetric; null above 20 seeds",
@@ -91,6 +101,7 @@ CONTRIBUTION_COLUMNS = {
     "baseline": "the cell it is compared with",
     "n": "pairs: seeds that finished in both",
     "difference": "mean paired difference of the metric, cell - baseline (nats for losses)",
+    "adjusted_difference": "adjusted for looks at which the comparison could have stopped; null where the plan has one",
     "difference_low": "95 % t interval, lower end",
     "difference_high": "upper end",
     "percent": "the difference in percent of perplexity",
@@ -129,8 +140,10 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     twins = _twins(differences, pairs, models, primary) & (blocked == "")
     table = paired_table(differences, blocked, results, unpaired, primary, twins)
     by_seed = table["estimated"] & (table["pairing"] == PAIRED)
+    table["adjusted_difference"] = np.nan  # of a race, by what is known of all its looks: racing.adjust
+    sized = by_seed & (not results.looks)
     moments = effects.PairedMoments(
-        n=table["n"].where(by_seed, 0).to_numpy(dtype=float),  # no effect size where nothing varies
+        n=table["n"].where(sized, 0).to_numpy(dtype=float),  # no effect size where nothing varies
         mean_difference=table["difference"].to_numpy(),
         sd_difference=table["sd_difference"].to_numpy(),
         sd_x=cells.where(differences.notna()).std(axis=1).to_numpy(),
@@ -149,8 +162,9 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     table["verdict"] = [_beside_joint(row, results.direction) for row in records(table)]
     better = differences < 0 if results.direction == "min" else differences > 0
     table["improved"] = better.sum(axis=1).where(by_seed)
-    table["improvement"] = table["improved"] / table["n"]
-    table["improvement_low"], table["improvement_high"] = clopper_pearson(table["improved"], table["n"])
+    certain = table["improved"].where(sized)
+    table["improvement"] = certain / table["n"]
+    table["improvement_low"], table["improvement_high"] = clopper_pearson(certain, table["n"])
     margin = equivalence.margin(results)
     table = table.join(equivalence.equivalence(table, margin, results.looks))
     table["verdict"] = [equivalence.verdict(row, margin) for row in records(table)]

@@ -2,16 +2,21 @@
 
 The mean of a cell's survivors flatters it, so such a cell has no rank and no t test. A rank needs no value: a diverged
 run is worse than any that finished, and two diverged runs of one seed are tied.
+
+Rates are of all runs. The sign test rests on the seeds that other tests of the comparison would rest on: see
+plan_check.py. A race's looks spend no error on it: there it is exploratory.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import schema
+from analysis import plan_check, schema
+from analysis.looks import at_look
 from analysis.results import Results
 from analysis.significance import ALPHA, clopper_pearson, holm, t_interval
 
@@ -28,11 +33,14 @@ DIVERGENCE_COLUMNS = {
     "mean_low": "95 % t interval of that mean, lower end",
     "mean_high": "upper end",
     "median": "median over all runs, diverged ones counting as worst; null where the median run itself diverged",
-    "better": "seeds in which the cell is better than its baseline, diverged runs counting as worst",
+    "plan": plan_check.PLAN_MEANING,
+    "better": "seeds in which the cell is better than its baseline, diverged runs counting as worst; of those that the "
+    "test rests on: of the primary comparison the registered ones, of others those that were added after results were "
+    "known, if there are any, of a race those up to its look",
     "worse": "seeds in which it is worse",
     "tied": "seeds in which both diverged, or are equal",
     "p_sign": "exact two-sided sign test of better against worse (ties left out), paired by seed",
-    "p_holm": "p_sign, Holm-corrected over this table",
+    "p_holm": "p_sign, Holm-corrected over this table; of the plan's primary comparison, which is tested alone, itself",
     "floor": "smallest p_sign that so many seeds can give, 2 / 2^n",
     "verdict": "of the sign test, in words",
 }
@@ -51,15 +59,13 @@ def divergence(results: Results) -> pd.DataFrame:
     is_diverged = ended == schema.DIVERGED
     worst = math.inf if results.direction == "min" else -math.inf
     ranked = values.mask(is_diverged, worst)
+    signs, plan = _signs(results, ranked)
     rows = []
     for cell in results.cells.index:
         baseline = results.baselines.get(cell, cell)
         if not (is_diverged.loc[cell].any() or is_diverged.loc[baseline].any()):
             continue
-        known = ended.loc[cell].notna() & ended.loc[baseline].notna()
-        here, there = ranked.loc[cell, known], ranked.loc[baseline, known]
-        lower, higher = int((here < there).sum()), int((here > there).sum())
-        better, worse = (lower, higher) if results.direction == "min" else (higher, lower)
+        better, worse, tied = (int((signs.loc[cell] == sign).sum()) for sign in (1, -1, 0))
         median = float(ranked.loc[cell].dropna().median()) if ended.loc[cell].notna().any() else math.nan
         rows.append(
             {
@@ -72,9 +78,10 @@ def divergence(results: Results) -> pd.DataFrame:
                 "mean": values.loc[cell].mean(),
                 "sd": values.loc[cell].std(),
                 "median": median if math.isfinite(median) else math.nan,
+                "plan": plan.get(cell, ""),
                 "better": better,
                 "worse": worse,
-                "tied": int(known.sum()) - better - worse,
+                "tied": tied,
                 "p_sign": _sign_test(better, worse) if cell != baseline else math.nan,
                 "floor": 2.0 ** (1 - better - worse) if better + worse and cell != baseline else math.nan,
             }
@@ -83,9 +90,31 @@ def divergence(results: Results) -> pd.DataFrame:
     table["rate"] = table["diverged"] / table["runs"]
     table["rate_low"], table["rate_high"] = clopper_pearson(table["diverged"], table["runs"])
     table["mean_low"], table["mean_high"] = t_interval(table["mean"], table["sd"], table["n"])
-    table["p_holm"] = holm(table["p_sign"])
+    alone = table["plan"] == plan_check.PRIMARY
+    table["p_holm"] = np.where(alone, table["p_sign"], holm(table["p_sign"].mask(alone)))
     table["verdict"] = [_verdict(*row) for row in table[["better", "worse", "p_holm", "floor"]].itertuples(index=False)]
     return table[list(DIVERGENCE_COLUMNS)]
+
+
+def _signs(results: Results, ranked: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Return what the sign tests rest on, and what the plan says of each compared cell.
+
+    Args:
+        results: the study.
+        ranked: the metric, cells x seeds; infinite where a run diverged, NaN where there is none.
+
+    Returns:
+        Cells x seeds: 1 where a cell is better than its baseline, -1 where it is worse, 0 for a tie, else NaN.
+    """
+    here, there = ranked, ranked.loc[[results.baselines.get(cell, cell) for cell in ranked.index]].to_numpy()
+    better, worse = (here < there, here > there) if results.direction == "min" else (here > there, here < there)
+    signs = (better.astype(float) - worse.astype(float)).where(here.notna() & ~np.isnan(there))
+    baselines = {str(cell): results.baselines.get(cell, cell) for cell in ranked.index}
+    plan = plan_check.standing(results, {cell: base for cell, base in baselines.items() if cell != base})
+    signs = plan_check.of_registered_seeds(at_look(signs, results.looks), plan.reindex(signs.index), results)
+    if results.looks:
+        plan[:] = f"{plan_check.EXPLORATORY}: the looks are not made for a sign test"
+    return plan_check.of_added_seeds(signs, results), plan
 
 
 def _sign_test(better: int, worse: int) -> float:

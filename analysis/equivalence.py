@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, special, stats
 
 from analysis import outcomes
 from analysis.errors import AnalysisError
-from analysis.looks import repeated_p, repeated_t_interval
+from analysis.looks import levels, repeated_p, repeated_t_interval
 from analysis.registered import registration
 from analysis.results import NATS, Results
-from analysis.significance import ALPHA, Array, holm
+from analysis.runs import records
+from analysis.significance import ALPHA, POWER, Array, holm
 
 MARGIN = "equivalence_margin"
 """Key of the plan: the largest difference, nats, that is as good as none."""
-EQUIVALENCE_COLUMNS = ("simultaneous_low", "simultaneous_high", "p_equivalence")
+EQUIVALENCE_COLUMNS = ("simultaneous_low", "simultaneous_high", "p_equivalence", "showable_margin")
+SDS = 2_000
+"""Equally likely sds over which the power of equivalence is averaged: it is good to 1e-3."""
 
 
 def margin(results: Results) -> float | None:
@@ -56,8 +60,39 @@ def tost(mean: ArrayLike, sd: ArrayLike, n: ArrayLike, margin: float, looks: Seq
     return repeated_p(np.minimum(2 * p, 1), n, looks) if looks else p
 
 
+def showable_margin(n: ArrayLike, level: ArrayLike, power: float = POWER) -> Array:
+    """Return the smallest margin, in sds of a difference, within which a true difference of 0 is shown with that power.
+
+    Of two one-sided t tests: |mean| + t sd / sqrt(n) <= margin, averaged over the sds that there may be.
+
+    Args:
+        n: pairs, one a comparison; need not be whole.
+        level: of each of the two one-sided tests.
+        power: probability of showing it.
+
+    Returns:
+        Shape of n; NaN where n < 2.
+    """
+    n, level = np.broadcast_arrays(np.asarray(n, dtype=float), np.asarray(level, dtype=float))
+    settings = zip(n.flat, level.flat, strict=True)
+    found = [_showable(pairs, of_each, power) if pairs >= 2 else np.nan for pairs, of_each in settings]
+    return np.array(found).reshape(n.shape)
+
+
+@lru_cache(maxsize=256)
+def _showable(n: float, level: float, power: float) -> float:
+    quantiles = (np.arange(SDS) + 0.5) / SDS
+    half = stats.t.isf(level, n - 1) * np.sqrt(stats.chi2.ppf(quantiles, n - 1) / (n - 1))
+
+    def lacking(margin: float) -> float:
+        shown = 2 * special.ndtr(np.maximum(margin - half, 0)) - 1
+        return float(shown.mean()) - power
+
+    return float(optimize.brentq(lacking, 0, half.max() + 10)) / math.sqrt(n)
+
+
 def equivalence(comparisons: pd.DataFrame, margin: float | None, looks: Sequence[int]) -> pd.DataFrame:
-    """Return EQUIVALENCE_COLUMNS for a `paired_table`: null where nothing varies, p also without a test or a margin.
+    """Return EQUIVALENCE_COLUMNS for a `paired_table`: null where nothing varies, the last two also without a margin.
 
     With several looks both hold at all of them at once.
 
@@ -68,8 +103,33 @@ def equivalence(comparisons: pd.DataFrame, margin: float | None, looks: Sequence
     moments = comparisons["difference"], comparisons["t_sd"], comparisons["t_n"].where(estimated, 0)
     low, high = repeated_t_interval(*moments, looks, level=1 - ALPHA / max(int(estimated.sum()), 1))
     moments = comparisons["tested_difference"], comparisons["tested_sd"], comparisons["tested_n"].where(tested, 0)
-    p = np.full(tested.shape, np.nan) if margin is None else holm(tost(*moments, margin, looks))
-    return pd.DataFrame(dict(zip(EQUIVALENCE_COLUMNS, (low, high, p), strict=True)), index=comparisons.index)
+    p, showable = np.full(tested.shape, np.nan), np.full(tested.shape, np.nan)
+    if margin is not None and tested.any():
+        p = holm(tost(*moments, margin, looks))
+        _, sd, n = (column[tested] for column in moments)
+        alpha = ALPHA / int(tested.sum())
+        at_look = dict(zip(looks, levels(looks, alpha) / 2, strict=True)) if looks else {}
+        showable[tested] = sd * showable_margin(n, [at_look.get(pairs, alpha) for pairs in n])
+    return pd.DataFrame(dict(zip(EQUIVALENCE_COLUMNS, (low, high, p, showable), strict=True)), index=comparisons.index)
+
+
+def too_few(row: Mapping[str, Any], margin: float | None) -> bool:
+    """Return whether so many seeds would rarely show a comparison's equivalence, even if there were no difference."""
+    return margin is not None and bool(row["showable_margin"] > margin)
+
+
+def notes(comparisons: pd.DataFrame, margin: float | None) -> list[str]:
+    """Say for which unresolved comparisons the seeds are too few for the margin: that is no sign of a difference."""
+    rows = [row for row in records(comparisons) if outcomes.outcome(row["verdict"]) == outcomes.OPEN]
+    few = [row for row in rows if too_few(row, margin)]
+    if not few:
+        return []
+    least = min(row["showable_margin"] for row in few)
+    return [
+        f"too few seeds for the margin of \u00b1{margin:g} nats in {len(few)} of {len(rows)} comparisons that are not "
+        f"resolved: even without any difference it would rarely be shown (80 % power needs {least:.2g} nats or more); "
+        "that they are not shown to be equivalent says nothing about a difference"
+    ]
 
 
 def verdict(row: Mapping[str, Any], margin: float | None) -> str:

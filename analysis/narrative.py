@@ -26,6 +26,7 @@ from analysis.schema import (
     TOKENS,
     TRAIN_SECONDS,
 )
+from analysis.stopping import shown_difference
 from analysis.summary import Analysis
 
 
@@ -116,7 +117,8 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
         findings.append(Finding(outcomes.DEPENDS, "Depends on whether variances are equal", cells))
     rows = found[found["outcome"] == outcomes.OPEN]
     if len(rows):
-        cells = _cells(rows, lambda row: _unresolved(row, unit))
+        margin = equivalence.margin(results)
+        cells = _cells(rows, lambda row: _unresolved(row, unit, margin))
         findings.append(Finding(outcomes.OPEN, f"Not resolved with {_seeds(rows['n'])}", cells))
     rows = found[found["outcome"] == outcomes.EQUIVALENT]
     if len(rows):
@@ -195,14 +197,15 @@ def _cells(rows: pd.DataFrame, words: Callable[[dict[str, Any]], str]) -> tuple[
 
 
 def _figures(row: dict[str, Any], unit: str) -> str:
-    return text.estimate(row["difference"], row["difference_low"], row["difference_high"], sign=True) + unit
+    return text.estimate(shown_difference(row), row["difference_low"], row["difference_high"], sign=True) + unit
 
 
-def _unresolved(row: dict[str, Any], unit: str) -> str:
+def _unresolved(row: dict[str, Any], unit: str, margin: float | None) -> str:
     """Return the figures of a difference that is not resolved, and what the data leave room for."""
     together = text.interval(row["simultaneous_low"], row["simultaneous_high"], sign=True)
     detectable = f"could detect {text.number(row['detectable'])}{unit} or more"
-    return f"{_figures(row, unit)}; interval of all together {together}; {detectable}"
+    few = f"; too few seeds to show none within \u00b1{margin:g}" if equivalence.too_few(row, margin) else ""
+    return f"{_figures(row, unit)}; interval of all together {together}; {detectable}{few}"
 
 
 def _after_colon(verdict: str) -> str:

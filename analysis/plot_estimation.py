@@ -17,6 +17,7 @@ from analysis.figure_style import FAINT, FLAWED, INK, MUTED, metric_label, new_f
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import FLAWS
+from analysis.stopping import shown_difference
 from analysis.summary import Analysis
 from analysis.unpaired import UNPAIRED
 
@@ -45,7 +46,7 @@ def estimation_figure(results: Results, analysis: Analysis) -> Figure | None:
     what = (
         "Dots: seeds; right: difference of the means and its 95 % interval"
         if (drawn["pairing"] == UNPAIRED).all()
-        else "Dots: seeds, paired by lines; right: mean difference, its 95 % interval and t distribution"
+        else f"Dots: seeds, paired by lines; right: {_what(results)}"
     )
     figure = new_figure(
         max(2.15 * columns + 0.7, 7.0),
@@ -72,6 +73,13 @@ def estimation_figure(results: Results, analysis: Analysis) -> Figure | None:
             axes.set_visible(False)
     figure.supylabel(metric_label(results), fontsize=9.5, color=MUTED)
     return figure
+
+
+def _what(results: Results) -> str:
+    """Say what is drawn of a difference: one that could have stopped earlier has no t distribution."""
+    if results.looks:
+        return "difference, adjusted where it could have stopped earlier, and its 95 % interval"
+    return "mean difference, its 95 % interval and t distribution"
 
 
 def _ends(values: pd.DataFrame, rows: pd.DataFrame) -> tuple[float, float]:
@@ -108,9 +116,9 @@ def _panel(axes: Axes, values: pd.DataFrame, row: dict[str, Any], colour: str) -
             )  # fmt: skip
     zero = _zero(values, row)
     axes.plot([BASE, DIFFERENCE + CURVE], [zero, zero], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    mean, low, high = (zero + row[name] for name in ("difference", "difference_low", "difference_high"))
+    mean, low, high = (zero + end for end in (shown_difference(row), row["difference_low"], row["difference_high"]))
     if np.isfinite(low):
-        if row["pairing"] != UNPAIRED:
+        if row["pairing"] != UNPAIRED and np.isnan(row["adjusted_difference"]):
             _distribution(axes, mean, high - mean, row["n"], colour)
         axes.plot([DIFFERENCE] * 2, [low, high], color=colour, linewidth=2, solid_capstyle="round", zorder=4)
     axes.plot(

@@ -23,6 +23,7 @@ from analysis.plot_variance import variance_figure
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import FLAWS, INVALID, TOKENS, TRAIN_SECONDS
+from analysis.stopping import shown_difference
 from analysis.summary import Analysis
 from analysis.unpaired import UNPAIRED
 
@@ -86,7 +87,7 @@ def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
         results,
         table,
         "Difference from the baseline" + ("" if (table["pairing"] == UNPAIRED).any() else ", paired by seed"),
-        "Diamond and bar: mean difference with its 95 % interval. Colour: after Holm's correction over "
+        f"Diamond and bar: {_estimated(results)} with its 95 % interval. Colour: after Holm's correction over "
         f"{_family(table)} comparisons.",
     )
     for axes, rows in panels:
@@ -109,7 +110,7 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
     ]
     if not parts:
         return None
-    subtitle = "Mean paired difference over seeds with its 95 % interval. Colour: after Holm's correction."
+    subtitle = f"Diamond and bar: {_estimated(results)} with its 95 % interval. Colour: after Holm's correction."
     if any(len(table) > MOST_ROWS for _, table, _ in parts):
         subtitle += f"\nThe first {MOST_ROWS} rows of each panel: the tables have all."
     parts = [(title, table.head(MOST_ROWS), name) for title, table, name in parts]
@@ -131,6 +132,11 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
     grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}, with {text.MINUS} without")
     _key(figure, results, DIFFERENCES)
     return figure
+
+
+def _estimated(results: Results) -> str:
+    """Say what the differences of figures are."""
+    return "difference, adjusted where it could have stopped earlier," if results.looks else "mean difference"
 
 
 def _rows_figure(
@@ -159,7 +165,8 @@ def _estimates(axes: Axes, figures: np.ndarray, colours: Sequence[str]) -> None:
 def _forest(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw the rows' differences with their intervals about a line at zero, and their figures beside."""
     axes.axvline(0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    figures = rows[["difference", "difference_low", "difference_high"]].to_numpy(dtype=float)
+    shown = [(shown_difference(row), row["difference_low"], row["difference_high"]) for row in records(rows)]
+    figures = np.array(shown, dtype=float)
     _estimates(axes, figures, verdict_colours(rows))
     for place, (difference, low, high) in enumerate(figures):
         _beside(axes, place, text.estimate(difference, low, high, sign=True))

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import outcomes, schema, text
 from analysis.comparisons import compare, negative_control
 from analysis.equivalence import margin
 from analysis.joint import one_model
-from analysis.results import Results
-from analysis.significance import t_interval
+from analysis.plan_check import PRIMARY
+from analysis.results import NATS, Results
+from analysis.runs import records
+from analysis.significance import ALPHA, t_interval
+from analysis.stopping import median_unbiased
 
 ENDED = (schema.FINISHED, schema.DIVERGED, schema.INVALID)
 """How a run can stand when a look is made; a failed one is tried again first."""
@@ -54,6 +58,9 @@ class Race:
     """Contenders that have stopped."""
     next_look: int | None
     """Seeds at the look that is to come; None where all contenders have stopped."""
+    alphas: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Contender -> at each of its looks the error over all looks by which a difference would have stopped it: by Holm,
+    5 % over the contenders of which no difference was found by then."""
 
     @property
     def running(self) -> list[str]:
@@ -96,6 +103,7 @@ def race(results: Results) -> Race | None:
     baselines = {cell: baseline for cell, baseline in pairs.items() if cell != baseline}
     seeds = sorted(results.plan["seeds"])
     stops: dict[str, Stop] = {}
+    alphas: dict[str, list[float]] = {cell: [] for cell in baselines}
     for n in results.looks:
         running = [cell for cell in baselines if cell not in stops]
         if not running:
@@ -103,15 +111,23 @@ def race(results: Results) -> Race | None:
         asked = [*dict.fromkeys(baselines[cell] for cell in running), *running]
         statuses = results.statuses.reindex(columns=seeds[:n]).loc[asked]
         if len(seeds) < n or not statuses.isin(ENDED).all(axis=None):
-            return Race(results.looks, baselines, stops, n)
-        stops |= _look(
-            results, running, {**dict.fromkeys(asked, n), **{cell: stop.n for cell, stop in stops.items()}}, n
-        )
-    return Race(results.looks, baselines, stops, None)
+            return Race(results.looks, baselines, stops, n, alphas)
+        counted = {**dict.fromkeys(asked, n), **{cell: stop.n for cell, stop in stops.items()}}
+        stopped, by = _look(results, running, counted, n)
+        stops |= stopped
+        for cell in running:
+            alphas[cell].append(by[cell])
+    return Race(results.looks, baselines, stops, None, alphas)
 
 
-def _look(results: Results, running: Sequence[str], counted: Mapping[str, int], n: int) -> dict[str, Stop]:
-    """Compare over the first seeds of each cell alone, so many as `counted` says; return the contenders that stop."""
+def _look(
+    results: Results, running: Sequence[str], counted: Mapping[str, int], n: int
+) -> tuple[dict[str, Stop], dict[str, float]]:
+    """Compare over the first seeds of each cell alone, so many as `counted` says.
+
+    Returns:
+        The contenders that stop, and by which error a difference would have stopped each that was running.
+    """
     place = {seed: place for place, seed in enumerate(sorted(results.plan["seeds"]))}
     runs = results.runs
     first = runs[schema.SEED].map(place) < runs[schema.CELL].map(counted).fillna(0)
@@ -131,7 +147,39 @@ def _look(results: Results, running: Sequence[str], counted: Mapping[str, int], 
             stops[cell] = Stop(n, FUTILE.format(wanted))
         elif n == results.looks[-1]:
             stops[cell] = Stop(n, "the last look: not resolved")
-    return stops
+    return stops, {cell: _alpha(table, cell) for cell in running}
+
+
+def _alpha(table: pd.DataFrame, cell: str) -> float:
+    """Return the error by which a difference of a contender is found: Holm's step as the others stand."""
+    row = table.loc[cell]
+    if row["plan"] == PRIMARY or str(row["verdict"]).startswith(outcomes.SAME_AS_PRIMARY):
+        return ALPHA
+    family = table[table["p"].notna() & (table["plan"] != PRIMARY)]
+    others = int((family["p_holm"].drop(index=cell, errors="ignore") <= ALPHA).sum())
+    return ALPHA / max(len(family) - others, 1)
+
+
+def adjust(results: Results, found: Race | None, comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparisons with the estimates of those that could have stopped earlier adjusted for that.
+
+    `adjusted_difference` is null, and the percentage that of the mean, where nothing was looked at several times, where
+    no difference is estimated, and where a comparison has other seeds than at the look at which it stands.
+    """
+    if found is None:
+        return comparisons
+    table, wanted = comparisons.copy(), margin(results)
+    for place, row in zip(table.index, records(table), strict=True):
+        alphas = found.alphas[row["cell"]]
+        looks = found.looks if row["cell"] in found.stops else found.looks[: len(alphas)]
+        if not alphas or row["n"] != found.looks[len(alphas) - 1] or np.isnan(row["difference_low"]):
+            continue
+        alphas = [*alphas, *[alphas[-1]] * (len(looks) - len(alphas))]
+        adjusted = median_unbiased(row["difference"], row["sd_difference"], looks, alphas, wanted)
+        table.loc[place, "adjusted_difference"] = adjusted
+        if results.metric in NATS:
+            table.loc[place, "percent"] = 100 * np.expm1(adjusted)
+    return table
 
 
 def race_table(results: Results, found: Race | None) -> pd.DataFrame:
@@ -154,8 +202,10 @@ def race_notes(found: Race | None) -> list[str]:
         return []
     notes = [
         f"looks at {text.listing([str(n) for n in found.looks])} seeds: the intervals of differences and p hold at all "
-        "of them at once, so wherever a comparison stopped; the mean difference is on average too large where it "
-        "stopped early, and d_z, g and probabilities of improvement are not adjusted for that",
+        "of them at once, so wherever a comparison stopped; a mean difference is on average too large where it could "
+        "have stopped early, so the one shown against the baseline is adjusted for that (median-unbiased)",
+        "adjusted are no means, mean ranks and differences of other tables; d_z, g and probabilities of improvement, "
+        "which would be too large, are not given",
         "a look takes the seeds up to it alone: later ones are in no difference until the next look; means and ranks "
         "are over as many seeds as each cell has",
     ]

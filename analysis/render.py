@@ -32,7 +32,7 @@ SECTIONS = {
     "race": (
         "The race",
         "At each look that the plan declares, what is decided stops and what is open gets more seeds. Intervals and p "
-        "of the differences hold at all looks at once.",
+        "of the differences hold at all looks at once; differences from the baseline are adjusted for the looks.",
     ),
     "negative_control": (
         "Negative control",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import comparisons as pairs
+from analysis import equivalence, marks, plan_check, replication, schema, text
 from analysis import evaluation_noise as noise
-from analysis import marks, plan_check, replication, schema, text
 from analysis.all_pairs import ALL_PAIRS_COLUMNS, all_pairs
 from analysis.audits import AUDIT_COLUMNS, audit_findings
 from analysis.divergence import DIVERGENCE_COLUMNS, divergence
@@ -24,7 +24,7 @@ from analysis.joint import one_model
 from analysis.looks import detectable
 from analysis.paired import rounding
 from analysis.pareto import PARETO_COLUMNS, pareto
-from analysis.racing import RACE_COLUMNS, race, race_notes, race_table
+from analysis.racing import RACE_COLUMNS, adjust, race, race_notes, race_table
 from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
 from analysis.ranking import RANKING_COLUMNS, level, rank_cells
 from analysis.results import Results, StudyAudit
@@ -126,7 +126,7 @@ def analyse(results: Results) -> Analysis:
     control = pairs.negative_control(results)
     models = one_model(results.finished(results.metric), control)
     ranking = ranking.join([rank_probabilities(results, ranking, models), groups(results, ranking, models)])
-    comparisons = pairs.compare(results, order, control, models)
+    comparisons = adjust(results, raced, pairs.compare(results, order, control, models))
     alone = pairs.contributions(results, comparisons)
     effects, effect_notes = main_effects(results)
     effects = effects.assign(plan=plan_check.standing_of_effects(results))
@@ -148,6 +148,7 @@ def analyse(results: Results) -> Analysis:
         *([] if results.looks else pairs.left_out(results, comparisons)),
         *_unpaired_notes(comparisons),
         *_power_notes(comparisons, results.looks),
+        *equivalence.notes(comparisons, equivalence.margin(results)),
         *([] if results.looks else _joint_notes(comparisons)),
         *noise.notes(errors, comparisons),
         *_identity_notes(results, comparisons),

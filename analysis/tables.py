@@ -99,7 +99,7 @@ def _improved(row: dict[str, Any]) -> str:
     if pd.isna(row["improved"]):
         return text.NOTHING
     ends = text.interval(row["improvement_low"], row["improvement_high"], 2)
-    return f"{text.whole(row['improved'])} of {text.whole(row['n'])} {ends}"
+    return f"{text.whole(row['improved'])} of {text.whole(row['n'])} {ends}".rstrip()
 
 
 def _exact(row: dict[str, Any]) -> str:
@@ -138,30 +138,45 @@ def _ranking(results: Results) -> list[_Column]:
     ]
 
 
-COMPARISONS = [
-    _name("cell"),
-    _plan(),
-    _word("verdict"),
-    _Column("pairing", "pairing", lambda row: UNPAIRED if row["pairing"] == UNPAIRED else text.NOTHING, words=True),
-    _count("n"),
-    _tested(),
-    _signed("difference", "difference [95 %]", 4),
-    _signed("percent", "% of perplexity [95 %]", 2),
-    _Column("Cohen's d", "cohens_d", lambda row: text.number(row["cohens_d"], 2, sign=True)),
-    _signed("hedges_g", "Hedges' g [95 %]", 2),
-    _signed("d_z", "d_z [95 %], depends on the pairing", 2),
-    _p("p", "p"),
-    _p("p_holm", "Holm p"),
-    _count("family"),
-    _Column("seeds improved [95 % of probability]", "improved", _improved),
-    _Column("exact p (max-t)", "p_max_t", _exact),
-    _p("p_joint", "joint p"),
-    _count("joint_family", "joint family"),
-    _Column(
-        "joint interval [95 %, all together]", "joint_low",
-        lambda row: text.interval(row["joint_low"], row["joint_high"], sign=True) or text.NOTHING,
-    ),
-]  # fmt: skip
+def _differences(results: Results) -> list[_Column]:
+    """Return the columns of a difference from the baseline: where it could have stopped early, the adjusted one too."""
+    if not results.looks:
+        return [_signed("difference", "difference [95 %]", 4)]
+    return [
+        _estimate(
+            "adjusted_difference", "difference, adjusted for its looks [95 %]", 4, "difference_low", "difference_high"
+        ),
+        _Column("mean difference", "difference", lambda row: text.number(row["difference"], sign=True)),
+    ]
+
+
+def _comparisons(results: Results) -> list[_Column]:
+    return [
+        _name("cell"),
+        _plan(),
+        _word("verdict"),
+        _Column("pairing", "pairing", lambda row: UNPAIRED if row["pairing"] == UNPAIRED else text.NOTHING, words=True),
+        _count("n"),
+        _tested(),
+        *_differences(results),
+        _signed("percent", "% of perplexity [95 %]", 2),
+        _Column("Cohen's d", "cohens_d", lambda row: text.number(row["cohens_d"], 2, sign=True)),
+        _signed("hedges_g", "Hedges' g [95 %]", 2),
+        _signed("d_z", "d_z [95 %], depends on the pairing", 2),
+        _p("p", "p"),
+        _p("p_holm", "Holm p"),
+        _count("family"),
+        _Column("seeds improved" + ("" if results.looks else " [95 % of probability]"), "improved", _improved),
+        _Column("exact p (max-t)", "p_max_t", _exact),
+        _p("p_joint", "joint p"),
+        _count("joint_family", "joint family"),
+        _Column(
+            "joint interval [95 %, all together]", "joint_low",
+            lambda row: text.interval(row["joint_low"], row["joint_high"], sign=True) or text.NOTHING,
+        ),
+    ]  # fmt: skip
+
+
 EVALUATION_NOISE = [
     _name("cell"),
     _count("n"),
@@ -190,16 +205,21 @@ CONTROL = [
     _Column("tolerance", "tolerance", lambda row: text.tiny(row["tolerance"])),
     _word("verdict"),
 ]
-CONTRIBUTIONS = [
-    _word("factor", "component"),
-    _name("cell"),
-    _count("n"),
-    _signed("difference", "difference [95 %]", 4),
-    _signed("percent", "% of perplexity [95 %]", 2),
-    _Column("accuracy", "accuracy_change", lambda row: text.number(row["accuracy_change"], sign=True)),
-    _plan(),
-    _word("verdict"),
-]
+
+
+def _contributions(results: Results) -> list[_Column]:
+    return [
+        _word("factor", "component"),
+        _name("cell"),
+        _count("n"),
+        *_differences(results),
+        _signed("percent", "% of perplexity [95 %]", 2),
+        _Column("accuracy", "accuracy_change", lambda row: text.number(row["accuracy_change"], sign=True)),
+        _plan(),
+        _word("verdict"),
+    ]
+
+
 MAIN_EFFECTS = [
     _name("effect"),
     _word("kind"),
@@ -319,6 +339,7 @@ DIVERGENCE = [
     _Column("its interval [95 %]", "rate_low", lambda row: text.interval(row["rate_low"], row["rate_high"], 2)),
     _estimate("mean", "mean of survivors [95 %]", 4, "mean_low", "mean_high", sign=False),
     _Column("median, diverged as worst", "median", _median),
+    _plan(),
     _Column(
         "better / worse / tied", "better",
         lambda row: text.NOTHING
@@ -350,11 +371,11 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
     """Return the tables that have rows, by their name in `summary.COLUMNS`, `left_out` (invalid) and `ended_early`."""
     layouts = {
         "ranking": _ranking(results),
-        "comparisons": COMPARISONS,
+        "comparisons": _comparisons(results),
         "evaluation_noise": EVALUATION_NOISE,
         "race": RACE,
         "negative_control": CONTROL,
-        "contributions": CONTRIBUTIONS,
+        "contributions": _contributions(results),
         "main_effects": MAIN_EFFECTS,
         "scaling": SCALING,
         "growth": GROWTH,

@@ -177,6 +177,19 @@ def dunnett(control: ArrayLike, *arms: ArrayLike, alpha: float = ALPHA) -> pd.Da
     return table
 
 
+def tested_moments(x: Array, y: Array, is_late: np.ndarray) -> UnpairedMoments:
+    """Return the moments that tests of rows rest on: of a row with a late run in either arm, the late ones alone.
+
+    Args:
+        x: rows x seeds, NaN where there is no run.
+        y: what each row is compared with, of the same shape.
+        is_late: for each seed whether it was added after results were known.
+    """
+    has_late = ~(np.isnan(x) & np.isnan(y))[:, is_late].all(axis=1)
+    left_out = has_late[:, None] & ~is_late
+    return UnpairedMoments.of(np.where(left_out, np.nan, x), np.where(left_out, np.nan, y))
+
+
 def unpaired_rows(cells: pd.DataFrame, bases: pd.DataFrame, late: Sequence[int] = ()) -> pd.DataFrame:
     """Compare the rows in which both arms have runs and share no seed.
 
@@ -192,9 +205,7 @@ def unpaired_rows(cells: pd.DataFrame, bases: pd.DataFrame, late: Sequence[int] 
     apart = cells.notna().any(axis=1) & bases.notna().any(axis=1) & ~(cells.notna() & bases.notna()).any(axis=1)
     x, y = cells[apart].to_numpy(), bases[apart].to_numpy()
     m = UnpairedMoments.of(x, y)
-    is_late = cells.columns.isin(list(late))
-    left_out = ~(np.isnan(x) & np.isnan(y))[:, is_late].all(axis=1)[:, None] & ~is_late
-    tested = UnpairedMoments.of(np.where(left_out, np.nan, x), np.where(left_out, np.nan, y))
+    tested = tested_moments(x, y, cells.columns.isin(list(late)))
     _, t_sd, t_n = as_pairs(m)
     _, tested_sd, tested_n = as_pairs(tested)
     g_low, g_high = independent_interval(m)

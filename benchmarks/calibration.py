@@ -1,9 +1,9 @@
 """Do the statistics hold what they promise? Simulated studies, analysed by the functions that make the reports.
 
     python benchmarks/calibration.py                 # all parts, as Markdown
-    python benchmarks/calibration.py error coverage  # some of: error, coverage, power, racing, saved, added, beyond,
-                                                     # unpaired_error, unpaired_coverage, factorial, pairs, documents,
-                                                     # bootstrap
+    python benchmarks/calibration.py error coverage  # some of: error, coverage, power, racing, saved, added, stopped,
+                                                     # beyond, unpaired_error, unpaired_coverage, factorial,
+                                                     # pairs, documents, bootstrap
 
 10,000 studies a setting from fixed random numbers: a setting's figures do not depend on which others run. Rates have a
 standard error of 0.22 points at 5 %, 0.4 at 80 %. Coverage has 40,000 (0.11 points): with 10,000 an exact interval is
@@ -25,6 +25,7 @@ from analysis.joint import dunnett_critical, many_to_one_critical, pooled_residu
 from analysis.looks import levels, repeated_t_interval, repeated_t_test
 from analysis.seeds import seeds_needed
 from analysis.significance import ALPHA, Array
+from analysis.stopping import median_unbiased
 from analysis.unpaired import UnpairedMoments, games_howell, independent_interval, welch_interval, welch_test
 
 STUDIES = 10_000
@@ -61,6 +62,12 @@ CONTENDERS = (1, 3, 15)
 EVERY_SEED = tuple(range(3, 11))
 MARGIN = 1.5
 """Of futility, in sds of a difference."""
+STUDIES_OF_FUTILITY = 1_000
+"""Each has an estimate that is integrated for it alone: a share of one half has a standard error of 1.6 points."""
+SIZES = np.linspace(0, 12, 121)
+"""Mean differences in sds between which adjusted ones are interpolated."""
+HALF_TOLERANCE = 0.02
+"""Of the share of adjusted estimates that are too large; its standard error is half a point."""
 ERROR_LIMIT = 0.058
 COVERAGE = (0.944, 0.956)
 POWER_TOLERANCE = 0.02
@@ -183,7 +190,7 @@ def normal_theory(looks: tuple[int, ...]) -> Test:
     return test
 
 
-def race(losses: Array, looks: tuple[int, ...], test: Test, margin: float = 0.0) -> tuple[Array, Array]:
+def race(losses: Array, looks: tuple[int, ...], test: Test, margin: float = 0.0) -> tuple[Array, Array, Array]:
     """Race all cells against the first as a study does: at each look Holm over the p of all, those stopped included.
 
     Args:
@@ -193,19 +200,24 @@ def race(losses: Array, looks: tuple[int, ...], test: Test, margin: float = 0.0)
         margin: where the plain 95 % interval of a difference lies within it, the contender stops for futility.
 
     Returns:
-        Which contenders a difference was found of, and the seeds that each used; shape (studies, contenders).
+        Which contenders a difference was found of, and the seeds that each used, shape (studies, contenders); and the
+        error by which a difference would have stopped each at each look, shape (studies, contenders, looks).
     """
     differences = losses[:, 1:] - losses[:, :1]
     running, found = np.full(differences.shape[:2], True), np.full(differences.shape[:2], False)
     p, used = np.ones(running.shape), np.zeros(running.shape)
-    for n in looks:
+    alphas = np.zeros((*running.shape, len(looks)))
+    for place, n in enumerate(looks):
         so_far = differences[:, :, :n]
         p = np.where(running, test(so_far, n), p)
         used = np.where(running, n, used)
         found |= running & (np.array([significance.holm(row) for row in p]) <= ALPHA)
+        others = found.sum(axis=1, keepdims=True) - found
+        # What has stopped keeps the error of its last look.
+        alphas[:, :, place:] = np.where(running, ALPHA / (p.shape[1] - others), alphas[:, :, place])[:, :, None]
         low, high = significance.t_interval(*moments(so_far))
         running &= ~found & ~((low > -margin) & (high < margin))
-    return found, used
+    return found, used, alphas
 
 
 def covered(interval: tuple[Array, Array], truth: float) -> float:
@@ -310,8 +322,8 @@ def saved_part() -> list[list[str]]:
         rng = generator(6, contenders, share, effect)
         losses = normal(0.5)(rng, STUDIES, contenders + 1, LOOKS[-1])  # differences then have an sd of 1
         losses[:, 1 : differing + 1] += effect
-        found, used = race(losses, LOOKS, repeated(LOOKS), margin)
-        fixed, _ = race(losses, LOOKS[-1:], plain)
+        found, used, _ = race(losses, LOOKS, repeated(LOOKS), margin)
+        fixed = race(losses, LOOKS[-1:], plain)[0]
         runs = used.sum(axis=1) + used.max(axis=1)
         planned = (contenders + 1) * LOOKS[-1]
         rates = [float(which[:, :differing].mean()) if differing else float("nan") for which in (found, fixed)]
@@ -340,6 +352,52 @@ def added_part() -> list[list[str]]:
         estimate = sum(float(part.mean(axis=1).sum()) for part in parts) / len(losses)
         rows.append([name, percent(error), f"{estimate:.2f}", percent(sum(inside) / len(losses))])
     return rows
+
+
+def stopped_part() -> list[list[str]]:
+    """Promised without futility: one half of a race's adjusted estimates too large, within two points."""
+    shares_of, middles_of = ["too large: mean", "adjusted", "held"], ["median: mean", "adjusted"]
+    averages_of = ["average: mean", "adjusted"]
+    rows = [["contenders", "futility", "true difference, sds of it", *shares_of, *middles_of, *averages_of]]
+    for (contenders, margin), effect in product(((1, 0.0), (3, 0.0), (1, MARGIN)), (0.5, 1.0, 1.5, 2.0, 3.0)):
+        studies = STUDIES_OF_FUTILITY if margin else STUDIES
+        losses = normal(0.5)(generator(14, contenders, margin, effect), studies, contenders + 1, LOOKS[-1])
+        losses[:, 1:] += effect  # differences then have an sd of 1
+        found = [part.ravel() for part in estimates(losses, margin)]
+        shares = [float((part > effect).mean()) for part in found]
+        held = "not promised" if margin else yes(abs(shares[1] - 0.5) <= HALF_TOLERANCE)
+        figures = [f"{middle(part):.3f}" for middle in (np.median, np.mean) for part in found]
+        futility = f"within {margin:g}" if margin else "no"
+        rows.append([f"{contenders}", futility, f"{effect:g}", *map(percent, shares), held, *figures])
+    return rows
+
+
+def estimates(losses: Array, margin: float) -> tuple[Array, Array]:
+    """Return the mean difference of each contender where its race stopped, and the adjusted one.
+
+    Without futility the adjusted one, in sds, depends on the mean in sds alone: it is interpolated.
+
+    Args:
+        losses: as of `race`.
+        margin: of futility; 0 for none.
+    """
+    _, used, alphas = race(losses, LOOKS, repeated(LOOKS), margin)
+    seen = np.arange(LOOKS[-1]) < used[:, :, None]
+    differences = np.where(seen, losses[:, 1:] - losses[:, :1], np.nan)
+    mean, sd = np.nanmean(differences, axis=2), np.nanstd(differences, axis=2, ddof=1)
+    adjusted = np.empty(mean.shape)
+    if margin:
+        for place in np.ndindex(mean.shape):
+            adjusted[place] = median_unbiased(mean[place], sd[place], LOOKS, alphas[place], margin)
+        return mean, adjusted
+    for rule in np.unique(alphas.reshape(-1, len(LOOKS)), axis=0):
+        here = (alphas == rule).all(axis=2)
+        table = [median_unbiased(size, 1.0, LOOKS, rule) for size in SIZES]
+        size = np.abs(mean[here]) / sd[here]
+        adjusted[here] = np.sign(mean[here]) * sd[here] * np.interp(size, SIZES, table)
+        beyond = here & (np.abs(mean) > SIZES[-1] * sd)
+        adjusted[beyond] = mean[beyond]  # of such differences the first look stops all
+    return mean, adjusted
 
 
 def beyond_part() -> list[list[str]]:
@@ -559,6 +617,7 @@ PARTS = {
     "racing": ("Family-wise error of a race at 5 %", racing_part),
     "saved": ("What a race saves", saved_part),
     "added": ("Added seeds", added_part),
+    "stopped": ("Estimates of a race", stopped_part),
     "beyond": ("Outside the promise", beyond_part),
     "unpaired_error": ("Disjoint seeds: family-wise error at 5 %", unpaired_error_part),
     "unpaired_coverage": ("Disjoint seeds: coverage of 95 % intervals", unpaired_coverage_part),

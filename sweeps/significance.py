@@ -80,6 +80,7 @@ def _run(argv: Sequence[str]) -> int:
         value = getattr(options, name)
         require(value is None or 0 < value < math.inf, f"--{name} must be positive but got {value}")
     require(options.protocol == "sound", "--protocol published has one seed: compare sound cells")
+    require(options.equivalence_margin is None, "--equivalence-margin is --difference here: give that")
 
     comparisons = len(contenders) * (options.scale.count(",") + 1)
     spread = None if options.pilot is None else pilot_spread(options.pilot, baseline, contenders)
@@ -95,11 +96,12 @@ def _run(argv: Sequence[str]) -> int:
         baseline=baseline,
         primary=None,
         looks=looks,
-        equivalence_margin=options.difference,
+        # Without a wanted difference a race stops nothing as futile.
+        equivalence_margin=options.difference if looks else source.equivalence_margin,
         first_seed=FIRST_SEED,
         published=None,
     )
-    planned = dataclasses.replace(options, seeds=seeds)
+    planned = dataclasses.replace(options, seeds=seeds, equivalence_margin=options.difference)
     planned.check(study)
     console = console_of(options)
     for line in lines_of(power):

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from analysis.registered import REGISTERED
 from analysis.text import counted
 from moe_models.errors import ConfigError
 from sweeps.engine.options import Options, parse
@@ -221,6 +222,7 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
                     "flaws": list(plan.protocol.flaws),
                     "scale": ",".join(plan.scales),
                     "seeds": list(plan.seeds),
+                    "equivalence_margin": plan.registration.get(REGISTERED, {}).get("equivalence_margin"),
                     "cells": cells,
                     "runs": len(plan.runs()),
                     "runs_left": expected.runs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -37,6 +38,10 @@ class Options:
     steps: int | None = None
     """Optimizer updates a run; by default the scale's own number. An update of the published protocol has 4
     micro-steps, which the reports call steps."""
+    equivalence_margin: float | None = None
+    """Largest difference, nats, that is as good as none: within it "no difference" can be a finding. By default what
+    the study declares (0.01 unless it says otherwise, 1 % of perplexity). It is registered before the first run and
+    then stays."""
     design: str = DEFAULT_DESIGN
     """What the factors mean, where a study has several designs (exp6_grid: `default` or `orthogonal`)."""
     protocol: Literal["sound", "published"] = "sound"
@@ -76,6 +81,12 @@ class Options:
         for name in ("seeds", "steps", "max_concurrent"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{flag_of(name)} must be 1 or more but got {value}")
+        margin = self.equivalence_margin
+        require(margin is None or 0 < margin < math.inf, f"--equivalence-margin must be positive but got {margin}")
+        require(
+            margin is None or self.protocol == "sound",
+            "--equivalence-margin has no use under --protocol published, whose numbers are no findings",
+        )
         share = self.gpus_per_trial
         require(
             share is None or share == AUTO or share == 0 or 0.01 <= share <= 1 or (share > 1 and share % 1 == 0),

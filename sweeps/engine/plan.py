@@ -42,7 +42,7 @@ from sweeps.engine.options import AUTO, Options, names
 from sweeps.engine.probe import faster_precision
 from sweeps.engine.protocol import Protocol
 from sweeps.engine.race import require_same_looks, still_racing
-from sweeps.engine.registration import amendments, sections
+from sweeps.engine.registration import amendments, require_same_margin, sections
 from sweeps.engine.resources import Resources
 from sweeps.engine.storage import Storage
 from sweeps.engine.study import DEFAULT_DESIGN, Cell, Study
@@ -330,6 +330,8 @@ def resolve(
     Raises:
         ConfigError: something in it cannot work.
     """
+    if options.equivalence_margin is not None:
+        study = replace(study, equivalence_margin=options.equivalence_margin)
     scales, why = choose_scales(study, options.scale, resources)
     require_writable(options.output)
     corpora = {
@@ -339,6 +341,7 @@ def resolve(
     protocol = options.find_protocol(study)
     folder = options.output.resolve() / study_name(protocol, options, scales, corpora)
     existing = read_plan(folder / PLAN_FILE)
+    require_same_margin(existing, options.equivalence_margin, folder)
     wanted = options.cells(study)
     cells = [cell for cell in protocol.cells if cell.name in wanted]
     choices = (

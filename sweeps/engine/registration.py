@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.registered import (
@@ -22,6 +23,7 @@ from analysis.registered import (
 )
 from analysis.schema import VAL_LOSS
 from analysis.text import counted
+from moe_models.errors import require
 
 if TYPE_CHECKING:
     from sweeps.engine.plan import Plan
@@ -68,7 +70,7 @@ def register(plan: Plan) -> Registered:
         n=looks[-1],
         first_seed=study.first_seed,
         looks=looks,
-        equivalence_margin=study.equivalence_margin,
+        equivalence_margin=study.equivalence_margin if sound else None,
         divergence_limit=divergence_limits(plan) if sound else None,
         exclusions=EXCLUSIONS,
         tuned=study.tuned,
@@ -152,6 +154,8 @@ def lines(plan: Plan) -> list[str]:
         said.append(f"primary comparison: {primary['cell']} against {primary['baseline']}, tested alone at 5 %")
     if further:
         said.append(f"further tests planned: {further}; " + _looks(section["looks"]))
+    if (primary or further) and plan.protocol.published is None:
+        said.append(f"equivalence margin: {_margin(section['equivalence_margin'])}")
     said += [
         f"beyond the registered plan, after {counted(amendment['ended'], 'run')}: "
         f"{amendment['count']} more {amendment['what']}; "
@@ -160,6 +164,28 @@ def lines(plan: Plan) -> list[str]:
         if amendment["ended"]
     ]
     return said
+
+
+def require_same_margin(existing: Mapping[str, Any], wanted: float | None, folder: Path) -> None:
+    """Refuse another equivalence margin than a study's registered one: none can be chosen once runs have begun.
+
+    Args:
+        existing: the plan in the study's folder; empty where there is none.
+        wanted: the margin asked for, nats; None where none was: then the registered one stays.
+        folder: of the study.
+    """
+    if not existing or wanted is None:
+        return
+    found = existing.get(REGISTERED, {}).get("equivalence_margin")
+    require(
+        found == wanted,
+        f"the study in {folder} began with {'no equivalence margin' if found is None else f'the margin {found:g}'}, "
+        f"and {wanted:g} cannot be chosen now: leave the margin out, or use another --output",
+    )
+
+
+def _margin(margin: float | None) -> str:
+    return "none, so that “no difference” is no finding" if margin is None else f"{margin:g} nats"
 
 
 def _looks(looks: Sequence[int]) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # torch takes a second to import, which `--help` need not wai
     from trainables.scales import Scale
 
 DEFAULT_DESIGN = "default"
+EQUIVALENCE_MARGIN = 0.01
+"""Nats, 1 % of perplexity: what a study that declares nothing else takes for no difference."""
 BASELINE = {"attention": "mha", "norm": "rmsnorm", "feed_forward": "moe_softmax_plain"}
 """The presets of the published studies' common baseline."""
 
@@ -162,8 +164,8 @@ class Study:
     """What tells it apart from other studies of the same script."""
     first_seed: int = 0
     """Seeds are counted from here."""
-    equivalence_margin: float | None = None
-    """Largest difference, nats, that is as good as none, if "no difference" is to be a finding."""
+    equivalence_margin: float | None = EQUIVALENCE_MARGIN
+    """Largest difference, nats, that is as good as none; None where "no difference" is not to be a finding."""
     tuned: bool = False
     """Whether each cell trains at a learning rate that was tuned for it."""
     paper_scale: str = "paper_256d"

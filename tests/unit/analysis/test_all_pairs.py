@@ -12,11 +12,13 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.all_pairs import ALL_PAIRS_COLUMNS, MOST_PAIRS, all_pairs
 from analysis.joint import one_model
+from analysis.looks import repeated_t_interval, repeated_t_test
 from analysis.results import Results
 from analysis.significance import benjamini_hochberg
 from analysis.summary import analyse
 from analysis.tables import tables
 from analysis.unpaired import UnpairedMoments, games_howell
+from tests.fakes_plan import added, registered
 from tests.fakes_results import make_results
 
 RNG = np.random.default_rng(0)
@@ -102,6 +104,38 @@ def test_disjoint_seeds_are_welch_and_games_howell() -> None:
         assert row["p"] == pytest.approx(stats.ttest_ind(x, y, equal_var=False).pvalue, abs=1e-8)
         assert row["p_games_howell"] == pytest.approx(float(games_howell(UnpairedMoments.of(x, y), 3)))
     assert explored(make_results(LOSSES))[0]["p_games_howell"].isna().all()
+
+
+def test_disjoint_arms_are_tested_on_what_was_added_later_alone() -> None:
+    """Each arm has four planned seeds of its own, and four that were added after results were known."""
+    arms = {name: RNG.normal(mean, 0.1, 8) for name, mean in (("baseline", 5), ("a", 4.5), ("b", 5.1))}
+    losses: dict[str, list[float | None]] = {name: [None] * 24 for name in arms}
+    for place, (name, values) in enumerate(arms.items()):
+        losses[name][place * 4 : place * 4 + 4] = values[:4]
+        losses[name][12 + place * 4 : 16 + place * 4] = values[4:]
+    plan = registered(list(losses), n=12, primary=None, amendments=[added("seeds", list(range(12, 24)), ended=12)])
+    table, _ = explored(make_results(losses, plan={**plan, "seeds": list(range(24))}))
+    for row in table.to_dict("records"):
+        x, y = arms[row["cell"]], arms[row["partner"]]
+        assert (row["n"], row["n_tested"]) == (8, 4)
+        assert row["difference"] == pytest.approx(x.mean() - y.mean())
+        assert row["p"] == pytest.approx(stats.ttest_ind(x[4:], y[4:], equal_var=False).pvalue, abs=1e-8)
+        assert row["p_games_howell"] == pytest.approx(float(games_howell(UnpairedMoments.of(x[4:], y[4:]), 3)))
+
+
+def test_pairs_of_a_race_hold_at_all_looks() -> None:
+    looks = (3, 5, 7)
+    losses = {name: [*values, values[0]] for name, values in LOSSES.items() if name in ("baseline", "a", "b")}
+    losses["b"] = losses["b"][:6]  # one more than its look
+    plan = registered(list(losses), n=7, looks=looks, primary=None)
+    table, _ = explored(make_results(losses, plan={**plan, "seeds": list(range(7))}))
+    for row in table.to_dict("records"):
+        n = 5 if "b" in (row["cell"], row["partner"]) else 7
+        d = np.array(losses[row["cell"]][:n]) - np.array(losses[row["partner"]][:n])
+        assert row["n"] == n
+        assert row["p"] == pytest.approx(float(repeated_t_test(d.mean(), d.std(ddof=1), n, looks)))
+        ends = [float(end) for end in repeated_t_interval(d.mean(), d.std(ddof=1), n, looks)]
+        assert [row["difference_low"], row["difference_high"]] == pytest.approx(ends)
 
 
 def test_too_many_pairs_are_said() -> None:

@@ -114,11 +114,11 @@ def test_family_wise_error_of_a_race(contenders: int, correlation: float) -> Non
 
 def test_a_race_saves_runs_and_futility_costs_no_error() -> None:
     losses = normal(0.5)(generator(4), STUDIES, 4, LOOKS[-1])
-    found, used = race(losses, LOOKS, repeated(LOOKS), margin=1.5)
+    found, used, _ = race(losses, LOOKS, repeated(LOOKS), margin=1.5)
     assert found.any(axis=1).mean() <= bounds(0.05)[1]
     assert used.mean() < 8
     losses[:, 1:] += 6
-    found, used = race(losses, LOOKS, repeated(LOOKS))
+    found, used, _ = race(losses, LOOKS, repeated(LOOKS))
     assert found.all()
     assert used.mean() < 6
     assert set(used.ravel()) <= set(LOOKS)

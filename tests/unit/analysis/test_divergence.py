@@ -8,6 +8,7 @@ from scipy import stats
 from analysis.divergence import divergence
 from analysis.render import content, markdown
 from analysis.summary import analyse
+from tests.fakes_plan import added, registered
 from tests.fakes_results import make_results
 
 D = "diverged"
@@ -59,6 +60,39 @@ def test_a_baseline_that_diverged_is_compared_too_and_few_seeds_are_said() -> No
     assert found["baseline"]["verdict"] == "not tested"
     assert (found["other"]["better"], found["other"]["worse"]) == (2, 1)
     assert found["other"]["verdict"] == "cannot reject with 3 seeds (smallest p 0.25)"
+
+
+LATE = [4.30, 4.31, 4.29, 4.30, 4.28, 4.31, 4.30, 4.32, 4.29]
+
+
+@pytest.mark.parametrize(("primary", "counts"), [("wild", (3, 2, 0)), (None, (1, 3, 0))], ids=["primary", "other"])
+def test_it_rests_on_the_seeds_that_the_plan_foresaw(primary: str | None, counts: tuple[int, ...]) -> None:
+    """Five seeds were planned; the four that were added later must not decide what they were added for."""
+    losses = {"baseline": LATE, "wild": [4.2, D, 4.2, D, 4.2, D, D, D, 4.2]}
+    plan = registered(losses, primary=primary, amendments=[added("seeds", [5, 6, 7, 8], ended=10)])
+    (row,) = divergence(make_results(losses, plan={**plan, "seeds": list(range(9))})).to_dict("records")
+    assert (row["better"], row["worse"], row["tied"]) == counts
+    assert row["p_sign"] == pytest.approx(stats.binomtest(counts[0], sum(counts)).pvalue)
+    assert row["plan"] == ("primary" if primary else "exploratory: seeds were added after the plan")
+    assert (row["runs"], row["diverged"]) == (9, 5)  # the rate is of all runs
+    early = registered(losses, primary=primary, amendments=[added("seeds", [5, 6, 7, 8], ended=0)])
+    (row,) = divergence(make_results(losses, plan={**early, "seeds": list(range(9))})).to_dict("records")
+    assert (row["better"], row["worse"]) == (4, 5)  # nothing was known yet
+
+
+def test_the_primary_comparison_is_tested_alone() -> None:
+    losses = {**LOSSES, "wild": [D] * 7}
+    plan = registered(losses, n=7, primary="lost")
+    found = {row["cell"]: row for row in divergence(make_results(losses, plan=plan)).to_dict("records")}
+    assert found["lost"]["p_holm"] == found["lost"]["p_sign"] == found["wild"]["p_holm"]
+
+
+def test_in_a_race_it_is_exploratory_and_of_the_seeds_up_to_the_look() -> None:
+    losses = {"baseline": LATE, "wild": [4.2, D, 4.2, 4.2, 4.2, 4.2, D, D, D]}
+    plan = registered(losses, n=7, looks=(3, 5, 7), primary=None)
+    (row,) = divergence(make_results(losses, plan={**plan, "seeds": list(range(7))})).to_dict("records")
+    assert (row["better"], row["worse"]) == (5, 2)
+    assert row["plan"] == "exploratory: the looks are not made for a sign test"
 
 
 def test_where_more_is_better_diverged_runs_are_still_worst() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
-from analysis.equivalence import tost
+from analysis.equivalence import showable_margin, tost
 from analysis.equivalence import verdict as verdict_of
 from analysis.errors import AnalysisError
 from analysis.narrative import verdict
@@ -105,6 +105,36 @@ def test_it_stands_in_the_words_and_in_the_data() -> None:
     rows = {row["cell"]: row for row in results_json(results, analysis)["comparisons"]}
     assert rows["near"]["p_equivalence"] <= 0.05
     json.dumps(rows, allow_nan=False)
+
+
+@pytest.mark.parametrize(("n", "level"), [(3, 0.05), (5, 0.05 / 15), (10, 0.05)])
+def test_what_could_be_shown_is_shown_with_that_power(n: int, level: float) -> None:
+    margin = float(showable_margin(n, level))
+    d = np.random.default_rng(0).normal(0, 1, size=(40_000, n))
+    p = tost(d.mean(1), d.std(1, ddof=1), n, margin)
+    assert (p <= level).mean() == pytest.approx(0.8, abs=0.0066)  # 99.9 %
+
+
+def test_many_pairs_need_the_margin_of_normal_theory() -> None:
+    expected = (stats.norm.isf(0.05) + stats.norm.isf(0.1)) / 10**3
+    assert showable_margin([10**6, 1], 0.05) == pytest.approx([expected, float("nan")], rel=1e-3, nan_ok=True)
+
+
+def test_too_few_seeds_for_the_margin_are_said_and_are_no_difference() -> None:
+    results = make_results(LOSSES, plan={"equivalence_margin": 0.01})
+    analysis = analyse(results)
+    table = analysis.comparisons.set_index("cell")
+    assert table.loc["near", "showable_margin"] < 0.01 < table.loc["far", "showable_margin"]
+    expected = table.loc["far", "sd_difference"] * float(showable_margin(6, 0.05 / 3))
+    assert table.loc["far", "showable_margin"] == pytest.approx(expected)
+    findings = {finding.kind: dict(finding.cells) for finding in verdict(results, analysis)[""]}
+    assert findings["not resolved"]["far"].endswith("too few seeds to show none within \u00b10.01")
+    (note,) = (note for note in analysis.notes if note.startswith("too few seeds for the margin"))
+    assert "in 1 of 1 comparisons" in note
+    assert "says nothing about a difference" in note
+    wide = make_results(LOSSES, plan={"equivalence_margin": 5.0})
+    assert not any("too few seeds" in note for note in analyse(wide).notes)
+    assert compared()["showable_margin"].isna().all()
 
 
 def test_families_of_differences_at_the_margin_are_rarely_called_equivalent() -> None:

@@ -16,6 +16,7 @@ from analysis.registered import HASH, REGISTERED, Registered, sha256
 from analysis.render import content, markdown
 from analysis.results import Results
 from analysis.significance import t_test
+from analysis.stopping import median_unbiased
 from analysis.summary import analyse
 from benchmarks.calibration import generator, normal, repeated
 from benchmarks.calibration import race as simulated_race
@@ -50,12 +51,16 @@ def test_a_race_of_records_is_the_race_that_was_calibrated(margin: float) -> Non
     losses = normal(0.5)(generator(9), 3, 4, LOOKS[-1])
     losses[:, 1] += 2
     losses[0, 2] += 10
-    found, used = simulated_race(losses, LOOKS, repeated(LOOKS), margin)
+    found, used, alphas = simulated_race(losses, LOOKS, repeated(LOOKS), margin)
     assert 0 < found.sum() < found.size
     assert len(np.unique(used)) > 1
     more = {"margin": margin or None}
-    for study, better, seeds in zip(losses, found, used.astype(int), strict=True):
-        stops = race_of(results_of(study, **more)).stops
+    for study, better, seeds, errors in zip(losses, found, used.astype(int), alphas, strict=True):
+        whole = race_of(results_of(study, **more))
+        stops = whole.stops
+        for place, made in enumerate(errors, start=1):
+            by_look = whole.alphas[f"c{place}"]
+            assert by_look == pytest.approx(made[: len(by_look)].tolist())
         assert [stops[f"c{place}"].n for place in (1, 2, 3)] == seeds.tolist()
         verdicts = [stops[f"c{place}"].why in ("better", "worse") for place in (1, 2, 3)]
         assert verdicts == better.tolist()
@@ -66,6 +71,46 @@ def test_a_race_of_records_is_the_race_that_was_calibrated(margin: float) -> Non
         assert cut.asked() == needed
     table = analyse(results_of(study, needed, **more)).comparisons.set_index("cell")  # the report says the same
     assert table["verdict"].isin(["better", "worse"]).loc[["c1", "c2", "c3"]].tolist() == better.tolist()
+
+
+@pytest.mark.parametrize("margin", [None, 1.5])
+def test_the_report_adjusts_what_could_have_stopped_earlier(margin: float | None) -> None:
+    losses = normal(0.5)(generator(2), 1, 4, LOOKS[-1])[0]
+    losses[1] += 1.5
+    losses[2] += 8
+    found = race_of(results_of(losses, margin=margin))
+    results = results_of(losses, found.asked(), margin=margin)
+    analysis = analyse(results)
+    table = analysis.comparisons.set_index("cell")
+    assert len({found.stops[cell].n for cell in ("c1", "c2", "c3")}) > 1
+    for cell in ("c1", "c2", "c3"):
+        row, made = table.loc[cell], found.alphas[cell]
+        by = [*made, *[made[-1]] * (len(LOOKS) - len(made))]
+        expected = median_unbiased(row["difference"], row["sd_difference"], LOOKS, by, margin)
+        assert row["adjusted_difference"] == expected
+        assert row["percent"] == pytest.approx(100 * np.expm1(expected))
+        assert row["difference_low"] < expected < row["difference_high"]
+    assert table.loc["c1", "adjusted_difference"] < table.loc["c1", "difference"]
+    sizes = ["cohens_d", "hedges_g", "d_z", "d_z_low", "improvement", "improvement_low"]
+    assert table[sizes].isna().all(axis=None)
+    words = markdown(content(results, analysis), [])
+    adjusted, mean = (f"{table.loc['c1', name]:+.4f}" for name in ("adjusted_difference", "difference"))
+    assert f"{adjusted} [" in words
+    assert f"{mean} [" not in words
+    assert f"| {mean} |" in words
+    assert "difference, adjusted for its looks [95 %]" in words
+
+
+def test_what_is_open_is_adjusted_for_the_looks_so_far_and_a_late_seed_takes_it_away() -> None:
+    losses = clear()
+    going = results_of(losses[:, :3], margin=None)
+    table = analyse(going).comparisons.set_index("cell")
+    assert table.loc["c2", "adjusted_difference"] == table.loc["c2", "difference"]  # the first look is all there was
+    overrun = analyse(results_of(losses)).comparisons.set_index("cell")  # c1 was decided at 3 seeds, and has 10
+    assert np.isnan(overrun.loc["c1", "adjusted_difference"])
+    assert not np.isnan(overrun.loc["c3", "adjusted_difference"])
+    fixed = analyse(make_results({"baseline": [4.0, 4.1, 4.2], "c1": [4.1, 4.1, 4.4]})).comparisons
+    assert fixed["adjusted_difference"].isna().all()
 
 
 def clear() -> np.ndarray:

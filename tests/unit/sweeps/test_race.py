@@ -26,7 +26,7 @@ from sweeps.engine.studies import find_plan
 from sweeps.exp6_grid import STUDY
 from sweeps.significance import looks_to, main
 
-RACE = replace(STUDY, looks=(3, 5), label="race", first_seed=1000, published=None)
+RACE = replace(STUDY, looks=(3, 5), equivalence_margin=None, label="race", first_seed=1000, published=None)
 CELLS = "baseline,mlp,attention"
 
 
@@ -237,6 +237,7 @@ def test_looks_of_a_race() -> None:
         (["--seeds", "0"], "--seeds must be positive but got 0"),
         (["--difference", "-1"], "--difference must be positive but got -1"),
         (["--pilot", "nowhere"], "there is no 'nowhere'"),
+        (["--equivalence-margin", "0.02"], "--equivalence-margin is --difference here: give that"),
         (["--design", "other"], "unknown design 'other'"),
         (["--protocol", "published"], "compare sound cells"),
         (["--unitl-decided"], "did you mean --until-decided?"),

@@ -59,7 +59,7 @@ def test_the_first_plan_registers_what_will_be_tested(plan_for: Callable[..., Pl
     assert section["cells"] == cells
     assert (section["n"], section["looks"], section["tuned"], section["final_test"]) == (5, [5], False, True)
     assert "first_seed" not in section  # 0
-    assert section["equivalence_margin"] is None
+    assert section["equivalence_margin"] == 0.01
     assert section["divergence_limit"] == {"cpu": pytest.approx(math.log(1024) + 1, abs=1e-4)}
     assert data["amendments"] == []
     canonical = json.dumps(section, sort_keys=True, separators=(",", ":"))
@@ -145,10 +145,33 @@ def test_a_plan_begun_without_registration_stays_without(plan_for: Callable[...,
     assert lines(later) == ["no plan was registered when this study began: its tests are exploratory"]
 
 
+def test_a_margin_is_registered_and_then_stays(plan_for: Callable[..., Plan]) -> None:
+    first_plan = plan_for(equivalence_margin=0.02)
+    first = written(first_plan)
+    assert first["registered"]["equivalence_margin"] == 0.02
+    assert "equivalence margin: 0.02 nats" in lines(first_plan)
+    again = plan_for()  # as without the option: the registered one stays
+    assert written(again)["registered"] == first["registered"]
+    assert "equivalence margin: 0.02 nats" in lines(again)
+    assert written(plan_for(equivalence_margin=0.02)) == first
+    with pytest.raises(ConfigError, match=r"began with the margin 0.02, and 0.01 cannot be chosen now: leave the marg"):
+        plan_for(equivalence_margin=0.01)
+
+
+def test_a_study_begun_without_a_margin_goes_on_without(plan_for: Callable[..., Plan]) -> None:
+    old = written(plan_for(study=replace(exp6_grid.STUDY, equivalence_margin=None)))
+    later = plan_for()
+    assert written(later) == old
+    assert "equivalence margin: none, so that \u201cno difference\u201d is no finding" in lines(later)
+    with pytest.raises(ConfigError, match=r"began with no equivalence margin, and 0\.01 cannot be chosen now"):
+        plan_for(equivalence_margin=0.01)
+
+
 def test_the_published_protocol_opens_no_test_and_has_no_primary_comparison(plan_for: Callable[..., Plan]) -> None:
     plan = plan_for(protocol="published")
     section = plan.to_json()["registered"]
     assert (section["primary"], section["divergence_limit"], section["final_test"]) == (None, None, False)
+    assert section["equivalence_margin"] is None
 
 
 def test_a_changed_section_is_seen(plan_for: Callable[..., Plan]) -> None:
