@@ -324,6 +324,8 @@ class MlflowTracker:
         # A dead server must not hold the study up: MLflow would try for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        # It would print a line a run, with all that its URI holds, a password included.
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         from filelock import FileLock
         from mlflow import MlflowClient
 

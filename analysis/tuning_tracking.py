@@ -31,6 +31,8 @@ class TuningTracker:
         self.tracker = tracker
         self._ids: dict[str, str] = {}
         """MLflow run of each ended trial, by arm and hash."""
+        self._statuses: dict[str, str] = {}
+        """How it ended, as that run has it."""
         self._behind: set[str] = set()
         """Arm and hash of each trial that has ended and could not be written as it did."""
         self._known = False
@@ -38,13 +40,14 @@ class TuningTracker:
 
     def _look(self) -> None:
         """Know the runs that are there; one that was left half written goes."""
-        self._ids = {}
+        self._ids, self._statuses = {}, {}
         for run in self.tracker.children():
             if run.data.tags.get(KIND_TAG) != TUNING:
                 continue
             if run.info.status in ("FINISHED", "FAILED"):
                 key = run.data.tags[f"{PREFIX}arm"] + run.data.tags[f"{PREFIX}config_hash"]
                 self._ids[key] = run.info.run_id
+                self._statuses[key] = run.data.tags[f"{PREFIX}status"]
             else:
                 self.tracker.client.delete_run(run.info.run_id)
         self._known = True
@@ -67,15 +70,17 @@ class TuningTracker:
                 self._look()
             for record in records:
                 key = _key(record)
-                if record.status != RUNNING and (key not in self._ids or key in self._behind):
+                copied = self._statuses.get(key) == record.status and key not in self._behind
+                if record.status != RUNNING and not copied:
                     self._replace(record)
 
     def _replace(self, record: TuningRecord) -> None:
         key = _key(record)
         if key in self._ids:
             self.tracker.client.delete_run(self._ids[key])
-            del self._ids[key]
+            del self._ids[key], self._statuses[key]
         self._ids[key] = self._write(record)
+        self._statuses[key] = record.status
         self._behind.discard(key)
 
     def _write(self, record: TuningRecord) -> str:

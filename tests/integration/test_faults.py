@@ -169,12 +169,12 @@ def server(port: int, database: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_server_that_goes_down_costs_no_result(
-    small_study: list[str], results: list[dict[str, str]], tmp_path: Path
+    small_study: list[str], results: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    uri = f"http://127.0.0.1:{port}"
+    uri = f"http://me:planned-password@127.0.0.1:{port}"
     running = server(port, tmp_path / "server.db")
     try:
         process = driver(small_study, MLFLOW_TRACKING_URI=uri)
@@ -184,6 +184,7 @@ def test_a_server_that_goes_down_costs_no_result(
         output, _ = process.communicate(timeout=500)
         assert process.returncode == 0, output
         assert output.count("MLflow cannot be written") == 1
+        assert "planned-password" not in output
         assert results_of(Path.cwd()) == results
         output, errors = driver(small_study, MLFLOW_TRACKING_URI=uri).communicate(timeout=500)  # it is still down
         assert errors == ""
@@ -191,7 +192,9 @@ def test_a_server_that_goes_down_costs_no_result(
         assert "python -m analysis sync-mlflow" in output
         running = server(port, tmp_path / "server.db")
         (folder,) = Path("results").iterdir()
+        capsys.readouterr()
         sync_mlflow(folder, uri)
+        assert capsys.readouterr().out == "", "MLflow's own lines would hold the password"
         require_each_run_once(uri)
     finally:
         if running.poll() is None:

@@ -335,6 +335,8 @@ def test_trials_of_a_search_are_nested_under_the_study_once(tracked: Any) -> Non
         assert set(found) == {trial.config_hash for trial in trials[:2]}, "one that is being trained is not there yet"
         assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {tracker.parent_id}
         assert [found[trial.config_hash].info.status for trial in trials[:2]] == ["FINISHED", "FAILED"]
+    TuningTracker(connect()).copy([trial_of(plan, 1)])  # it was trained again while the store was down
+    assert children(tracker.client)[trials[1].config_hash].info.status == "FINISHED"
 
 
 def test_trials_that_a_store_missed_are_written_at_the_end_once(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
