@@ -6,7 +6,7 @@ no two runs of all studies have a seed in common, and it is analysed as anyone's
 - *A/A*: both arms are one model. How many of 200 studies find a difference? At 5 % the number has to lie inside the
   binomial 99 % interval.
 - *Handicap*: one arm trains at 0.95 times the learning rate. How many of 200 studies find it? That is predicted first,
-  from runs that no tested arm has: as many with the handicap, and the other A/A arm. From their means and sds the power
+  from runs that no such study has: as many with the handicap, and the other A/A arm. From their means and sds the power
   of Welch's test follows for normal losses; the number found has to lie inside the binomial 99 % interval of it.
 
 Exits with 1 where one does not hold. Trains 20 runs a study: 4,000, each of less than a second.
