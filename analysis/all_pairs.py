@@ -83,7 +83,7 @@ def all_pairs(
     apart = (by_seed["n"] == 0).to_numpy()
     m = UnpairedMoments.of(x, y)
     tested_m = tested_moments(x, y, values.columns.isin(plan_check.late_seeds(results)))
-    (mean, t_sd, t_n), tests = (
+    (mean, t_sd, t_n), (tested_mean, tested_sd, tested_n) = (
         [
             np.where(apart, unpaired, rows[name])
             for name, unpaired in zip(("difference", "t_sd", "t_n"), as_pairs(moments), strict=True)
@@ -97,7 +97,9 @@ def all_pairs(
         np.where(apart, moments.smaller, rows["n"]).astype(int)
         for rows, moments in ((by_seed, m), (of_tests, tested_m))
     )
-    p = np.where(whole & (n_tested >= MIN_RUNS), repeated_t_test(*tests, results.looks), np.nan)
+    p = np.where(
+        whole & (n_tested >= MIN_RUNS), repeated_t_test(tested_mean, tested_sd, tested_n, results.looks), np.nan
+    )
     columns = (
         results.scales[cells].to_numpy(), cells, partners, np.where(apart, UNPAIRED, PAIRED), n, n_tested,
         mean, low, high, p, significance.benjamini_hochberg(p), int((~np.isnan(p)).sum()),

@@ -170,12 +170,12 @@ def adjust(results: Results, found: Race | None, comparisons: pd.DataFrame) -> p
         return comparisons
     table, wanted = comparisons.copy(), margin(results)
     for place, row in zip(table.index, records(table), strict=True):
-        alphas = found.alphas[row["cell"]]
-        looks = found.looks if row["cell"] in found.stops else found.looks[: len(alphas)]
+        alphas, last = found.alphas[row["cell"]], len(found.looks) - 1
         if not alphas or row["n"] != found.looks[len(alphas) - 1] or np.isnan(row["difference_low"]):
             continue
-        alphas = [*alphas, *[alphas[-1]] * (len(looks) - len(alphas))]
-        adjusted = median_unbiased(row["difference"], row["sd_difference"], looks, alphas, wanted)
+        # What has stopped might have gone on; what is open has all its looks behind it.
+        before = [*alphas, *[alphas[-1]] * last][:last] if row["cell"] in found.stops else alphas[:-1]
+        adjusted = median_unbiased(row["difference"], row["sd_difference"], found.looks, before, wanted)
         table.loc[place, "adjusted_difference"] = adjusted
         if results.metric in NATS:
             table.loc[place, "percent"] = 100 * np.expm1(adjusted)

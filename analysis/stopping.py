@@ -45,21 +45,23 @@ def median_unbiased(
     Args:
         mean: of the pairs at the stop.
         sd: their standard deviation (n - 1), positive.
-        looks: pairs at each look that there would have been; at the last all stops. With one it is the mean itself.
-        alphas: two-sided error over all looks by which a difference stops, as in force at each of them.
+        looks: pairs at each look that the plan declares.
+        alphas: two-sided error over all looks by which a difference stops, as in force at each look but the one at
+            which all stops: the last, or for what is still open the one that was reached. Without any it is the mean.
         margin: where the plain 95 % interval lies within it, the comparison stops for futility; None: never.
     """
-    if len(looks) == 1:
+    if not len(alphas):
         return mean
+    made = tuple(looks[: len(alphas) + 1])
     seen, narrow = mean / sd, None if margin is None else margin / sd
     boundaries = tuple(
         float(stats.t.isf(levels(looks, alpha)[place] / 2, n - 1))
-        for place, (n, alpha) in enumerate(zip(looks[:-1], alphas, strict=False))
+        for place, (n, alpha) in enumerate(zip(made, alphas, strict=False))
     )
     low, high = seen - REACH / math.sqrt(looks[0]), seen + REACH / math.sqrt(looks[0])
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if _as_large(middle, seen, tuple(looks), boundaries, narrow) < 1 / 2:
+        if _as_large(middle, seen, made, boundaries, narrow) < 1 / 2:
             low = middle
         else:
             high = middle

@@ -185,8 +185,8 @@ def tested_moments(x: Array, y: Array, is_late: np.ndarray) -> UnpairedMoments:
         y: what each row is compared with, of the same shape.
         is_late: for each seed whether it was added after results were known.
     """
-    has_late = ~(np.isnan(x) & np.isnan(y))[:, is_late].all(axis=1)
-    left_out = has_late[:, None] & ~is_late
+    ran = ~(np.isnan(x) & np.isnan(y))
+    left_out = (ran & is_late).any(axis=1, keepdims=True) & ~is_late
     return UnpairedMoments.of(np.where(left_out, np.nan, x), np.where(left_out, np.nan, y))
 
 

@@ -388,11 +388,11 @@ def estimates(losses: Array, margin: float) -> tuple[Array, Array]:
     adjusted = np.empty(mean.shape)
     if margin:
         for place in np.ndindex(mean.shape):
-            adjusted[place] = median_unbiased(mean[place], sd[place], LOOKS, alphas[place], margin)
+            adjusted[place] = median_unbiased(mean[place], sd[place], LOOKS, alphas[place][:-1], margin)
         return mean, adjusted
     for rule in np.unique(alphas.reshape(-1, len(LOOKS)), axis=0):
         here = (alphas == rule).all(axis=2)
-        table = [median_unbiased(size, 1.0, LOOKS, rule) for size in SIZES]
+        table = [median_unbiased(size, 1.0, LOOKS, rule[:-1]) for size in SIZES]
         size = np.abs(mean[here]) / sd[here]
         adjusted[here] = np.sign(mean[here]) * sd[here] * np.interp(size, SIZES, table)
         beyond = here & (np.abs(mean) > SIZES[-1] * sd)

@@ -85,7 +85,7 @@ def test_the_report_adjusts_what_could_have_stopped_earlier(margin: float | None
     assert len({found.stops[cell].n for cell in ("c1", "c2", "c3")}) > 1
     for cell in ("c1", "c2", "c3"):
         row, made = table.loc[cell], found.alphas[cell]
-        by = [*made, *[made[-1]] * (len(LOOKS) - len(made))]
+        by = [*made, *[made[-1]] * 3][:3]
         expected = median_unbiased(row["difference"], row["sd_difference"], LOOKS, by, margin)
         assert row["adjusted_difference"] == expected
         assert row["percent"] == pytest.approx(100 * np.expm1(expected))
@@ -103,9 +103,16 @@ def test_the_report_adjusts_what_could_have_stopped_earlier(margin: float | None
 
 def test_what_is_open_is_adjusted_for_the_looks_so_far_and_a_late_seed_takes_it_away() -> None:
     losses = clear()
-    going = results_of(losses[:, :3], margin=None)
+    going = results_of(losses[:, :3])
     table = analyse(going).comparisons.set_index("cell")
     assert table.loc["c2", "adjusted_difference"] == table.loc["c2", "difference"]  # the first look is all there was
+    going = results_of(losses[:, :5])
+    row = analyse(going).comparisons.set_index("cell").loc["c2"]
+    by = race_of(going).alphas["c2"][:1]
+    assert by == [0.05 / 2]  # c1 was found at the first look: Holm's second step, of the boundaries of all four looks
+    expected = median_unbiased(row["difference"], row["sd_difference"], LOOKS, by)
+    assert row["adjusted_difference"] == expected
+    assert abs(expected - row["difference"]) > 1e-9
     overrun = analyse(results_of(losses)).comparisons.set_index("cell")  # c1 was decided at 3 seeds, and has 10
     assert np.isnan(overrun.loc["c1", "adjusted_difference"])
     assert not np.isnan(overrun.loc["c3", "adjusted_difference"])
