@@ -161,8 +161,9 @@ def _with_verdict(row: dict[str, Any], unit: str) -> str:
     if pd.isna(row["p"]):
         return str(row["verdict"])
     p, n, tested = text.probability(row["p_holm"]), text.whole(row["n"]), text.whole(row["n_tested"])
+    said = f"p {p}" if p.startswith("<") else f"p = {p}"
     alone = "" if tested == n else f" by the {tested} added seeds alone"
-    return f"{row['verdict']}: {_figures(row, unit)}, p = {p}{alone}, n = {n}"
+    return f"{row['verdict']}: {_figures(row, unit)}, {said}{alone}, n = {n}"
 
 
 def _flawed(ranking: pd.DataFrame, compared: pd.DataFrame, unit: str) -> Finding:

@@ -14,8 +14,8 @@ from analysis.plots import FIGURES
 from analysis.results import Results
 from analysis.summary import Analysis
 
-MOST = 4
-"""Processes that help: the slowest figure takes about a quarter of the time of all."""
+MOST = 2
+"""Processes that draw: two halve the time, and each takes memory of its own."""
 _drawing: Callable[[str], bytes | None]
 """In a forked process: draws a figure of the study, by its name."""
 

@@ -2,8 +2,8 @@
 
 Writes that many records (200 cells x 50 seeds by default, each with a curve of 12 rows), makes an MLflow SQLite store
 from them, and prints for each source what `python -m analysis report` takes, in a process of its own: seconds, seconds
-of processors (its own, and those of the processes that it draws in), and the largest resident memory, of all of them
-together as if they shared nothing. Exits with 1 where a report takes more than 20 s or 2 GB. MLflow takes minutes to be filled: a
+of processors (its own, and those of the forks that draw), and the largest resident memory, of all of them together as
+if they shared nothing. Exits with 1 where a report takes more than 20 s or 2 GB. MLflow takes minutes to be filled: a
 folder that is named is kept, and measured again by the same command.
 """
 

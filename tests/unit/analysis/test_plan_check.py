@@ -71,6 +71,17 @@ def test_the_primary_comparison_is_tested_alone_and_the_others_without_it() -> N
         assert "attention" not in [cell for cell, _ in finding.cells if finding.kind not in ("best",)]
 
 
+@pytest.mark.parametrize(("noise", "said"), [(1e-6, ", p < 0.0001, n = 5"), (0.1, ", p = 0.")])
+def test_the_words_of_a_p_read_as_a_sentence(noise: float, said: str) -> None:
+    losses = {
+        "baseline": [4.0, 4.1, 4.2, 4.3, 4.4],
+        "attention": [3.9 + 0.1 * seed + noise * (-1) ** seed for seed in range(5)],
+    }
+    results = make_results(losses, plan=registered(list(losses)))
+    primary = narrative.verdict(results, analyse(results))[""][0]
+    assert said in primary.cells[0][1]
+
+
 def test_the_joint_analysis_is_of_the_same_family_as_holms_and_of_the_primary_comparison_alone() -> None:
     _, analysis = analysed()
     primary = row(analysis, "attention")
