@@ -125,8 +125,10 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
         }
         _panel(axes, shown[shown[CELL].isin(list(names))], members, others, references, names)
         axes.set_title(title)
-    for axes in grid.flat[len(groups) :]:
-        axes.set_visible(False)
+    for place in range(len(groups), grid.size):
+        grid.flat[place].set_visible(False)
+        if place >= columns:  # what stands over the gap is the lowest of its column
+            grid.flat[place - columns].tick_params(labelbottom=True)
     figure.supxlabel(AXES[x], fontsize=9.5, color=MUTED)
     figure.supylabel(
         f"{'difference in ' if relative else ''}validation loss (nats per token)", fontsize=9.5, color=MUTED

@@ -348,6 +348,16 @@ def test_panels_without_factors_are_split_in_order(tmp_path: Path) -> None:
     assert [cells for _, cells in panels(load_results(path), names)] == [names[:6], names[6:12], names[12:]]
 
 
+def test_each_column_of_curves_has_its_scale(tmp_path: Path) -> None:
+    """Of three panels the second one is the lowest of its column."""
+    cells = [name for name, factors in GRID.items() if not (factors["mlp"] and factors["moe"])]
+    results = load_results(make_study(tmp_path / "study", cells=cells, seeds=2))
+    figure = plots.loss_figure(results, "tokens")
+    assert figure is not None
+    written = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes if axes.get_visible()]
+    assert written == [False, True, True]
+
+
 def test_a_panel_draws_its_cells_over_the_others(grid: tuple[Results, Analysis]) -> None:
     results, _ = grid
     figure = plots.loss_figure(results, "tokens")
