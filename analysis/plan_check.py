@@ -14,7 +14,16 @@ from typing import Any
 import pandas as pd
 
 from analysis import schema, text
-from analysis.registered import CELLS, HASH, SEEDS, WHOLE_FACTORS, Comparison, Registration, registration
+from analysis.registered import (
+    CELLS,
+    HASH,
+    SCALE_CHANGES,
+    SEEDS,
+    WHOLE_FACTORS,
+    Comparison,
+    Registration,
+    registration,
+)
 from analysis.results import Results
 
 PRIMARY, PLANNED, EXPLORATORY = "primary", "planned", "exploratory"
@@ -89,13 +98,13 @@ def standing(results: Results, pairs: Mapping[str, str]) -> pd.Series:
     return pd.Series(said, index=list(pairs), dtype=object)
 
 
-def standing_of_effects(results: Results) -> str:
-    """Return what the plan says of the contrasts of whole factors."""
+def standing_of(results: Results, name: str) -> str:
+    """Return what the plan says of a family that is not of comparisons: WHOLE_FACTORS or SCALE_CHANGES."""
     found = registration(results.plan)
     if found is None:
         return ""
     reason = _whole_study(results, found)
-    if not reason and all(family.name != WHOLE_FACTORS for family in found.registered.families):
+    if not reason and all(family.name != name for family in found.registered.families):
         reason = NOT_NAMED
     reason = reason or _seeds(results, found, list(found.registered.cells), primary=False)
     return f"{EXPLORATORY}: {reason}" if reason else PLANNED
@@ -170,32 +179,35 @@ def of_registered_seeds(differences: pd.DataFrame, plan: pd.Series, results: Res
     return differences
 
 
-def check_plan(results: Results, comparisons: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
+def check_plan(
+    results: Results, comparisons: pd.DataFrame, effects: pd.DataFrame, growth: pd.DataFrame
+) -> pd.DataFrame:
     """Set what was registered beside what this analysis does.
 
     Args:
         results: the study.
         comparisons: `comparisons.compare`, with its column `plan`.
         effects: `factorial.main_effects`, with its column `plan`.
+        growth: the second table of `scaling.scaling`, with its column `plan`.
 
     Returns:
         PLAN_CHECK_COLUMNS, one row an item; empty where no plan was registered.
     """
     found = registration(results.plan)
-    rows = [] if found is None else list(_items(results, found, comparisons, effects))
+    rows = [] if found is None else list(_items(results, found, comparisons, effects, growth))
     table = pd.DataFrame(rows, columns=["item", "planned", "done", "agrees"], dtype=object)
     return table.assign(agrees=table["agrees"].map({True: YES, False: NO}))
 
 
 def _items(
-    results: Results, found: Registration, comparisons: pd.DataFrame, effects: pd.DataFrame
+    results: Results, found: Registration, comparisons: pd.DataFrame, effects: pd.DataFrame, growth: pd.DataFrame
 ) -> Iterator[tuple[str, str, str, bool]]:
     registered = found.registered
     same = intact(results, found)
     yield "registered plan", f"SHA-256 {found.sha256[:16]}\u2026", "unchanged" if same else "CHANGED", same
     metric = _metric(registered.metric, registered.direction)
     yield "metric", metric, (now := _metric(results.metric, results.direction)), now == metric
-    yield from _tests(found, comparisons, effects)
+    yield from _tests(found, comparisons, {WHOLE_FACTORS: effects, SCALE_CHANGES: growth})
     yield from _runs(results, found)
     margin, used = registered.equivalence_margin, results.plan.get("equivalence_margin")
     done = "as planned" if used in (None, margin) else f"the plan's file says {used:g} nats: not used"
@@ -210,7 +222,7 @@ def _items(
 
 
 def _tests(
-    found: Registration, comparisons: pd.DataFrame, effects: pd.DataFrame
+    found: Registration, comparisons: pd.DataFrame, contrasts: Mapping[str, pd.DataFrame]
 ) -> Iterator[tuple[str, str, str, bool]]:
     registered = found.registered
     primary = comparisons[comparisons["plan"] == PRIMARY]
@@ -223,12 +235,12 @@ def _tests(
         done = f"alone, n = {primary.iloc[0]['n']}" if len(primary) else done
         yield "primary comparison", planned, done, len(primary) > 0
     for family in registered.families:
-        table = comparisons if family.comparisons else effects
+        table = contrasts.get(family.name, comparisons)
         own = table[table["plan"] == PLANNED]
         made, named = int(own["p"].notna().sum()), len(own)
         done = f"{made} tests" + (f", {named - made} not made for the reason in the table" if named > made else "")
         yield f"family: {family.name}", f"{family.size} tests, Holm", done, named == family.size
-    extra = sum(map(is_exploratory, [*comparisons["plan"], *effects["plan"]]))
+    extra = sum(is_exploratory(row) for table in (comparisons, *contrasts.values()) for row in table["plan"])
     yield "anything else", "nothing", f"{extra} exploratory rows" if extra else "nothing", not extra
 
 

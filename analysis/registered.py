@@ -21,6 +21,7 @@ HASH = "registered_sha256"
 AMENDMENTS = "amendments"
 AGAINST_BASELINE = "against the baseline"
 WHOLE_FACTORS = "effects of whole factors"
+SCALE_CHANGES = "changes from the smallest to the largest scale"
 """Names of families."""
 SEEDS, CELLS = "seeds", "cells"
 """What an amendment adds."""
@@ -41,7 +42,7 @@ class Family:
     name: str
     metric: str
     comparisons: tuple[Comparison, ...] = ()
-    """Empty for contrasts of whole factors, which have no one cell."""
+    """Empty for contrasts of whole factors and for changes with scale, which have no one cell."""
     size: int
     """Tests planned; fewer are made where cells turn out to be one model or to have diverged."""
 

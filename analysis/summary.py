@@ -27,6 +27,7 @@ from analysis.pareto import PARETO_COLUMNS, pareto
 from analysis.racing import RACE_COLUMNS, adjust, race, race_notes, race_table
 from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
 from analysis.ranking import RANKING_COLUMNS, level, rank_cells
+from analysis.registered import SCALE_CHANGES, WHOLE_FACTORS
 from analysis.results import Results, StudyAudit
 from analysis.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
 from analysis.shapley import SHAPLEY_COLUMNS, shapley
@@ -129,9 +130,11 @@ def analyse(results: Results) -> Analysis:
     comparisons = adjust(results, raced, pairs.compare(results, order, control, models))
     alone = pairs.contributions(results, comparisons)
     effects, effect_notes = main_effects(results)
-    effects = effects.assign(plan=plan_check.standing_of_effects(results))
+    effects = effects.assign(plan=plan_check.standing_of(results, WHOLE_FACTORS))
     beyond = plan_check.standing_beyond(results)
-    laws, growth = (table.assign(plan=beyond) for table in scaling(results))
+    laws, growth = scaling(results)
+    laws = laws.assign(plan=beyond)
+    growth = growth.assign(plan=plan_check.standing_of(results, SCALE_CHANGES))
     errors = noise.evaluation_noise(results, order)
     found = (*noise.audit(errors), *replication.audit(comparisons))
     names = {item.audit.name for item in found}
@@ -176,7 +179,7 @@ def analyse(results: Results) -> Analysis:
         variance=marks.mark_rows(results, variance_sources(results)),
         divergence=marks.mark_rows(results, divergence(results)),
         final_test=marks.mark_rows(results, final_test(results, comparisons)),
-        plan_check=plan_check.check_plan(results, comparisons, effects).assign(**{schema.FLAWS: ""}),
+        plan_check=plan_check.check_plan(results, comparisons, effects, growth).assign(**{schema.FLAWS: ""}),
         audits=audit_findings(results, study),
         mean_ranks=tuple(mean_ranks(results, ranking, models)),
         study_audits=study,

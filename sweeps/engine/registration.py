@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from analysis.registered import (
     CELLS,
     HASH,
     REGISTERED,
+    SCALE_CHANGES,
     SEEDS,
     WHOLE_FACTORS,
     Comparison,
@@ -60,6 +62,9 @@ def register(plan: Plan) -> Registered:
     effects = _effects(plan) * len(plan.scales)
     if effects:
         families.append(Family(name=WHOLE_FACTORS, metric=VAL_LOSS, size=effects))
+    changes = _changes(plan, pairs)
+    if changes:
+        families.append(Family(name=SCALE_CHANGES, metric=VAL_LOSS, size=changes))
     looks = study.looks or (len(plan.seeds),)
     return Registered(
         metric=VAL_LOSS,
@@ -95,6 +100,16 @@ def _effects(plan: Plan) -> int:
     if design.fraction:
         return alone + len(design.fraction.aliased_pairs())
     return alone * (alone + 1) // 2 if design.factorial else 0
+
+
+def _changes(plan: Plan, pairs: Sequence[Comparison]) -> int:
+    """Return how many cells' differences the analysis follows from scale to scale."""
+    from analysis.scaling import FEWEST_SCALES
+
+    if plan.protocol.published is not None or len(plan.scales) < FEWEST_SCALES:
+        return 0
+    scales = Counter(pair.cell.rpartition("@")[0] for pair in pairs)
+    return sum(count >= FEWEST_SCALES for count in scales.values())
 
 
 def sections(plan: Plan) -> dict[str, Any]:

@@ -191,14 +191,16 @@ def test_a_record_has_what_the_audits_found(corpus: TokenizedCorpus, tmp_path: P
 def test_a_process_with_other_code_than_its_driver_trains_nothing(
     kind: type[AblationTrainable], corpus: TokenizedCorpus, tmp_path: Path
 ) -> None:
-    settings = trial(corpus, tmp_path, [0])
+    study = tmp_path / "study"
+    study.mkdir()
+    settings = trial(corpus, study, [0])
     elsewhere = {**settings, "environment": {**this_process(), "code": "newer"}}
     newer = {"config": {**settings["config"], "model": {"kind": "not known here"}}}
     actor = kind({**elsewhere, **newer})
     report = actor.train()
     assert (report["status"], report["done"]) == (OTHER_CODE, True)
     assert "has other code than the driver" in report["error"]
-    assert list(tmp_path.iterdir()) == []
+    assert list(study.iterdir()) == []
     with pytest.raises(ConfigError, match="has other code than the driver"):
         kind({name: value for name, value in elsewhere.items() if name != "study_directory"})
     assert actor.reset_config({**settings, "environment": this_process()})

@@ -13,11 +13,13 @@ from scipy import stats
 
 from analysis.figure_style import style
 from analysis.plot_scaling import scaling_figure
+from analysis.registered import SCALE_CHANGES, Family
 from analysis.report import write_report
 from analysis.results import Results
 from analysis.runs import curves_table
 from analysis.scaling import scaling
 from analysis.summary import analyse
+from tests.fakes_plan import registered
 from tests.fakes_results import make_results
 
 SIZES = {"s1": 1e5, "s2": 3e5, "s3": 1e6, "s4": 4e6}
@@ -76,6 +78,21 @@ def test_a_difference_that_changes_its_sign_is_a_crossing() -> None:
     assert row["difference"] == pytest.approx(np.mean(change))
     assert row["p"] == pytest.approx(stats.ttest_1samp(change, 0).pvalue)
     assert row["verdict"] == "gains as models grow"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_changes_are_as_planned_where_the_plan_names_them(named: bool) -> None:
+    results = results_of(power)
+    families = [Family(name=SCALE_CHANGES, metric="val_loss", size=1)] if named else []
+    plan = registered(list(results.baselines), n=SEEDS, primary=None, families=tuple(families))
+    del plan["cells"]
+    found = analyse(dataclasses.replace(results, plan={**results.plan, **plan}))
+    assert list(found.growth["plan"]) == ["planned" if named else "exploratory: not in the plan"]
+    assert set(found.scaling["plan"]) == {"exploratory: not in the plan"}
+    rows = found.plan_check.set_index("item")
+    assert (f"family: {SCALE_CHANGES}" in rows.index) == named
+    if named:
+        assert list(rows.loc[f"family: {SCALE_CHANGES}", ["done", "agrees"]]) == ["1 tests", "yes"]
 
 
 def test_too_few_scales_have_no_law() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.registered import Comparison, registration
+from analysis.registered import SCALE_CHANGES, Comparison, registration
 from analysis.schema import FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
 from moe_models.errors import ConfigError
 from sweeps import (
@@ -25,6 +25,7 @@ from sweeps import (
     gating,
     latent_attention,
     routing,
+    scaling,
 )
 from sweeps.engine.plan import Plan
 from sweeps.engine.registration import lines
@@ -43,6 +44,18 @@ def end(plan: Plan, count: int) -> None:
             study=plan.name, cell=run.cell.name, scale="cpu", factors=dict(run.cell.factors), seed=run.seed,
             config_hash=run.config_hash, status=FINISHED,
         ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+
+
+def test_a_ladder_registers_how_differences_change_with_scale(plan_for: Callable[..., Plan]) -> None:
+    def families(scale: str) -> dict[str, int]:
+        plan = plan_for(study=scaling.STUDY, scale=scale, variants="baseline,mlp,attention", seeds=3)
+        return {family["name"]: family["size"] for family in plan.registration["registered"]["families"]}
+
+    against = families("auto")
+    assert against.pop(SCALE_CHANGES) == 2
+    assert sum(against.values()) == 2 * 4
+    assert SCALE_CHANGES not in families("ladder_1,ladder_2"), "two points fit any law"
+    assert SCALE_CHANGES not in families("ladder_1")
 
 
 def test_the_first_plan_registers_what_will_be_tested(plan_for: Callable[..., Plan]) -> None:
