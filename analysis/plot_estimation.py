@@ -17,7 +17,7 @@ from analysis.figure_style import FAINT, FLAWED, INK, MUTED, metric_label, new_f
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import FLAWS
-from analysis.stopping import shown_difference
+from analysis.stopping import SHOWN, shown_difference
 from analysis.summary import Analysis
 from analysis.unpaired import UNPAIRED
 
@@ -78,7 +78,7 @@ def estimation_figure(results: Results, analysis: Analysis) -> Figure | None:
 def _what(results: Results) -> str:
     """Say what is drawn of a difference: one that could have stopped earlier has no t distribution."""
     if results.looks:
-        return "difference, adjusted where it could have stopped earlier, and its 95 % interval"
+        return f"{SHOWN} and its 95 % interval"
     return "mean difference, its 95 % interval and t distribution"
 
 

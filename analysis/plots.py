@@ -23,7 +23,7 @@ from analysis.plot_variance import variance_figure
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import FLAWS, INVALID, TOKENS, TRAIN_SECONDS
-from analysis.stopping import shown_difference
+from analysis.stopping import SHOWN, shown_difference
 from analysis.summary import Analysis
 from analysis.unpaired import UNPAIRED
 
@@ -136,7 +136,7 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
 
 def _estimated(results: Results) -> str:
     """Say what the differences of figures are."""
-    return "difference, adjusted where it could have stopped earlier," if results.looks else "mean difference"
+    return SHOWN if results.looks else "mean difference"
 
 
 def _rows_figure(

@@ -29,6 +29,8 @@ POINTS = 13
 HALVINGS = 20
 REACH = 6.0
 """Standard errors at the first look within which the estimate is sought: the mean at a stop is not farther off."""
+SHOWN = "difference, adjusted where it could have stopped earlier,"
+"""What `shown_difference` is where a plan has several looks, in words."""
 
 
 def shown_difference(row: Mapping[Any, Any]) -> float:
