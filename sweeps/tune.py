@@ -145,11 +145,10 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
         known = [] if plan.storage.apart else read_trials(plan.folder)
         trials = open_trials(plan.cells, known, planned_trials(declared), budget, options.search_seed)
         runs = [*trials, *plan.open_runs()]
-        resources = cli.pack(plan, resources, options, console, runs)
         storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown
         _print_search(plan, declared, budget, console)
         if options.dry_run:
-            expected = forecast(plan, resources, runs)
+            expected = forecast(plan, cli.pack(plan, resources, options, console, runs), runs)
             whole = "search and confirmation, were no trial stopped: " if trials else "confirmation: "
             console.print(f"{whole}{expected.line()}", soft_wrap=True, markup=False)
             console.print("dry run: nothing was trained")
@@ -157,7 +156,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
                 facts = {"folder": str(plan.folder), "runs_left": expected.runs}
                 print(json.dumps({**declared, **facts, **expected.to_json()}))
             return 0
-        with cli.driving(plan, resources, console, runs) as resources:
+        with cli.driving(plan, resources, options, console, runs) as resources:
             plan = cli.renewed(plan, make)
             if exchange(plan.storage, plan.known_cells()):
                 plan = make()

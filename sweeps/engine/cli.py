@@ -86,11 +86,10 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
     console = console_of(options)
     with workplace(options) as resources:
         plan = planned(lambda: make_plan(study, options, resources))
-        resources = pack(plan, resources, options, console)
         if options.dry_run:
-            _dry_run(plan, resources, options, console, facts or {})
+            _dry_run(plan, pack(plan, resources, options, console), options, console, facts or {})
             return 0
-        with driving(plan, resources, console) as resources:
+        with driving(plan, resources, options, console) as resources:
             plan = renewed(plan, lambda: make_plan(study, options, resources))
             return train(plan, resources, options, console, facts or {})
 
@@ -140,15 +139,16 @@ def workplace(options: Options) -> Iterator[Resources]:
 
 @contextmanager
 def driving(
-    plan: Plan, resources: Resources, console: Console, runs: Sequence[PlannedRun] | None = None
+    plan: Plan, resources: Resources, options: Options, console: Console, runs: Sequence[PlannedRun] | None = None
 ) -> Iterator[Resources]:
     """Be the one driver of a study, once it is certain that its runs can be trained and can keep what they reach.
 
-    Yields the resources with what is known of a cluster's machines.
+    Yields the resources as `pack` lays runs over them, with what is known of a cluster's machines.
 
     Args:
         plan: of the study.
         resources: what there is, and a run's share of it.
+        options: checked.
         console: where to talk to people.
         runs: those to be trained; None: the plan's open ones.
 
@@ -162,8 +162,6 @@ def driving(
 
     storage = plan.storage
     runs = plan.open_runs() if runs is None else runs
-    if not resources.cluster:
-        require_memory(runs, resources)
     with (
         study_lock(plan.folder),
         lease(storage.store, storage.place, _saying(console)) if storage.apart else nullcontext(),
@@ -174,6 +172,10 @@ def driving(
 
             need = footprint(runs, resources) if runs else None
             resources = dataclasses.replace(resources, hardware=require_nodes(storage, resources, need))
+        else:
+            # Measured by the one driver alone: two that measure at once would each find a slower machine.
+            resources = pack(plan, resources, options, console, runs)
+            require_memory(runs, resources)
         yield resources
         storage.sweep(LEASE_SECONDS)
 

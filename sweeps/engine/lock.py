@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,11 +34,12 @@ class Driver:
 
 @contextmanager
 def study_lock(folder: Path) -> Iterator[None]:
-    """Hold a study's lock, and say in its folder who does.
+    """Hold a study's lock, and say in its folder who does. What it made is gone where nothing was written beside it.
 
     Raises:
         ConfigError: another process holds it.
     """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK_FILE, timeout=0):
@@ -46,8 +48,19 @@ def study_lock(folder: Path) -> Iterator[None]:
                 yield
             finally:
                 (folder / DRIVER_FILE).unlink(missing_ok=True)
+                _remove(folder, made)
     except Timeout as error:
         raise ConfigError(f"another process is running this study ({folder}): wait for it to end") from error
+
+
+def _remove(folder: Path, made: Sequence[Path]) -> None:
+    """Remove folders that were made for a lock that is held, innermost first, while they are empty."""
+    if made and os.listdir(folder) == [LOCK_FILE]:
+        # Who has it open by now is refused: `FileLock` takes no file that is no longer in its place.
+        (folder / LOCK_FILE).unlink()
+        with contextlib.suppress(OSError):  # something is in one of them
+            for place in made:
+                place.rmdir()
 
 
 def running_driver(folder: Path) -> Driver | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
-from sweeps.engine import cli, lock
+from sweeps.engine import cli, lock, measure
 from sweeps.engine.plan import Plan
 from sweeps.exp6_grid import STUDY
 
@@ -95,3 +95,33 @@ def test_half_written_files_of_killed_processes_are_removed(
     assert STUDY.main(arguments) == 0
     assert len(trained) == 1
     assert not left.exists()
+
+
+def test_what_another_drives_is_not_measured(
+    arguments: list[str],
+    plan_for: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    measured: list[Any] = []
+    monkeypatch.setattr(measure, "measure", lambda *asked: measured.append(asked))
+    folder = plan_for(variants="baseline,attention").folder
+    with lock.study_lock(folder):
+        assert STUDY.main([*arguments, "--gpus-per-trial", "auto"]) == 2
+    assert "another process is running this study" in capsys.readouterr().err
+    assert measured == []
+    assert not folder.parent.exists()  # nothing was written beside the lock
+
+
+def test_a_lock_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    written, empty = tmp_path / "results" / "written", tmp_path / "results" / "empty"
+    with lock.study_lock(written):
+        (written / "plan.json").touch()
+    with lock.study_lock(empty):
+        pass
+    assert sorted(path.name for path in written.iterdir()) == [lock.LOCK_FILE, "plan.json"]
+    assert not empty.exists()
+    empty.mkdir()
+    with lock.study_lock(empty):
+        pass
+    assert [path.name for path in empty.iterdir()] == [lock.LOCK_FILE]
