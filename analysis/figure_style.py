@@ -26,6 +26,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Of the cells in one panel of curves."""
 BETTER, WORSE, OPEN = "#0072B2", "#D55E00", "#8a94a0"
 """What a comparison says: a cell is better than its baseline, worse, or it cannot be told."""
+VERDICTS = {
+    outcomes.BETTER: BETTER,
+    outcomes.WORSE: WORSE,
+    outcomes.EQUIVALENT: COLOURS[2],
+    outcomes.DEPENDS: COLOURS[3],
+    outcomes.OPEN: OPEN,
+}
+"""Colours of comparisons by their outcome; any other has that of the last."""
 FLAWED = "#c1121f"
 """Of everything that is no result."""
 MARGIN = 0.18
@@ -143,8 +151,7 @@ def metric_label(results: Results) -> str:
 
 def verdict_colours(table: pd.DataFrame) -> list[str]:
     """Return the colour of each row of a table with verdicts and marks."""
-    told_apart = {outcomes.BETTER: BETTER, outcomes.WORSE: WORSE}
     return [
-        FLAWED if flaws else told_apart.get(outcomes.outcome(verdict), OPEN)
+        FLAWED if flaws else VERDICTS.get(outcomes.outcome(verdict), OPEN)
         for verdict, flaws in zip(table["verdict"], table[FLAWS], strict=True)
     ]

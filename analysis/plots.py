@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import figure_style, learning_rates, marks, text
+from analysis import figure_style, learning_rates, marks, outcomes, text
 from analysis.figure_style import INK, MUTED, metric_label, new_figure, points, strokes, verdict_colours
 from analysis.plot_curves import loss_figure
 from analysis.plot_estimation import estimation_figure
@@ -27,12 +27,16 @@ from analysis.stopping import SHOWN, shown_difference
 from analysis.summary import Analysis
 from analysis.unpaired import UNPAIRED
 
-DIFFERENCES = {
-    "better": figure_style.BETTER,
-    "worse": figure_style.WORSE,
-    "neither is shown": figure_style.OPEN,
+KEY = {
+    outcomes.BETTER: "better",
+    outcomes.WORSE: "worse",
+    outcomes.EQUIVALENT: "equal within the margin",
+    outcomes.DEPENDS: "by one of two analyses alone",
+    outcomes.OPEN: "neither is shown",
 }
-KEY = {**DIFFERENCES, "baseline": INK}
+"""What colours of comparisons mean, in words."""
+RARE = (outcomes.EQUIVALENT, outcomes.DEPENDS)
+"""In the key where there is one."""
 NO_RESULT = "no result"
 """In the key where something is marked."""
 FIGURE_SPACE = "\u2007"
@@ -74,7 +78,7 @@ def ranking_figure(results: Results, analysis: Analysis) -> Figure:
         ranks = [text.whole(row["rank"]).rjust(2, FIGURE_SPACE) for row in records(rows)]
         _label_rows(axes, rows, "cell", rows["is_baseline"].tolist(), after=ranks)
         axes.set_xlabel(metric_label(results))
-    _key(figure, results, KEY)
+    _key(figure, results, [analysis.comparisons], {"baseline": INK})
     return figure
 
 
@@ -94,7 +98,7 @@ def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
         _forest(axes, rows)
         _label_rows(axes, rows, "cell")
         axes.set_xlabel(f"difference in {metric_label(results)}, cell {text.MINUS} baseline")
-    _key(figure, results, DIFFERENCES)
+    _key(figure, results, [rows for _, rows in panels])
     return figure
 
 
@@ -130,7 +134,7 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
         _label_rows(axes, table, name, after=[f"@{scale}" if scale else "" for scale in table["scale"]])
         axes.set_title(title)
     grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}, with {text.MINUS} without")
-    _key(figure, results, DIFFERENCES)
+    _key(figure, results, [table for _, table, _ in parts])
     return figure
 
 
@@ -193,9 +197,15 @@ def _label_rows(
         tick.set_fontweight("bold" if strong else "normal")
 
 
-def _key(figure: Figure, results: Results, key: dict[str, str]) -> None:
+def _key(
+    figure: Figure, results: Results, tables: Sequence[pd.DataFrame], beside: Mapping[str, str] | None = None
+) -> None:
+    """Say below what the colours of the tables' comparisons mean, and others (colours by words)."""
+    found = {outcomes.outcome(verdict) for table in tables for verdict in table["verdict"]}
+    said = {outcome: words for outcome, words in KEY.items() if outcome not in RARE or outcome in found}
+    key = {words: figure_style.VERDICTS[outcome] for outcome, words in said.items()} | dict(beside or {})
     if results.marks:
-        key = {**key, f"{NO_RESULT} {marks.MARK}": figure_style.FLAWED}
+        key[f"{NO_RESULT} {marks.MARK}"] = figure_style.FLAWED
     handles: list[Any] = [
         figure.axes[0].plot([], [], "D", color=colour, markersize=6, label=name)[0] for name, colour in key.items()
     ]

@@ -114,6 +114,29 @@ def test_differences_show_the_comparisons_in_the_colour_of_their_verdict(grid: t
     np.testing.assert_allclose(ends, expected)
 
 
+def test_what_one_analysis_alone_shows_and_what_is_equal_have_colours_of_their_own(
+    grid: tuple[Results, Analysis],
+) -> None:
+    results, analysis = grid
+
+    def key(table: pd.DataFrame) -> list[str]:
+        figure = plots.differences_figure(results, dataclasses.replace(analysis, comparisons=table))
+        assert figure is not None
+        shown = diamonds(figure.axes[0])
+        assert all(shown[cell][1] == colour for cell, colour in zip(table["cell"], colours, strict=True))
+        return [entry.get_text() for entry in figure.legends[0].get_texts()]
+
+    table = analysis.comparisons
+    colours = figure_style.verdict_colours(table)
+    assert key(table) == ["better", "worse", "neither is shown"]
+    verdicts = ["depends on equal variances: better by the joint analysis alone", "equivalent within 0.01 nats"]
+    table = table.assign(verdict=[*verdicts, *table["verdict"][2:]])
+    colours = [figure_style.COLOURS[3], figure_style.COLOURS[2], *colours[2:]]
+    assert key(table) == [
+        "better", "worse", "equal within the margin", "by one of two analyses alone", "neither is shown",
+    ]  # fmt: skip
+
+
 def test_contributions_show_both_analyses_of_an_orthogonal_grid(tmp_path: Path) -> None:
     results = load_results(make_study(tmp_path / "grid", seeds=4, design="orthogonal"))
     analysis = analyse(results)
