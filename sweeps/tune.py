@@ -16,6 +16,7 @@ import math
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,7 +166,8 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
             from sweeps.engine.runner import ray_session
 
             search = Search(plan, declared, space, budget, options, resources, console, trainable)
-            with ray_session(resources):
+            left = open_trials(plan.cells, search.earlier, planned_trials(declared), budget, options.search_seed)
+            with ray_session(resources) if left else nullcontext():
                 if not search.run():
                     print("interrupted: the same command continues the search", file=sys.stderr)
                     return cli.EXIT_INTERRUPTED

@@ -167,8 +167,8 @@ class HungryTrainable(AblationTrainable):
 class MadeUpTuningTrainable(TuningTrainable):
     """Reports as TuningTrainable does, without training: a loss that falls with the updates, best at rates of 0.01.
 
-    Trial 2 of each search raises while `fault` lies in the study's folder. Where `kill` lies there, the process of the
-    search of `mlp` is killed in its trial 2, once.
+    Trial 2 of each search raises while `fault` lies in the study's folder. Where `kill worker` lies there, the process
+    of the search of `mlp` is killed in its trial 2, once; where `kill raylet` does, its raylet, the next time.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -185,9 +185,11 @@ class MadeUpTuningTrainable(TuningTrainable):
         if (labels["arm"], labels["number"]) == ("search", 2):
             if (folder / "fault").exists():
                 raise RuntimeError("planned\nfault")
-            if labels["cell"] == "mlp" and (folder / "kill").exists():
-                (folder / "kill").unlink()
-                os.kill(os.getpid(), signal.SIGKILL)
+            for victim, process in (("worker", os.getpid()), ("raylet", os.getppid())):
+                if labels["cell"] == "mlp" and (folder / f"kill {victim}").exists():
+                    (folder / f"kill {victim}").unlink()
+                    os.kill(process, signal.SIGKILL)
+                    time.sleep(60)  # one whose raylet is dead ends soon
         rates = [math.log10(training[f"{name}_learning_rate"]) for name in ("muon", "adamw")]
         while len(self.curve) < training["updates"]:
             update = len(self.curve) + 1

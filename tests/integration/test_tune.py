@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,12 @@ from analysis.load import load_results
 from analysis.schema import FINISHED, read_records
 from analysis.tuning_records import SEARCH, TuningRecord, best_of, of_arm, read_tuning_records
 from sweeps import tune
+from sweeps.engine import runner
 from tests import fakes_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CELLS = ("baseline", "mlp")
 TRIALS, RANDOM, SEEDS = 7, 3, 2
-
-
-@pytest.fixture(scope="module")
-def _one_ray() -> Iterator[None]:
-    ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 def records_by_hash(folder: Path) -> dict[tuple[str, str], TuningRecord]:
@@ -42,10 +34,10 @@ def told(trial: TuningRecord) -> tuple[Any, ...]:
     return trial.hyperparameters, trial.status, trial.rungs, trial.rows
 
 
-@pytest.mark.usefixtures("_one_ray")
 def test_a_search_resumes_confirms_and_is_copied_once(
     corpus_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
     arguments = [
         "--variants", ",".join(CELLS), "--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32",
         "--steps", "9", "--seeds", str(SEEDS), "--trials", str(TRIALS), "--random", str(RANDOM), "--sweep", "0",
@@ -63,14 +55,17 @@ def test_a_search_resumes_confirms_and_is_copied_once(
     assert not (folder / "plan.json").exists(), "nothing is confirmed before the search is complete"
 
     (folder / "fault").unlink()
-    (folder / "kill").touch()
+    (folder / "kill worker").touch()
+    (folder / "kill raylet").touch()
     with monkeypatch.context() as down:  # its tracking server
         down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         assert tune.main(arguments, fakes_ray.MadeUpTuningTrainable) == 0
     said = capsys.readouterr()
     after = records_by_hash(folder)
     assert {key: after[key] for key in before} == before, "what had ended is not trained again"
-    assert said.out.count("mlp, trial 2: its worker died; it goes on from its checkpoint") == 1
+    assert "mlp, trial 2: its worker died; it goes on from its checkpoint" in said.out
+    assert said.out.count("Ray died and is started anew") == 1
+    assert list(folder.glob("kill *")) == []
     seconds = [of_arm(after.values(), cell, SEARCH)[2] for cell in CELLS]
     assert told(seconds[0]) == told(seconds[1]), "both cells' losses are made up alike"
     assert "\nsearch: " in said.out, "what it really took"
@@ -79,6 +74,7 @@ def test_a_search_resumes_confirms_and_is_copied_once(
     assert f"optuna-dashboard sqlite:///{folder / 'optuna.db'}" in said.out
     assert "tokens spent" in said.out
 
+    monkeypatch.setattr(runner, "_start_ray", lambda *_: pytest.fail("nothing was left to train"))
     assert tune.main(arguments, fakes_ray.MadeUpTuningTrainable) == 0
     assert records_by_hash(folder) == after
     require_copies(folder)
