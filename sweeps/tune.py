@@ -173,7 +173,8 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
                     return cli.EXIT_INTERRUPTED
                 confirmation = search.confirmation()
                 require_same_configurations(confirmation)
-                return cli.train(confirmation, resources, options, console, {"search": search.usage.to_json()})
+                facts = {"search": search.usage.to_json(resources.cost_unit)}
+                return cli.train(confirmation, resources, options, console, facts)
 
 
 def read_trials(folder: Path) -> list[TuningRecord]:
@@ -288,7 +289,7 @@ class Search:
         self.trainable = trainable or TuningTrainable
         self.environment = describe_environment(resources.hardware)
         self.earlier = read_trials(plan.folder)
-        self.usage = Usage(resources)
+        self.usage = Usage()
         url = storage_url(options.optuna_storage, plan.folder)
         self.optuna: OptunaCopy = OptunaCopy(url, space, self._say)
         self.arms: list[Arm] = []
@@ -432,7 +433,7 @@ class Search:
             self._say(
                 f"warning: the best {' and '.join(edge)} of '{name}' lies at the edge of its range: widen --space"
             )
-        self._say(self.usage.line())
+        self._say(f"search: {self.usage.line(self.resources.cost_unit, 'trial')}")
         self._say(f"trials: {self.optuna.dashboard_command()}")
         return dataclasses.replace(self.plan, cells=tuple(cells), tuning=tuning)
 

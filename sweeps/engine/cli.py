@@ -279,8 +279,8 @@ def _measured(resources: Resources) -> dict[str, Any]:
 
 
 def _packing(packing: Packing) -> str:
+    from analysis.text import duration
     from sweeps.engine.memory import gib
-    from sweeps.engine.progress import duration
 
     ends = ", ".join(f"{duration(laid.seconds)} with {together}" for together, laid in packing.schedules.items())
     return f"as measured: {ends} at a time on a device; a run takes up to {gib(packing.run_bytes)}, margin included"
@@ -376,16 +376,14 @@ def train(
         "runs": {status: progress.counts[status] for status in ("finished", "diverged", "failed")},
         "report": report,
         "wall_seconds": time.monotonic() - started,
-        "makespan_seconds": progress.makespan(),
-        "cost": progress.device_seconds / 3600,
-        "cost_unit": resources.cost_unit,
-        "peak_memory_bytes": progress.peak_bytes,
+        **progress.usage.to_json(resources.cost_unit),
         "utilisation": progress.utilisation(),
         **_measured(resources),
         **(facts or {}),
         **({"race": race.standing(plan).to_json()} if plan.is_race else {}),
     }
-    _print_end(plan, summary, options, console, tracker.experiment_id)
+    spent = progress.usage.line(resources.cost_unit, "run")
+    _print_end(plan, summary, spent, options, console, tracker.experiment_id)
     return EXIT_FAILURES if plan.failed_runs() or outcome.failures else 0
 
 
@@ -406,10 +404,12 @@ def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
         return None
 
 
-def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: Console, experiment_id: str) -> None:
+def _print_end(
+    plan: Plan, summary: dict[str, Any], spent: str, options: Options, console: Console, experiment_id: str
+) -> None:
     from analysis.schema import FAILURES_FOLDER
+    from analysis.text import duration
     from analysis.tracking import public, tracking_uri, ui_command
-    from sweeps.engine.progress import duration
 
     uri = tracking_uri()
     later = f"python -m analysis sync-mlflow {summary['folder']}, once MLflow's server answers"
@@ -421,7 +421,7 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
     lines = [
         f"{counts or 'nothing to train'}; {duration(summary['wall_seconds'])} in all"
         + ("" if used is None else f", {used:.0%} of the slots' time in training and evaluation"),
-        *([_spent(summary)] if used is not None else []),
+        *([f"training: {spent}"] if used is not None else []),
         *([plan.protocol.sentence()] if plan.protocol.published else []),
         *([f"race: {race['runs']} runs, {race['fixed_runs']} without looks"] if race and not race["next_look"] else []),
         *([f"report: {summary['report']}"] if summary["report"] else []),
@@ -431,12 +431,3 @@ def _print_end(plan: Plan, summary: dict[str, Any], options: Options, console: C
         lines.append(f"failed runs are in {summary['folder']}/{FAILURES_FOLDER}; --rerun failed tries them again")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
-
-
-def _spent(summary: Mapping[str, Any]) -> str:
-    from sweeps.engine.memory import gib
-    from sweeps.engine.progress import duration
-
-    peak = summary["peak_memory_bytes"]
-    memory = "" if peak is None else f"; the largest run took {gib(peak)} of memory"
-    return f"training: {duration(summary['makespan_seconds'])} and {summary['cost']:.2g} {summary['cost_unit']}{memory}"

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.text import counted
+from analysis.text import counted, duration
 from sweeps.engine.memory import footprint, gib
 from sweeps.engine.packing import Schedule, schedule
 from sweeps.engine.plan import Plan, PlannedRun, by_cell
 from sweeps.engine.probe import estimate_runs
-from sweeps.engine.progress import duration
 from sweeps.engine.resources import Resources
 
 

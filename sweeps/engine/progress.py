@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -26,19 +25,11 @@ from analysis.schema import (
     VAL_LOSS,
     TrialRecord,
 )
+from analysis.text import duration
 from sweeps.engine.plan import PlannedRun
+from sweeps.engine.usage import Usage
 
 REFRESHES_A_SECOND = 2
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words: `42 s`, `3 min 5 s`, `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 class Progress:
@@ -66,11 +57,8 @@ class Progress:
         self.under = under
         self.console = console
         self.counts: Counter[str] = Counter()
-        self.busy_seconds = 0.0
-        self.device_seconds = 0.0
-        """Of GPUs, or of cores."""
-        self.peak_bytes: int | None = None
-        """Largest peak memory of a run that has ended since; None where none is known."""
+        self.usage = Usage()
+        self._busy_seconds = 0.0
         self._losses: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         for record in earlier:
             self._count(record)
@@ -81,8 +69,6 @@ class Progress:
         self.slots = max(1, min(slots, len(self._costs)))
         self._share = dict.fromkeys(self._costs, 0.0)
         self._running: dict[str, tuple[PlannedRun, str]] = {}
-        self._first_start: float | None = None
-        self._last_end: float | None = None
         self._live = Live(
             get_renderable=self._display,
             console=console,
@@ -106,16 +92,15 @@ class Progress:
 
     def started(self, run: PlannedRun) -> None:
         """A run begins to train."""
-        if self._first_start is None:
-            self._first_start = time.monotonic()
+        self.usage.started()
         self._running[run.config_hash] = (run, "starting")
 
     def reported(
         self, run: PlannedRun, rows: Iterable[Mapping[str, Any]], busy_seconds: float, share: float = 1.0
     ) -> None:
         """A run has made rows, and was training or evaluating so long since it last said so, with a share of a GPU."""
-        self.busy_seconds += busy_seconds
-        self.device_seconds += busy_seconds * share
+        self._busy_seconds += busy_seconds
+        self.usage.reported(busy_seconds, share, None)
         for row in rows:
             updates = run.cell.config.training.updates
             self._share[run.config_hash] = row[STEP] / updates
@@ -136,34 +121,28 @@ class Progress:
 
     def ended(self, run: PlannedRun, record: TrialRecord) -> None:
         """A run has a record, or has failed."""
-        self._last_end = time.monotonic()
+        self.usage.reported(0.0, 1.0, record.result_row()[PEAK_MEMORY_BYTES])
         self._running.pop(run.config_hash, None)
         self._share[run.config_hash] = 1.0
         self._cost_of_ended += self._costs.get(run.config_hash, 0)
         self._count(record)
-        self.peak_bytes = max(filter(None, (self.peak_bytes, record.result_row()[PEAK_MEMORY_BYTES])), default=None)
         if not self.console.is_terminal or record.status != FINISHED or record.result_row()[INVALID]:
             self.say(self._line(record))
 
-    def makespan(self) -> float | None:
-        """Return the seconds from the first start to the last end; None before anything ended."""
-        if self._first_start is None or self._last_end is None:
-            return None
-        return self._last_end - self._first_start
-
     def utilisation(self) -> float | None:
-        """Share of slots x (first start to last end) that was training or evaluation; None before anything ended."""
-        span = self.makespan()
-        return None if span is None else self.busy_seconds / (self.slots * span)
+        """Share of slots x (first start to last report) that was training or evaluation; None before any report."""
+        span = self.usage.seconds
+        return self._busy_seconds / (self.slots * span) if span else None
 
     def seconds_left(self) -> float | None:
         """Return the time left, by the FLOPs done so far; None before there are any."""
         running = (self._costs.get(address, 0) * self._share.get(address, 0.0) for address in self._running)
         done = self._cost_of_ended + sum(running)
-        if self._first_start is None or done == 0:
+        so_far = self.usage.seconds_so_far
+        if so_far is None or done == 0:
             return None
         left = self._cost_of_all - done
-        return (time.monotonic() - self._first_start) * left / done
+        return so_far * left / done
 
     def best(self) -> list[tuple[str, str, float, int]]:
         """Return for each scale the cell with the lowest mean validation loss so far: (scale, cell, loss, seeds)."""

@@ -66,10 +66,10 @@ def test_other_runs_than_the_plan_s_can_be_laid(plan: Plan) -> None:
 
 
 def test_what_a_search_took_is_said() -> None:
-    usage = Usage(QUARTERS)
-    assert usage.line() == "search: nothing was left to train"
+    usage = Usage()
+    assert usage.line("GPU-hours", "trial") == "nothing was left to train"
     usage.started()
     for peak in (None, 3 * 2**30, 2**30):
         usage.reported(1200.0, 0.25, peak)
-    assert usage.line() == "search: 0 s and 0.25 GPU-hours; the largest trial took 3.0 GiB of memory"
-    assert usage.to_json()["cost"] == 0.25
+    assert usage.line("GPU-hours", "trial") == "0 s and 0.25 GPU-hours; the largest trial took 3.0 GiB of memory"
+    assert usage.to_json("GPU-hours")["cost"] == 0.25

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from analysis.schema import DIVERGED, FAILED, FINISHED, INVALID, NOTE, Audit, TrialRecord
-from sweeps.engine import progress as module
+from sweeps.engine import usage as module
 from sweeps.engine.plan import Plan, PlannedRun
-from sweeps.engine.progress import Progress, duration
+from sweeps.engine.progress import Progress
 
 
 class Clock:
@@ -41,14 +41,6 @@ def make(plan: Plan, *, terminal: bool, earlier: int = 0) -> tuple[Progress, io.
     runs = plan.runs()
     done = [record(run) for run in runs[:earlier]]
     return Progress(plan.name, done, runs[earlier:], 2, console, plan.protocol.under), out
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (3600, "1 h 0 min"), (7800, "2 h 10 min")],
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -101,7 +93,7 @@ def test_utilisation_is_busy_time_over_slots_and_span(plan_for: Callable[..., Pl
 def test_what_training_took(plan_for: Callable[..., Plan], clock: Clock) -> None:
     plan = plan_for(variants="baseline,mlp")
     progress, _ = make(plan, terminal=False, earlier=1)
-    assert (progress.makespan(), progress.peak_bytes) == (None, None)
+    assert (progress.usage.seconds, progress.usage.peak_bytes) == (None, None)
     for run, peak in zip(plan.runs()[1:], (3_000, 5_000, None), strict=True):
         progress.started(run)
         clock.now += 10
@@ -109,7 +101,7 @@ def test_what_training_took(plan_for: Callable[..., Plan], clock: Clock) -> None
         ended.rows[-1]["peak_memory_bytes"] = peak
         progress.ended(run, ended)
     clock.now += 50  # the report is no part of it
-    assert (progress.makespan(), progress.peak_bytes) == (30.0, 5_000)
+    assert (progress.usage.seconds, progress.usage.peak_bytes) == (30.0, 5_000)
 
 
 def test_time_left_follows_the_work_done(plan_for: Callable[..., Plan], clock: Clock) -> None:
