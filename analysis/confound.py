@@ -1,8 +1,8 @@
 """`confound`: what a cell and its baseline differ in beyond their declared factors.
 
 Judged on the configurations that the runs recorded. A study declares which parts of a configuration (slots) each of its
-factors may change, and what these are meant to be in each cell; where it declares nothing, nothing is said of them.
-And on where the runs of equal seeds were made: by other code, with other packages, on other hardware.
+factors may change, and what these are meant to be in each cell; where it declares nothing, that is said. And on where
+the runs of equal seeds were made: by other code, with other packages, on other hardware.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ MADE_APART = {
     HARDWARE: (NOTE, "on other hardware", "times compare the machines, too, and losses may differ by rounding"),
 }
 """Of a run's environment, what should be one for a cell and its baseline: severity, how it was made, what follows."""
+NOT_CHECKED = Audit(
+    name=NAME,
+    severity=NOTE,
+    evidence="not checked: the study does not declare which parts of a configuration its factors may change (`slots`)",
+)
 SHOWN = 6
 """Most differences named in one finding."""
 
@@ -62,13 +67,14 @@ def audit(records: Sequence[TrialRecord], plan: Mapping[str, Any], replays: Repl
     slots, entries = plan.get("slots") or {}, {cell["name"]: cell for cell in plan["cells"]}
     tuned = {f"training.{name}" for arm in plan.get("tuning", {}).values() for name in arm["space"]}
     found: dict[Audit, list[str]] = {}
-    for name, baseline, here, there in _pairs(records, entries) if slots else ():
+    for name, baseline, here, there in _pairs(records, entries):
         levels = entries[name]["factors"], entries[baseline]["factors"]
         factors = [factor for factor in levels[0] if levels[0][factor] != levels[1][factor]]
         allowed = {slot for factor in factors for slot in slots.get(factor, ())} | tuned
         declared = entries[name]["declared"], entries[baseline]["declared"]
-        beyond = list(unexplained(here.config, there.config, *declared, allowed))
-        audits = [_warning(beyond, factors, baseline)] if beyond else []
+        beyond = list(unexplained(here.config, there.config, *declared, allowed)) if slots else []
+        audits = [] if slots else [NOT_CHECKED]
+        audits += [_warning(beyond, factors, baseline)] if beyond else []
         audits += _counts(here, there, baseline, explained=bool(factors or beyond))
         for item in audits:
             found.setdefault(item, []).append(name)

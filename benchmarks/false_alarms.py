@@ -3,7 +3,8 @@
 Parts, each with the audits of its runs and those between them, as a report has:
 
 - `studies`: every study of `sweeps/` in each of its designs, at three scales, with two seeds;
-- `components`: every registered preset of every slot in the baseline's place, before and after the block, at `cpu`;
+- `components`: every registered preset of every slot in the baseline's place, norms before and after the block, and
+  every registered position, at `cpu`;
 - `corpora`: exp6's baseline and `attention` on every generated corpus;
 - `seeds`: a significance study with twenty fresh seeds, through Ray;
 - `tuning`: a search over learning rates and its confirmation, through Ray.
@@ -20,7 +21,7 @@ import os
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -38,22 +39,31 @@ from analysis.summary import analyse
 from analysis.tuning_records import read_tuning_records
 from benchmarks.in_process import ONE_CORE, trained
 from moe_models.attention import ATTENTION
+from moe_models.config import ModelConfig
 from moe_models.feed_forward import FEED_FORWARD
 from moe_models.norms import NORM
+from moe_models.positions import POSITION
 from sweeps import exp6_grid, significance, tune
 from sweeps.engine.options import Options
 from sweeps.engine.plan import make_plan
 from sweeps.engine.study import BASELINE, Cell, Design, Study, find_study, study_names, variant
 from trainables.environment import cpu_cores
+from trainables.scales import Scale
 from trainables.synthetic import LANGUAGES
 
 SCALES = ("ladder_1", "ladder_2", "cpu")
 UPDATES = 12
-SLOTS = {"attention": ATTENTION, "norm": NORM, "feed_forward": FEED_FORWARD}
+SLOTS = {
+    "attention": (ATTENTION, "model.attention"),
+    "norm": (NORM, "model.block_norm"),
+    "feed_forward": (FEED_FORWARD, "model.feed_forward"),
+}
+"""What is registered for each, and the part of a configuration that it is."""
 TWINS = ("deepseek_rmsnorm",)
 """One model with another preset under another name: exp6 declares it, and no other study is sound with both."""
 MOST_INVALID = 1
 
+Build = Callable[[Scale], ModelConfig]
 Task = tuple[str, Study, Options]
 """A part's name for it, a study and what is asked of it."""
 
@@ -74,23 +84,35 @@ def studies() -> Iterator[Task]:
 def components() -> Iterator[Task]:
     """Every preset in the place of the baseline's, as a study of its own a slot and placement."""
     for placement in ("pre", "post"):
-        for slot, registry in SLOTS.items():
-            cells = [
-                Cell(name=preset, factors={slot: preset}, build=variant(**{slot: preset, "placement": placement}))
-                for preset in registry.presets()
-                if preset not in TWINS
-            ]
-            yield (
-                f"{slot}, placement {placement}",
-                Study(
-                    script=f"every_{slot}_{placement}",
-                    title=f"Every {slot}",
-                    factors=(slot,),
-                    designs={"default": Design(cells=tuple(cells))},
-                    baseline=BASELINE[slot],
-                ),
-                options(),
-            )
+        for slot, (registry, part) in SLOTS.items():
+            builds = {preset: variant(**{slot: preset, "placement": placement}) for preset in registry.presets()}
+            yield f"{slot}, placement {placement}", every(slot, part, placement, BASELINE[slot], builds), options()
+    positions = {preset: at_position(preset) for preset in POSITION.presets()}
+    yield "position", every("position", "model.attention.position", "pre", "rope", positions), options()
+
+
+def every(slot: str, part: str, placement: str, baseline: str, builds: Mapping[str, Build]) -> Study:
+    """Return the study whose one factor is a slot, a part of the configuration."""
+    cells = [Cell(name=name, factors={slot: name}, build=build) for name, build in builds.items() if name not in TWINS]
+    return Study(
+        script=f"every_{slot}_{placement}",
+        title=f"Every {slot}",
+        factors=(slot,),
+        slots={slot: (part,)},
+        designs={"default": Design(cells=tuple(cells))},
+        baseline=baseline,
+    )
+
+
+def at_position(preset: str) -> Build:
+    """Return the function from a scale to the baseline's model with this position."""
+
+    def build(scale: Scale) -> ModelConfig:
+        model = scale.model(**BASELINE)
+        position = POSITION.configure(preset, scale.size)
+        return replace(model, attention=replace(model.attention, position=position))
+
+    return build
 
 
 def corpora() -> Iterator[Task]:

@@ -31,6 +31,7 @@ STUDY = Study(
     script="scaling",
     title="Scale: how losses fall as models grow, and whether what differs goes on to",
     factors=("model",),
+    slots={"model": ("model.attention", "model.feed_forward")},
     designs={
         "default": Design(
             cells=tuple(

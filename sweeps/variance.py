@@ -47,6 +47,10 @@ STUDY = Study(
     script="variance",
     title="Where the spread between runs comes from",
     factors=("model", DATA_ORDER),
+    slots={
+        "model": ("model.attention", "model.block_norm", "model.feed_forward"),
+        DATA_ORDER: ("data_seed",),
+    },
     designs={
         "default": Design(cells=cells("baseline"), notes=(NOTE,)),
         "components": Design(cells=cells(*MODELS), notes=(NOTE,)),

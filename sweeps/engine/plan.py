@@ -35,7 +35,6 @@ from analysis.schema import (
 from analysis.tracking import flatten
 from analysis.tuning_records import TUNING_FOLDER
 from moe_models.accounting import Counts, count
-from moe_models.config import ModelConfig
 from moe_models.errors import ConfigError, require
 from sweeps.engine.flaws import FLAWS
 from sweeps.engine.options import AUTO, Options, names
@@ -536,15 +535,16 @@ def _plan_cell(
         scale=scale.name,
         config=config,
         counts=count(config.counted_model),
-        declared=declared_slots(protocol.study, cell.build(scale)),
+        declared=declared_slots(protocol.study, cell, scale),
     )
 
 
-def declared_slots(study: Study, model: ModelConfig) -> dict[str, Any]:
-    """Return what a model makes of the parts that the study's factors may change; None where it has no such part."""
+def declared_slots(study: Study, cell: Cell, scale: Scale) -> dict[str, Any]:
+    """Return what a cell makes of the parts that the study's factors may change; None where it has no such part."""
+    whole = {"model": cell.build(scale).to_dict(), "data_seed": cell.data_seed}
     declared: dict[str, Any] = {}
     for slot in sorted({slot for slots in study.slots.values() for slot in slots}):
-        part: Any = {"model": model.to_dict()}
+        part: Any = whole
         for name in slot.split("."):
             part = part.get(name) if isinstance(part, Mapping) else None
         declared[slot] = part

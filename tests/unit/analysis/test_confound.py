@@ -119,9 +119,13 @@ def test_what_was_tuned_for_each_cell_may_differ() -> None:
     assert len(evidence(trained)) == 1
 
 
-def test_without_a_declaration_nothing_is_said() -> None:
+def test_without_a_declaration_it_is_said_that_nothing_is_checked() -> None:
     records, plan = study({"baseline": config(), "mlp": config(DENSE, place=1)})
-    assert audit(records, {**plan, "slots": {}}) == []
+    (only,) = audit(records, {**plan, "slots": {}})
+    assert (only.audit.severity, only.cells) == (NOTE, ("mlp",))
+    assert only.audit.evidence.startswith("not checked: the study does not declare")
+    records[2].rows[-1]["params_total"] *= 2
+    assert [item.audit.severity for item in audit(records, {**plan, "slots": {}})] == [NOTE, NOTE]
     for cell in plan["cells"]:
         del cell["declared"]  # planned before cells said what they are meant to be
     assert audit(records, plan) == []

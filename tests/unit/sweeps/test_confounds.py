@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +13,13 @@ from moe_models.accounting import count
 from sweeps.engine.flaws import FLAWS
 from sweeps.engine.plan import declared_slots, scale_of
 from sweeps.engine.protocol import Protocol
-from sweeps.engine.study import Study
+from sweeps.engine.study import Study, find_study, study_names
 
 PUBLISHED = (
     "exp1_attention_768d", "exp1_components_512d", "exp3_rmsnorm", "exp4_mlp", "exp5_moe", "exp6_grid",
 )  # fmt: skip
-NAMES = (*PUBLISHED, "gating", "latent_attention", "experts", "routing")
-STUDIES: dict[str, Study] = {name: importlib.import_module(f"sweeps.{name}").STUDY for name in NAMES}
+NAMES = study_names()
+STUDIES: dict[str, Study] = {name: find_study(name) for name in NAMES}
 CONFOUNDS = {
     "confound.default_init": "model.default_init",
     "confound.norm_eps": "norm.eps",
@@ -67,7 +66,7 @@ def found(study: Study, design: str, scale_name: str, flaws: tuple[str, ...] = (
             )
         )
         entry = {"name": cell.name, "factors": dict(cell.factors), "baseline": study.baseline}
-        entries.append({**entry, "declared": declared_slots(study, cell.build(scale))})
+        entries.append({**entry, "declared": declared_slots(study, cell, scale)})
     audits = audit(records, {"cells": entries, "slots": study.slots})
     return [(item.audit.severity, item.audit.evidence) for item in audits]
 
