@@ -11,7 +11,6 @@ sends them through Ray's object store, whose copy all trials of a node read in p
 from __future__ import annotations
 
 import platform
-import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -36,7 +35,9 @@ from trainables.store import Store, open_store
 REPORT_SECONDS = 2.0
 """Least time between two reports to Tune."""
 CHECKPOINT_SECONDS = 10.0
-"""Time between two checkpoints by the run's hash: what an interruption can cost."""
+"""Least time between two checkpoints by the run's hash: what an interruption can cost."""
+CHECKPOINT_SHARE = 0.05
+"""Most of a run's time that goes into checkpoints: large ones are written less often."""
 OUT_OF_MEMORY = "out_of_memory"
 """A report's status: the trial's share of a GPU was too small, which a whole one may not be. Never a record's."""
 OTHER_CODE = "other_code"
@@ -55,8 +56,9 @@ class AblationTrainable(tune.Trainable):
     to hold its result on the test split, which no report of the trial does).
 
     Each report holds the latest row, the latest validation figures, all `rows` since the last report (each with its
-    `seed`; the first after an interruption has those from before it, too), the `status` of the seed last trained and
-    `seconds_busy`, time spent training or evaluating since then.
+    `seed`; the first after an interruption has those from before it, too), the `status` of the seed last trained,
+    `seconds_busy`, time spent training or evaluating since then, and `remarks`, lines on what went wrong and changes no
+    result.
     """
 
     def setup(self, config: dict[str, Any], corpora: Mapping[str, TokenizedCorpus] | None = None) -> None:
@@ -66,6 +68,9 @@ class AblationTrainable(tune.Trainable):
         self.unstarted: dict[str, Any] | None = None
         """The report of a trial that could not be set up, or that must not be trained here."""
         self.status = OTHER_CODE
+        self.remarks: list[str] = []
+        """Of the next report."""
+        self.remarked: set[str] = set()
         self.store: Store | None = None
         self.gpus: float = config.get("gpus", 1.0)
         self.device = torch.device("cuda" if self.gpus and torch.cuda.is_available() else "cpu")
@@ -109,7 +114,7 @@ class AblationTrainable(tune.Trainable):
         self.trainer = Trainer(self.trial_config, seed, self.corpus, self.device)
         self.made_with = [dict(this_process(self.device.type == "cuda"))]
         """What the seed was trained with so far: more than one where a checkpoint came from elsewhere."""
-        self.checkpointed_at = time.monotonic()
+        self.checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
         if self.store is not None:
             try:
                 state = load_checkpoint(self.store, self._checkpoint_name)
@@ -117,8 +122,8 @@ class AblationTrainable(tune.Trainable):
                     self._continue(state)
             except (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
                 raise  # the checkpoint may be whole: training from the start would write over what it holds
-            except Exception as error:  # whatever a damaged file raises: training from the start gives the same result
-                print(f"{self._checkpoint_name} cannot be read and is ignored: {error}", file=sys.stderr)
+            except Exception as error:  # damaged, or of another version: training from the start gives the same result
+                self._remark(f"its checkpoint is ignored, it trains from the start: {schema.error_line(error)}")
                 self.trainer = Trainer(self.trial_config, seed, self.corpus, self.device)
         self.trainer.evaluate_at = self.pauses
         self.auditor = Auditor(self.trainer, self.corpus)
@@ -203,7 +208,15 @@ class AblationTrainable(tune.Trainable):
         done = status != "running" and not self.pending_seeds
         for row in rows:
             self.latest |= {name: value for name, value in row.items() if value is not None}
-        report = {**self.latest, "rows": rows, "status": status, "seconds_busy": busy, tune.result.DONE: done}
+        remarks, self.remarks = self.remarks, []
+        report = {
+            **self.latest,
+            "rows": rows,
+            "status": status,
+            "seconds_busy": busy,
+            "remarks": remarks,
+            tune.result.DONE: done,
+        }
         if status != "running" and self.pending_seeds:
             self._start_seed(self.pending_seeds.pop(0))
         return report
@@ -220,10 +233,25 @@ class AblationTrainable(tune.Trainable):
             return schema.DIVERGED, str(error)
         if self.trainer.finished:
             return self._judge()
-        if self.store is not None and time.monotonic() - self.checkpointed_at > CHECKPOINT_SECONDS:
-            save_checkpoint(self.store, self._checkpoint_name, self._state())
-            self.checkpointed_at = time.monotonic()
+        if self.store is not None and time.monotonic() > self.checkpoint_at:
+            self._save(self.store)
         return "running", None
+
+    def _save(self, store: Store) -> None:
+        """Keep what the seed has reached. Where that fails for now, it is only what an interruption would cost."""
+        started = time.monotonic()
+        try:
+            save_checkpoint(store, self._checkpoint_name, self._state())
+        except OSError as error:
+            self._remark(f"its checkpoint cannot be written, it trains on: {schema.error_line(error)}")
+        ended = time.monotonic()
+        self.checkpoint_at = ended + max(CHECKPOINT_SECONDS, (ended - started) / CHECKPOINT_SHARE)
+
+    def _remark(self, line: str) -> None:
+        """Put a line into the next report, once a trial."""
+        if line not in self.remarked:
+            self.remarked.add(line)
+            self.remarks.append(line)
 
     def _judge(self) -> tuple[str, str | None]:
         """Return how a run ended that was trained through its last update, by the loss after it."""

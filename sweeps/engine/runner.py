@@ -231,6 +231,8 @@ class _Observer(TrialObserver):
     ) -> None:
         busy, status = result.get("seconds_busy", 0.0), result.get("status")
         for run in self._runs_of(trial):
+            for remark in result.get("remarks", ()):
+                self.progress.say(f"{run.cell.name}, seed {run.seed}: {remark}")
             if run.config_hash in self.ended:
                 continue  # its worker died after the record was written, and Tune tried it again
             rows = [row for row in result.get("rows", ()) if row["seed"] == run.seed]

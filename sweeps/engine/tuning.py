@@ -110,6 +110,8 @@ class _Observer(TrialObserver):
         peak = result["curve"][-1].get(PEAK_MEMORY_BYTES) if result["curve"] else None
         self._usage.reported(result.get("seconds_busy", 0.0), trial.config["gpus"] or 1.0, peak)
         arm, number = self._arms.place(trial)
+        for remark in result.get("remarks", ()):
+            self._say(f"{name_of(arm.records[number])}: {remark}")
         key = arm.cell.name, arm.arm, number
         self._curves[key] = result["curve"]
         if result["status"] in (FINISHED, DIVERGED, FAILED):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gc
+import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -262,20 +265,37 @@ def test_a_stopped_trial_keeps_what_it_reached(corpus: TokenizedCorpus, tmp_path
     assert not list((tmp_path / "other" / "checkpoints").glob("*.pt")), "a finished run needs no checkpoint"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
-def test_a_damaged_checkpoint_costs_time_and_nothing_else(
-    corpus: TokenizedCorpus, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda whole: whole[: len(whole) // 2],
+    "all but its beginning": lambda whole: whole[:20_000],
+    "garbage": lambda _: b"x" * 500,
+    "empty": lambda _: b"",
+    "a flipped bit": lambda whole: whole[:-200_000] + bytes([whole[-200_000] ^ 16]) + whole[-199_999:],
+    "a page of zeros": lambda whole: whole[:400_000] + bytes(4096) + whole[404_096:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(corpus: TokenizedCorpus, tmp_path: Path, damage: str) -> None:
     setting = config(corpus)
     path = tmp_path / "checkpoints" / f"{setting.hash(0)}.pt"
-    state = Trainer(setting, 0, corpus, torch.device("cpu")).state_dict()
-    save_checkpoint(Folder(tmp_path), f"checkpoints/{path.name}", state)
+    half = Trainer(setting, 0, corpus, torch.device("cpu"))
+    progress = half.run()
+    for _ in range(4):
+        next(progress)
+    save_checkpoint(Folder(tmp_path), f"checkpoints/{path.name}", half.state_dict())
     whole = path.read_bytes()
-    path.write_bytes({"truncated": whole[: len(whole) // 2], "garbage": b"x" * 500, "empty": b""}[damage])
+    path.write_bytes(DAMAGES[damage](whole))
+    assert path.read_bytes() != whole
     actor = AblationTrainable(trial(corpus, tmp_path, [0]))
-    assert "cannot be read and is ignored" in capsys.readouterr().err
-    while not actor.train()["done"]:
-        pass
+    report = actor.train()
+    assert report["remarks"] == [
+        f"its checkpoint is ignored, it trains from the start: DamagedError: checkpoints/{path.name} is not what was "
+        "written"
+    ]
+    while not report["done"]:
+        report = actor.train()
+        assert report["remarks"] == []
     record = TrialRecord.read(tmp_path / "records" / f"{setting.hash(0)}.json")
     assert deterministic(record.rows) == expected_rows(setting, 0, corpus)
 
@@ -427,6 +447,48 @@ def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(
     actor.stop()
     assert path.read_bytes() == kept
     assert AblationTrainable(settings).trainer.update == begun.trainer.update > 0
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_run(
+    corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(names_of(AblationTrainable), "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setitem(names_of(AblationTrainable), "save_checkpoint", full)
+    setting, reports = config(corpus), []
+    actor = AblationTrainable(trial(corpus, tmp_path, [0]))
+    while not reports or not reports[-1]["done"]:
+        reports.append(actor.train())
+    assert reports[-1]["status"] == schema.FINISHED
+    said = [remark for report in reports for remark in report["remarks"]]
+    assert len(said) == 1
+    assert said[0].startswith("its checkpoint cannot be written, it trains on: OSError: ")
+    record = TrialRecord.read(tmp_path / "records" / f"{setting.hash(0)}.json")
+    assert deterministic(record.rows) == expected_rows(setting, 0, corpus)
+
+
+def test_checkpoints_take_a_small_part_of_the_time(
+    corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = names_of(AblationTrainable)
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, perf_counter=lambda: clock.now)
+    written: list[float] = []
+
+    def slow(*_: Any) -> None:
+        clock.now += 3.0
+        written.append(clock.now)
+
+    monkeypatch.setitem(names, "time", clock)
+    monkeypatch.setitem(names, "save_checkpoint", slow)
+    actor = AblationTrainable(trial(corpus, tmp_path, [0], updates=200, row_every=200, evaluate_every=200))
+    while clock.now < 200:
+        actor._advance()
+        clock.now += 1.0
+    assert written[0] == 14.0  # after ten seconds
+    assert [later - earlier for earlier, later in itertools.pairwise(written)] == [64.0] * (len(written) - 1)
+    actor.status = schema.FINISHED  # nothing to keep
 
 
 def test_only_an_error_that_breaks_the_process_is_raised(
