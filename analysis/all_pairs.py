@@ -82,7 +82,7 @@ def all_pairs(
     of_tests = moments_of(plan_check.of_added_seeds(differences, results), results)
     apart = (by_seed["n"] == 0).to_numpy()
     m = UnpairedMoments.of(x, y)
-    tested_m = tested_moments(x, y, values.columns.isin(plan_check.late_seeds(results)))
+    tested_m = tested_moments(x, y, plan_check.additions(results, values.columns))
     (mean, t_sd, t_n), (tested_mean, tested_sd, tested_n) = (
         [
             np.where(apart, unpaired, rows[name])

@@ -134,8 +134,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     bases = values.loc[list(pairs.values())].set_axis(cells.index)
     plan = plan_check.standing(results, pairs)
     differences = plan_check.of_registered_seeds(at_look(cells - bases, results.looks), plan, results)
-    late = plan_check.late_seeds(results)
-    unpaired = unpaired_rows(cells, bases, late)
+    unpaired = unpaired_rows(cells, bases, plan_check.additions(results, values.columns))
     blocked, primary = _no_test(results, pairs, control), plan == plan_check.PRIMARY
     twins = _twins(differences, pairs, models, primary) & (blocked == "")
     table = paired_table(differences, blocked, results, unpaired, primary, twins)
@@ -213,7 +212,7 @@ def _joint(
     estimates = family(table["estimated"] & ~primary, values)
     joint.loc[estimates.index] = estimates
     if late:
-        tests = family(table["p"].notna() & ~primary, _of_added_seeds(values, pairs, late))
+        tests = family(table["p"].notna() & ~primary, _of_added_seeds(values, pairs, results))
         joint["p_joint"], joint["joint_family"] = tests["p_joint"], tests["joint_family"]
     compared = {cell: pairs[cell] for cell in table.index[table["estimated"] & (table["pairing"] == PAIRED)]}
     for name in table.index[primary & table["p"].notna()]:  # one or none
@@ -222,13 +221,13 @@ def _joint(
     return joint
 
 
-def _of_added_seeds(values: pd.DataFrame, pairs: Mapping[str, str], late: Sequence[int]) -> pd.DataFrame:
-    """Return values with the late seeds alone of every cell that is compared with a baseline where one has any."""
-    values = values.copy()
+def _of_added_seeds(values: pd.DataFrame, pairs: Mapping[str, str], results: Results) -> pd.DataFrame:
+    """Return values as joint tests take them: of all cells that share a baseline, the same `tested_seeds` alone."""
+    values, added = values.copy(), plan_check.additions(results, values.columns)
     for baseline in set(pairs.values()):
         family = [baseline, *(cell for cell, base in pairs.items() if base == baseline)]
-        if values.loc[family, list(late)].notna().any(axis=None):
-            values.loc[family, ~values.columns.isin(list(late))] = np.nan
+        ran = values.loc[family].notna().any().to_numpy()[None]
+        values.loc[family, ~plan_check.tested_seeds(ran, added)[0]] = np.nan
     return values
 
 

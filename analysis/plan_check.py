@@ -2,15 +2,16 @@
 
 The rule on what was added later is one sentence: **the primary comparison is tested on the registered seeds alone, so
 its 5 % hold whatever is added; everything else that the plan does not name, or that holds a seed added after results
-were known, is exploratory, and such seeds are tested by themselves.** What was added while no run had ended yet could
-not depend on a result and counts as planned.
+were known, is exploratory, and those that were added last are tested by themselves.** What was added while no run had
+ended yet could not depend on a result and counts as planned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import schema, text
@@ -63,14 +64,36 @@ def late_seeds(results: Results) -> list[int]:
     return sorted(set(results.runs[schema.SEED]) - planned_seeds(found))
 
 
-def of_added_seeds(values: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """Return rows of values (or differences) over seeds as tests take them: a row with late seeds has these alone.
+def additions(results: Results, seeds: pd.Index) -> np.ndarray:
+    """Return for each seed with which addition it came: -1 as planned, 0 with the first of `late_seeds`, and so on.
 
-    Whether seeds were added depends on what the earlier ones had shown, so a test of all does not hold its level.
+    A seed that no amendment names counts as added last.
     """
-    late = values.columns.isin(late_seeds(results))
-    extended = values.loc[:, late].notna().any(axis=1)
-    return values.mask(extended.to_numpy()[:, None] & ~late)
+    found, late = registration(results.plan), set(late_seeds(results))
+    if found is None or not late:
+        return np.full(len(seeds), -1)
+    named = [set(entry["added"]) for entry in found.amendments if entry["what"] == SEEDS and entry["ended"]]
+    places = {seed: place for place, group in enumerate(named) for seed in group}
+    return np.array([places.get(seed, len(named)) if seed in late else -1 for seed in seeds], dtype=int)
+
+
+def tested_seeds(ran: np.ndarray, added: np.ndarray) -> np.ndarray:
+    """Return which seeds tests rest on: of a row with seeds that were added late, those of its last addition alone.
+
+    Whether seeds were added depends on what all earlier ones had shown, so a test of these, too, does not hold its
+    level.
+
+    Args:
+        ran: rows x seeds, whether there is a run.
+        added: `additions` of the seeds.
+    """
+    last = np.where(ran, added, -1).max(axis=1, initial=-1, keepdims=True)
+    return (last < 0) | (added == last)
+
+
+def of_added_seeds(values: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Return rows of values (or differences) over seeds as tests take them: `tested_seeds` alone."""
+    return values.where(tested_seeds(values.notna().to_numpy(), additions(results, values.columns)))
 
 
 def _added(found: Registration, what: str, *, late: bool = False) -> list:
@@ -268,11 +291,12 @@ def notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
     if found is None:
         words = "no plan was registered: nothing says that these tests were chosen before the results"
         return [words, *_untuned(results)] if results.plan.get("cells") else []
+    late = [amendment for amendment in found.amendments if amendment["ended"]]
+    of_seeds = [amendment for amendment in late if amendment["what"] == SEEDS]
     said = [
         f"{_added_words(amendment)} added to the plan on {str(amendment['when'])[:10]}, after "
-        f"{text.counted(amendment['ended'], 'run')} had ended: {_consequence(str(amendment['what']))}"
-        for amendment in found.amendments
-        if amendment["ended"]
+        f"{text.counted(amendment['ended'], 'run')} had ended: {_consequence(amendment, of_seeds)}"
+        for amendment in late
     ]
     primary = comparisons[comparisons["plan"] == PRIMARY]
     if len(primary) and any(seed not in planned_seeds(found) for seed in results.runs[schema.SEED]):
@@ -286,10 +310,12 @@ def _added_words(amendment: Mapping[str, Any]) -> str:
     return f"{text.counted(count, str(amendment['what'])[:-1])} {'was' if count == 1 else 'were'}"
 
 
-def _consequence(what: str) -> str:
-    if what == SEEDS:
-        return "a look that was not declared; tests rest on these seeds alone, estimates and intervals on all"
-    return "their comparisons are exploratory"
+def _consequence(amendment: Mapping[str, Any], of_seeds: Sequence[Mapping[str, Any]]) -> str:
+    if amendment["what"] != SEEDS:
+        return "their comparisons are exploratory"
+    if amendment is not of_seeds[-1]:
+        return "a look that was not declared; tests rest on seeds that were added later"
+    return "a look that was not declared; tests rest on these seeds alone, estimates and intervals on all"
 
 
 def _untuned(results: Results) -> list[str]:

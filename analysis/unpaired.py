@@ -9,7 +9,7 @@ that intervals, tests, equivalence and detectable differences are those of signi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from analysis import plan_check
 from analysis.effects import MIN_PAIRS, gamma_correction
 from analysis.joint import JOINT_COLUMNS, many_to_one_cdf, many_to_one_critical
 from analysis.significance import ALPHA, LEVEL, Array, noncentrality, t_interval, t_test
@@ -177,26 +178,25 @@ def dunnett(control: ArrayLike, *arms: ArrayLike, alpha: float = ALPHA) -> pd.Da
     return table
 
 
-def tested_moments(x: Array, y: Array, is_late: np.ndarray) -> UnpairedMoments:
-    """Return the moments that tests of rows rest on: of a row with a late run in either arm, the late ones alone.
+def tested_moments(x: Array, y: Array, added: np.ndarray) -> UnpairedMoments:
+    """Return the moments that tests of rows rest on: those of `plan_check.tested_seeds`, of runs in either arm.
 
     Args:
         x: rows x seeds, NaN where there is no run.
         y: what each row is compared with, of the same shape.
-        is_late: for each seed whether it was added after results were known.
+        added: `plan_check.additions` of the seeds.
     """
-    ran = ~(np.isnan(x) & np.isnan(y))
-    left_out = (ran & is_late).any(axis=1, keepdims=True) & ~is_late
-    return UnpairedMoments.of(np.where(left_out, np.nan, x), np.where(left_out, np.nan, y))
+    tested = plan_check.tested_seeds(~(np.isnan(x) & np.isnan(y)), added)
+    return UnpairedMoments.of(np.where(tested, x, np.nan), np.where(tested, y, np.nan))
 
 
-def unpaired_rows(cells: pd.DataFrame, bases: pd.DataFrame, late: Sequence[int] = ()) -> pd.DataFrame:
+def unpaired_rows(cells: pd.DataFrame, bases: pd.DataFrame, added: np.ndarray) -> pd.DataFrame:
     """Compare the rows in which both arms have runs and share no seed.
 
     Args:
         cells: rows x seeds, NaN where there is no run.
         bases: what each row is compared with, of the same shape.
-        late: seeds added after results were known: a row with one of them is tested on these alone.
+        added: `plan_check.additions` of the seeds.
 
     Returns:
         One row a row that is unpaired: n (runs of the smaller arm), difference, sd_difference (of two new runs), t_n
@@ -205,7 +205,7 @@ def unpaired_rows(cells: pd.DataFrame, bases: pd.DataFrame, late: Sequence[int] 
     apart = cells.notna().any(axis=1) & bases.notna().any(axis=1) & ~(cells.notna() & bases.notna()).any(axis=1)
     x, y = cells[apart].to_numpy(), bases[apart].to_numpy()
     m = UnpairedMoments.of(x, y)
-    tested = tested_moments(x, y, cells.columns.isin(list(late)))
+    tested = tested_moments(x, y, added)
     _, t_sd, t_n = as_pairs(m)
     _, tested_sd, tested_n = as_pairs(tested)
     g_low, g_high = independent_interval(m)

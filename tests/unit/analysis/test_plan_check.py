@@ -207,6 +207,26 @@ def test_seeds_added_after_results_are_tested_by_themselves() -> None:
     assert "by the 3 added seeds alone, n = 8" in dict(words.cells)["mlp"]
 
 
+def test_of_several_additions_the_last_alone_is_tested() -> None:
+    """Each was made after what had been seen by then: a test of all added seeds would not hold its level either."""
+    draw = np.random.default_rng(3)
+    shared = draw.normal(0, 0.02, 11)
+    losses = {cell: list(4.0 + shared + draw.normal(0, 0.004, 11)) for cell in CELLS}
+    del losses["moe"][8:]  # of the last addition it has no run
+    amendments = [added("seeds", [5, 6, 7], ended=20), added("seeds", [8, 9, 10], ended=32)]
+    _, analysis = analysed(losses, amendments=amendments)
+    for cell, seeds in (("mlp", slice(8, 11)), ("moe", slice(5, 8))):
+        found = row(analysis, cell)
+        expected = stats.ttest_rel(losses[cell][seeds], losses["baseline"][seeds]).pvalue
+        assert (found["n_tested"], found["p"]) == (3, pytest.approx(expected))
+    assert (row(analysis, "mlp")["n"], row(analysis, "moe")["n"]) == (11, 8)
+    assert (row(analysis, "attention")["plan"], row(analysis, "attention")["n"]) == ("primary", 5)
+    earlier, later = (note for note in analysis.notes if "seeds were added to the plan" in note)
+    assert earlier.endswith("a look that was not declared; tests rest on seeds that were added later")
+    assert "tests rest on these seeds alone" in later
+    assert checked(analysis)["looks"] == ("2 undeclared: seeds were added", "no")
+
+
 def test_effects_of_whole_factors_are_tested_on_added_seeds_alone(tmp_path: Path) -> None:
     results = load_results(make_study(tmp_path / "grid", seeds=6, design="orthogonal"))
     plan = registered(list(results.cells.index), n=3, effects=10, amendments=[added("seeds", [3, 4, 5], ended=48)])
