@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -84,9 +85,10 @@ def listening(pids: Iterable[int]) -> dict[str, int]:
     return found
 
 
-def comparable(record: TrialRecord) -> list[dict[str, Any]]:
-    """Return the curve without what may differ from run to run."""
-    return [{k: v for k, v in row.items() if k not in NONDETERMINISTIC_COLUMNS} for row in record.rows]
+def comparable(record: TrialRecord) -> dict[str, Any]:
+    """Return a record without what may differ from run to run: where it was made, and times and memory in its curve."""
+    rows = [{k: v for k, v in row.items() if k not in NONDETERMINISTIC_COLUMNS} for row in record.rows]
+    return {**dataclasses.asdict(record), "rows": rows, "environment": None}
 
 
 def results_table(folder: Path) -> list[Mapping[str, str]]:

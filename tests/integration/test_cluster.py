@@ -49,7 +49,7 @@ def cluster() -> Iterator[Cluster]:
 def records_in(results: Path) -> dict[str, dict[str, Any]]:
     """Return all that the records under a results folder say, times, memory and throughput apart."""
     read = [TrialRecord.read(path) for path in records_of(results)]
-    return {it.config_hash: {**dataclasses.asdict(it), "rows": comparable(it)} for it in read}
+    return {it.config_hash: {**dataclasses.asdict(it), "rows": comparable(it)["rows"]} for it in read}
 
 
 def finished(process: subprocess.Popen[str]) -> str:
