@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.schema import FAILURES_FOLDER, read_records
 from analysis.tracking import sync_mlflow
-from tests.drivers import comparable, driver, kill_one, nested_runs, processes_of, results_table
+from tests.drivers import comparable, driver, kill_one, nested_runs, processes_of, results_table, tables
 from tests.fakes_text import write_corpus
 
 TARGETS = {"driver": "exp6_grid.py", "worker": "Trainable", "raylet": "raylet/raylet", "control store": "gcs_server"}
@@ -104,7 +104,7 @@ def compare(disturbed: Path, calm: Path) -> dict[str, int]:
         "lost": sum(address not in found or not copies[address] or not rows[address] for address in wanted),
         "doubled": sum(copies[address] > 1 or rows[address] > 1 for address in {*copies, *rows}),
         "differing": sum(found.get(address, curve) != curve for address, curve in wanted.items())
-        + (results_table(folder) != results_table(reference)),
+        + (tables(folder) != tables(reference)),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -17,10 +18,12 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from analysis.schema import NONDETERMINISTIC_COLUMNS, RECORDS_FOLDER, RESULTS_CSV, TrialRecord
+from analysis.schema import NONDETERMINISTIC_COLUMNS, RECORDS_FOLDER, RESULTS_CSV, RESULTS_JSON, TrialRecord
 
 SCRIPT = Path(__file__).parents[1] / "sweeps" / "exp6_grid.py"
 PATIENCE_SECONDS = 300.0
+JUDGED = ("verdict", "ranking", "comparisons", "evaluation_noise", "contributions", "divergence", "final_test")
+"""Parts of results.json in which there is neither time nor memory."""
 LISTEN = "0A"
 """A socket's state in /proc/net/tcp."""
 
@@ -95,6 +98,12 @@ def results_table(folder: Path) -> list[Mapping[str, str]]:
     """Return the rows of a study's results.csv as text, without what may differ from run to run."""
     with (folder / RESULTS_CSV).open() as file:
         return [{k: v for k, v in row.items() if k not in NONDETERMINISTIC_COLUMNS} for row in csv.DictReader(file)]
+
+
+def tables(folder: Path) -> dict[str, Any]:
+    """Return a study's results, and what its report makes of them, without what may differ from run to run."""
+    found = json.loads((folder / RESULTS_JSON).read_text())
+    return {"runs": results_table(folder), **{name: found[name] for name in JUDGED}}
 
 
 def records_of(results: Path) -> list[Path]:

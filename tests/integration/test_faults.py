@@ -13,12 +13,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from analysis.tracking import sync_mlflow
-from tests.drivers import driver, kill_one, nested_runs, processes_of, records_of, results_table, wait_for
+from tests.drivers import driver, kill_one, nested_runs, processes_of, records_of, tables, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -26,14 +27,14 @@ STEPS, RUNS = 30, 4
 
 
 @pytest.fixture(scope="module")
-def results(undisturbed: Path) -> list[dict[str, str]]:
+def results(undisturbed: Path) -> dict[str, Any]:
     """What the same command gives when nothing goes wrong."""
     return results_of(undisturbed)
 
 
-def results_of(place: Path) -> list[dict[str, str]]:
+def results_of(place: Path) -> dict[str, Any]:
     (folder,) = (place / "results").iterdir()
-    return [dict(row) for row in results_table(folder)]
+    return tables(folder)
 
 
 def database() -> str:
@@ -49,7 +50,7 @@ def require_each_run_once(uri: str) -> None:
         assert [point.step for point in points] == [25, STEPS]
 
 
-def finish(small_study: list[str], results: list[dict[str, str]]) -> None:
+def finish(small_study: list[str], results: dict[str, Any]) -> None:
     """Give the same command again and require an undisturbed study's results."""
     process = driver(small_study)
     _, errors = process.communicate(timeout=500)
@@ -58,9 +59,7 @@ def finish(small_study: list[str], results: list[dict[str, str]]) -> None:
     require_each_run_once(database())
 
 
-def test_a_killed_worker_and_a_killed_raylet_cost_nothing(
-    small_study: list[str], results: list[dict[str, str]]
-) -> None:
+def test_a_killed_worker_and_a_killed_raylet_cost_nothing(small_study: list[str], results: dict[str, Any]) -> None:
     process = driver(small_study)
     wait_for(lambda: bool(records_of(Path("results"))), process)
     assert kill_one(process, "ray::ResourceTrainable")
@@ -73,7 +72,7 @@ def test_a_killed_worker_and_a_killed_raylet_cost_nothing(
 
 
 def test_a_study_interrupted_from_the_keyboard_goes_on_beside_damaged_checkpoints(
-    small_study: list[str], results: list[dict[str, str]]
+    small_study: list[str], results: dict[str, Any]
 ) -> None:
     process = driver(small_study)
     wait_for(lambda: bool(records_of(Path("results"))), process)
@@ -113,7 +112,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_loses_nothing(small_study: list[str], results: list[dict[str, str]], small_disk: Path) -> None:
+def test_a_full_disk_loses_nothing(small_study: list[str], results: dict[str, Any], small_disk: Path) -> None:
     Path("results").symlink_to(small_disk)
     process = driver(small_study)
     output, errors = process.communicate(timeout=500)
@@ -128,7 +127,7 @@ def test_a_full_disk_loses_nothing(small_study: list[str], results: list[dict[st
     require_each_run_once(database())
 
 
-def test_a_locked_database_costs_no_result(small_study: list[str], results: list[dict[str, str]]) -> None:
+def test_a_locked_database_costs_no_result(small_study: list[str], results: dict[str, Any]) -> None:
     process = driver(small_study)
     wait_for(lambda: bool(records_of(Path("results"))), process)
     other = sqlite3.connect("mlflow.db", timeout=60)
@@ -169,7 +168,7 @@ def server(port: int, database: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_server_that_goes_down_costs_no_result(
-    small_study: list[str], results: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_study: list[str], results: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
