@@ -30,7 +30,7 @@ from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus, open_corpus
 from trainables.environment import merged, require_same, this_process
 from trainables.loop import Divergence, Trainer
-from trainables.memory import limit_to_share, out_of_memory, settle_process
+from trainables.memory import breaks_process, lacks_memory, limit_to_share, out_of_memory, settle_process
 from trainables.store import Store, open_store
 
 REPORT_SECONDS = 2.0
@@ -72,7 +72,7 @@ class AblationTrainable(tune.Trainable):
         try:
             self._begin(config, corpora)
         except Exception as error:
-            if not config.get("study_directory") or isinstance(error, torch.AcceleratorError):
+            if not config.get("study_directory") or breaks_process(error):
                 raise
             self.unstarted = self._failure(error)
 
@@ -166,7 +166,7 @@ class AblationTrainable(tune.Trainable):
             if self.store is None:
                 raise
             report = self._failure(error)
-            if isinstance(error, torch.AcceleratorError):
+            if breaks_process(error):
                 raise
             return report
 
@@ -174,7 +174,7 @@ class AblationTrainable(tune.Trainable):
         """Return the report of a trial that an error ended."""
         self.status = schema.FAILED  # an update may be half made: its state is not worth keeping
         line, status = schema.error_line(error), self.status
-        if isinstance(error, torch.OutOfMemoryError):
+        if lacks_memory(error):
             line = out_of_memory(error, self.gpus, self.device)
             status = OUT_OF_MEMORY if 0 < self.gpus < 1 else status
         return {

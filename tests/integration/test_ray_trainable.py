@@ -429,6 +429,31 @@ def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(
     assert AblationTrainable(settings).trainer.update == begun.trainer.update > 0
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["cuda", "cublas"],
+)
+def test_memory_that_ends_outside_torch_is_reported_as_such(
+    error: Exception, corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a share of a GPU it is usual, and leaves the process whole."""
+
+    def full(_: AblationTrainable) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr(AblationTrainable, "_step", full)
+    actor = AblationTrainable(trial(corpus, tmp_path, [0]))
+    for gpus, status in ((0.5, OUT_OF_MEMORY), (1.0, schema.FAILED)):
+        actor.gpus = gpus
+        report = actor.train()
+        assert (report["status"], report["done"]) == (status, True)
+        assert report["error"] == f"{schema.error_line(error)}, with {gpus:g} GPU"
+
+
 def test_only_an_error_that_breaks_the_process_is_raised(
     corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
