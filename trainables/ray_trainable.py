@@ -23,7 +23,7 @@ from ray import tune
 
 from analysis import schema
 from analysis.schema import TrialRecord
-from moe_models.errors import ConfigError
+from moe_models.errors import ConfigError, require
 from trainables.audits import Auditor
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
@@ -39,8 +39,9 @@ CHECKPOINT_SECONDS = 10.0
 """Time between two checkpoints by the run's hash: what an interruption can cost."""
 OUT_OF_MEMORY = "out_of_memory"
 """A report's status: the trial's share of a GPU was too small, which a whole one may not be. Never a record's."""
-OTHER_CODE = "other_code"
-"""A report's status: this process has other code or packages than the driver. Never a record's."""
+REFUSED = "refused"
+"""A report's status: this process has other code or packages than the driver, or lacks the GPU that it was given. Never
+a record's."""
 
 
 class AblationTrainable(tune.Trainable):
@@ -48,8 +49,9 @@ class AblationTrainable(tune.Trainable):
 
     Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory` (a path or URL, see
     `trainables.store`), `labels` (study, cell, scale, factors, flaws: for the record), `environment` (the driver's, for
-    the record; a process with other code or packages trains nothing), `threads` (of torch, 1 by default), `gpus` (of
-    the trial, 1 by default: 0 trains on the CPU, and below 1 it is kept to that share of a GPU's memory), `pauses`
+    the record; a process with other code or packages trains nothing), `threads` (of torch, 1 by default), `gpus` (that
+    the trial was given: with 0 it trains on the CPU, below 1 it is kept to that share of a GPU's memory, and where
+    torch can use no GPU it trains nothing; by default it has one where there is one), `pauses`
     (updates after which the run is evaluated and reported at once, for a scheduler to decide on), `divergence_limit`
     (final validation loss, nats, above which a run has diverged) and `final_test` (whether a finished run's record is
     to hold its result on the test split, which no report of the trial does).
@@ -65,7 +67,7 @@ class AblationTrainable(tune.Trainable):
         settle_process()
         self.unstarted: dict[str, Any] | None = None
         """The report of a trial that could not be set up, or that must not be trained here."""
-        self.status = OTHER_CODE
+        self.status = REFUSED
         self.store: Store | None = None
         self.gpus: float = config.get("gpus", 1.0)
         self.device = torch.device("cuda" if self.gpus and torch.cuda.is_available() else "cpu")
@@ -80,11 +82,17 @@ class AblationTrainable(tune.Trainable):
         self.environment = config.get("environment", {})
         self.store = open_store(config["study_directory"]) if config.get("study_directory") else None
         try:  # before all else: other code may not even know the configuration
-            require_same(this_process(False), self.environment, f"a process on {platform.node()}")
+            here = f"a process on {platform.node()}"
+            require_same(this_process(False), self.environment, here)
+            require(
+                self.device.type == "cuda" or not config.get("gpus"),
+                f"{here} was given {self.gpus:g} GPU, and torch {torch.__version__} can use none there: install a "
+                "driver that it can use, or take that machine away",
+            )
         except ConfigError as error:
             if self.store is None:
                 raise
-            self.unstarted = {"status": OTHER_CODE, "error": str(error), "rows": [], tune.result.DONE: True}
+            self.unstarted = {"status": REFUSED, "error": str(error), "rows": [], tune.result.DONE: True}
             return
         self.trial_config = TrialConfig.from_dict(config["config"])
         self.pending_seeds = list(config["seeds"])
