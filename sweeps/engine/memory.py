@@ -17,6 +17,7 @@ from moe_models.errors import require
 from moe_models.loss import CHUNK_ELEMENTS
 from moe_models.model import MoETransformer
 from moe_models.parameters import is_matrix
+from sweeps.engine.apart import in_processes
 from sweeps.engine.plan import PlannedRun
 from sweeps.engine.resources import Resources
 from trainables.config import TrialConfig
@@ -65,7 +66,7 @@ def run_bytes(config: TrialConfig, device: torch.device) -> int:
 def free_bytes(device: torch.device) -> int | None:
     """Return the memory that is free: the GPU's (of several the fullest), or the machine's; None where not known."""
     if device.type == "cuda":
-        return min(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+        return min(free_on_gpus())
     try:
         free = _field(MEMORY_INFO, "MemAvailable:") * 1024
     except (OSError, StopIteration):
@@ -76,6 +77,16 @@ def free_bytes(device: torch.device) -> int | None:
     except (OSError, ValueError, StopIteration):
         return free
     return min(free, limit - used + cached)
+
+
+def free_on_gpus() -> list[int]:
+    """Return the memory that is free on each GPU, bytes: asked for in a process that ends, since asking takes some."""
+    (free,) = in_processes("asking for the memory that is free on the GPUs", 1, _free_on_gpus)
+    return free
+
+
+def _free_on_gpus() -> list[int]:
+    return [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
 
 
 def _field(path: Path, name: str) -> int:
