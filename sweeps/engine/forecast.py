@@ -96,4 +96,7 @@ def _laid(plan: Plan, runs: Sequence[PlannedRun], resources: Resources) -> tuple
             f"no memory to measure how long runs take ({error}): take a smaller --scale, or end what else takes memory "
             "there"
         ) from error
-    return schedule(order, [estimate.run_seconds] * resources.slots), estimate.method
+    method, together = estimate.method, footprint(runs, resources).together
+    if resources.gpus and together > 1:
+        method += f", each alone on a GPU: {together} at a time there may take up to {together} times as long"
+    return schedule(order, [estimate.run_seconds] * resources.slots), method

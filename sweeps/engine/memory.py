@@ -6,6 +6,7 @@ killed half-way, not to pack a machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ def footprint(runs: Sequence[PlannedRun], resources: Resources) -> Footprint:
 
 
 def require_memory(runs: Sequence[PlannedRun], resources: Resources) -> None:
-    """Refuse runs of which the largest, as many as run at a time, do not fit into what is free.
+    """Refuse runs of which the largest does not fit into its share, or as many as run at a time into what is free.
 
     Raises:
         ConfigError: they do not; the line says what would.
@@ -127,8 +128,21 @@ def require_memory(runs: Sequence[PlannedRun], resources: Resources) -> None:
     if not runs or free is None or resources.packing is not None:
         return  # what was measured was made to fit
     need = footprint(runs, resources)
+    if resources.gpus_per_trial < 1 and resources.gpus:
+        _require_share(need, resources.gpus_per_trial)
     fewer = f"--max-concurrent {free // need.run_bytes * max(1, resources.gpus)}"
     require_room(need, free, "on each GPU" if resources.gpus else "in memory", fewer)
+
+
+def _require_share(need: Footprint, share: float) -> None:
+    total = min(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+    enough = math.ceil(100 * need.run_bytes / total) / 100
+    require(
+        need.run_bytes <= share * total,
+        f"{gib(need.run_bytes)} a run ('{need.cell}' needs most), and --gpus-per-trial {share:g} is "
+        f"{gib(int(share * total))} of a GPU of {gib(total)}: take "
+        + (f"--gpus-per-trial {enough:g}, or a smaller --scale" if enough <= 1 else "a smaller --scale, such as cpu"),
+    )
 
 
 def require_room(need: Footprint, free: int, where: str, fewer: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,6 +51,14 @@ def test_a_share_of_a_gpu_is_paid_as_a_share(plan: Plan) -> None:
     assert " 0.75 GPU-hours" in found.line()
     assert " on each GPU" in found.line()
     assert footprint(plan.runs(), QUARTERS).together == 2
+
+
+def test_that_runs_which_share_a_gpu_slow_each_other_down_is_said(plan: Plan) -> None:
+    slower = "as told, each alone on a GPU: 2 at a time there may take up to 2 times as long"
+    assert forecast(plan, QUARTERS).line().endswith(f" ({slower})")
+    assert forecast(plan, QUARTERS).to_json()["estimate_method"] == slower
+    for unshared in (TWO, replace(QUARTERS, slots=2), replace(QUARTERS, gpus_per_trial=1.0, slots=2)):
+        assert forecast(plan, unshared).method == "as told"
 
 
 def test_what_is_done_costs_nothing(plan: Plan) -> None:
