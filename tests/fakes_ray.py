@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray import tune
 
 from analysis.schema import FINISHED, RECORDS_FOLDER, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, TrialRecord
 from trainables.config import TrialConfig
+from trainables.data import TokenizedCorpus
 from trainables.ray_trainable import OUT_OF_MEMORY, AblationTrainable
 from trainables.tuning_trainable import TuningTrainable
 
@@ -133,12 +135,24 @@ class FaultyTrainable(AblationTrainable):
                 file.write(b"no record")
 
 
+BEGIN = AblationTrainable._begin
+
+
+def begin_without_a_gpu(
+    self: AblationTrainable, config: Mapping[str, Any], corpora: Mapping[str, TokenizedCorpus] | None
+) -> None:
+    """Begin a trial on the CPU, whatever share it has of a GPU that need not be there."""
+    BEGIN(self, {name: value for name, value in config.items() if name != "gpus"}, corpora)
+
+
 class HungryTrainable(AblationTrainable):
     """The real trainable, except for memory: `mlp` needs a whole GPU, and `moe` more than that.
 
     `mlp` lacks it after its first update, `moe` before it has a model. What each trial had is noted in the study's
     folder.
     """
+
+    _begin = begin_without_a_gpu
 
     def _start_seed(self, seed: int) -> None:
         self.seed, self.noted = seed, False

@@ -33,12 +33,16 @@ def describe_environment(elsewhere: str = "") -> dict[str, str]:
 
 @cache
 def this_process(gpus: bool = True) -> Mapping[str, str]:
-    """Return what this process trains with: `code` (a hash), `versions` and `hardware` in words.
+    """Return what this process trains with: `code` (a hash), `versions` (and torch's arithmetic), `hardware` in words.
 
     Args:
         gpus: whether it trains on them; to name them takes memory on each.
     """
-    versions = [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)]
+    import torch
+
+    # "highest" is fp32; an environment variable of torch's can have products of matrices in TF32 instead.
+    arithmetic = f"float32_matmul_precision {torch.get_float32_matmul_precision()}"
+    versions = [f"python {platform.python_version()}", arithmetic, *(f"{name} {_version(name)}" for name in PACKAGES)]
     return {CODE: training_code(), VERSIONS: ", ".join(versions), HARDWARE: hardware(gpus)}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from analysis.schema import error_line
 from moe_models.errors import require
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -18,6 +19,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 KEPT_BYTES = 2**30
 CONTEXT_BYTES = 600 * 2**20
 """What a process takes of a GPU beside its tensors, about."""
+LACKS_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED|CU(BLAS|DNN)_STATUS_NOT_INITIALIZED", re.I
+)
+"""What errors of CUDA, of its libraries (the last: there was no room for a handle) and of a CPU's allocator say."""
 
 
 class PeakMemory:
@@ -75,14 +80,34 @@ def limit_to_share(gpus: float, device: torch.device) -> None:
     torch.cuda.set_per_process_memory_fraction(tensors_share(gpus, torch.cuda.current_device()))
 
 
-def out_of_memory(error: torch.OutOfMemoryError, gpus: float, device: torch.device) -> str:
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has ended, a GPU's or the machine's.
+
+    Of torch's errors only that of its allocator on a GPU has a type of its own. What CUDA lacks beside it is an
+    AcceleratorError like others, and what cuBLAS, cuDNN or a CPU's allocator lack is a plain RuntimeError: there the
+    words decide.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and LACKS_MEMORY.search(str(error)) is not None
+
+
+def breaks_process(error: BaseException) -> bool:
+    """Return whether each further call of CUDA in this process fails, too: not after one that only lacked memory."""
+    return isinstance(error, torch.AcceleratorError) and not lacks_memory(error)
+
+
+def out_of_memory(error: BaseException, gpus: float, device: torch.device) -> str:
     """Return in one line what a trial asked for, what it had, and what was free."""
     asked = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
-    what = f"asked for {asked[1]}" if asked else " ".join(str(error).split())
-    line = f"{type(error).__name__}: {what}, with {gpus:g} GPU"
+    what = f"{type(error).__name__}: asked for {asked[1]}" if asked else error_line(error)
+    line = f"{what}, with {gpus:g} GPU" if gpus else what
     if device.type != "cuda":
         return line
-    free, total = torch.cuda.mem_get_info(device)
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError:  # there is no room for this process itself
+        return f"{line}, of which it held nothing"
     held = torch.cuda.memory_reserved(device)
     return f"{line}, of which it held {_gib(held)}; {_gib(free)} of {_gib(total)} were free"
 

@@ -22,14 +22,14 @@ from ray import tune
 
 from analysis import schema
 from analysis.schema import TrialRecord
-from moe_models.errors import ConfigError
+from moe_models.errors import ConfigError, require
 from trainables.audits import Auditor
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus, open_corpus
 from trainables.environment import merged, require_same, this_process
 from trainables.loop import Divergence, Trainer
-from trainables.memory import limit_to_share, out_of_memory, settle_process
+from trainables.memory import breaks_process, lacks_memory, limit_to_share, out_of_memory, settle_process
 from trainables.store import Store, open_store
 
 REPORT_SECONDS = 2.0
@@ -40,8 +40,9 @@ CHECKPOINT_SHARE = 0.05
 """Most of a run's time that goes into checkpoints: large ones are written less often."""
 OUT_OF_MEMORY = "out_of_memory"
 """A report's status: the trial's share of a GPU was too small, which a whole one may not be. Never a record's."""
-OTHER_CODE = "other_code"
-"""A report's status: this process has other code or packages than the driver. Never a record's."""
+REFUSED = "refused"
+"""A report's status: this process has other code or packages than the driver, or lacks the GPU that it was given. Never
+a record's."""
 
 
 class AblationTrainable(tune.Trainable):
@@ -49,8 +50,9 @@ class AblationTrainable(tune.Trainable):
 
     Configuration: `config`, `seeds`, `corpus_directory`; optionally `study_directory` (a path or URL, see
     `trainables.store`), `labels` (study, cell, scale, factors, flaws: for the record), `environment` (the driver's, for
-    the record; a process with other code or packages trains nothing), `threads` (of torch, 1 by default), `gpus` (of
-    the trial, 1 by default: 0 trains on the CPU, and below 1 it is kept to that share of a GPU's memory), `pauses`
+    the record; a process with other code or packages trains nothing), `threads` (of torch, 1 by default), `gpus` (that
+    the trial was given: with 0 it trains on the CPU, below 1 it is kept to that share of a GPU's memory, and where
+    torch can use no GPU it trains nothing; by default it has one where there is one), `pauses`
     (updates after which the run is evaluated and reported at once, for a scheduler to decide on), `divergence_limit`
     (final validation loss, nats, above which a run has diverged) and `final_test` (whether a finished run's record is
     to hold its result on the test split, which no report of the trial does).
@@ -67,7 +69,7 @@ class AblationTrainable(tune.Trainable):
         settle_process()
         self.unstarted: dict[str, Any] | None = None
         """The report of a trial that could not be set up, or that must not be trained here."""
-        self.status = OTHER_CODE
+        self.status = REFUSED
         self.remarks: list[str] = []
         """Of the next report."""
         self.remarked: set[str] = set()
@@ -77,7 +79,7 @@ class AblationTrainable(tune.Trainable):
         try:
             self._begin(config, corpora)
         except Exception as error:
-            if not config.get("study_directory") or isinstance(error, torch.AcceleratorError):
+            if not config.get("study_directory") or breaks_process(error):
                 raise
             self.unstarted = self._failure(error)
 
@@ -85,11 +87,17 @@ class AblationTrainable(tune.Trainable):
         self.environment = config.get("environment", {})
         self.store = open_store(config["study_directory"]) if config.get("study_directory") else None
         try:  # before all else: other code may not even know the configuration
-            require_same(this_process(False), self.environment, f"a process on {platform.node()}")
+            here = f"a process on {platform.node()}"
+            require_same(this_process(False), self.environment, here)
+            require(
+                self.device.type == "cuda" or not config.get("gpus"),
+                f"{here} was given {self.gpus:g} GPU, and torch {torch.__version__} can use none there: install a "
+                "driver that it can use, or take that machine away",
+            )
         except ConfigError as error:
             if self.store is None:
                 raise
-            self.unstarted = {"status": OTHER_CODE, "error": str(error), "rows": [], tune.result.DONE: True}
+            self.unstarted = {"status": REFUSED, "error": str(error), "rows": [], tune.result.DONE: True}
             return
         self.trial_config = TrialConfig.from_dict(config["config"])
         self.pending_seeds = list(config["seeds"])
@@ -120,9 +128,10 @@ class AblationTrainable(tune.Trainable):
                 state = load_checkpoint(self.store, self._checkpoint_name)
                 if state is not None:
                     self._continue(state)
-            except (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
-                raise  # the checkpoint may be whole: training from the start would write over what it holds
-            except Exception as error:  # damaged, or of another version: training from the start gives the same result
+            except Exception as error:
+                if isinstance(error, OSError) or lacks_memory(error) or breaks_process(error):
+                    raise  # the checkpoint may be whole: training from the start would write over what it holds
+                # It is damaged, or of another version: training from the start gives the same result.
                 self._remark(f"its checkpoint is ignored, it trains from the start: {schema.error_line(error)}")
                 self.trainer = Trainer(self.trial_config, seed, self.corpus, self.device)
         self.trainer.evaluate_at = self.pauses
@@ -171,7 +180,7 @@ class AblationTrainable(tune.Trainable):
             if self.store is None:
                 raise
             report = self._failure(error)
-            if isinstance(error, torch.AcceleratorError):
+            if breaks_process(error):
                 raise
             return report
 
@@ -179,7 +188,7 @@ class AblationTrainable(tune.Trainable):
         """Return the report of a trial that an error ended."""
         self.status = schema.FAILED  # an update may be half made: its state is not worth keeping
         line, status = schema.error_line(error), self.status
-        if isinstance(error, torch.OutOfMemoryError):
+        if lacks_memory(error):
             line = out_of_memory(error, self.gpus, self.device)
             status = OUT_OF_MEMORY if 0 < self.gpus < 1 else status
         return {

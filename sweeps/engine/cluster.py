@@ -17,6 +17,7 @@ import torch
 from analysis.schema import HARDWARE, error_line
 from analysis.text import counted
 from moe_models.errors import ConfigError, require
+from sweeps.engine.apart import NoMemoryError, in_one_line
 from sweeps.engine.memory import Footprint, free_bytes, require_room
 from sweeps.engine.resources import Resources, fitting
 from sweeps.engine.storage import Storage
@@ -104,11 +105,12 @@ def on_a_node(measure: Callable[..., T], arguments: Sequence[Any], gpus: float) 
     """Call a function in a process that has what a run has, on whichever node has room for one; return its result.
 
     Raises:
+        NoMemoryError: memory ends there.
         ConfigError: no node has room for a while, or the function raises there.
     """
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(measure).remote(*arguments)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(in_one_line).remote(measure, *arguments)
     try:
         return ray.get(task, timeout=MEASURE_SECONDS)
     except ray.exceptions.GetTimeoutError:
@@ -119,7 +121,10 @@ def on_a_node(measure: Callable[..., T], arguments: Sequence[Any], gpus: float) 
             "there; with --precision fp32 or bf16 a study starts without a measurement"
         ) from None
     except Exception as error:  # whatever a node without our packages raises
-        raise ConfigError(f"a node of the cluster cannot run this code: {error_line(_cause(error))}") from error
+        cause = _cause(error)
+        if isinstance(cause, NoMemoryError):
+            raise NoMemoryError(str(cause)) from error
+        raise ConfigError(f"a node of the cluster cannot run this code: {error_line(cause)}") from error
 
 
 def _fitting(node: Mapping[str, float], share: float) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.text import counted, duration
+from moe_models.errors import ConfigError
+from sweeps.engine.apart import NoMemoryError
 from sweeps.engine.memory import footprint, gib
 from sweeps.engine.packing import Schedule, schedule
 from sweeps.engine.plan import Plan, PlannedRun, by_cell
@@ -62,6 +64,9 @@ def forecast(plan: Plan, resources: Resources, runs: Sequence[PlannedRun] | None
         plan: of the study.
         resources: what there is, and a run's share of it.
         runs: those to be trained; None: the plan's open ones.
+
+    Raises:
+        ConfigError: there is no memory to measure with.
     """
     runs = plan.open_runs() if runs is None else runs
     if not runs:
@@ -84,5 +89,14 @@ def _laid(plan: Plan, runs: Sequence[PlannedRun], resources: Resources) -> tuple
         return resources.packing.schedule, f"from updates measured with {resources.packing.together} at a time"
     cells, order = by_cell(runs)
     models = [(cell.config, plan.corpora[cell.scale]) for cell in cells]
-    estimate = resources.where_runs_train(estimate_runs, models, resources.device)
-    return schedule(order, [estimate.run_seconds] * resources.slots), estimate.method
+    try:
+        estimate = resources.where_runs_train(estimate_runs, models, resources.device)
+    except NoMemoryError as error:
+        raise ConfigError(
+            f"no memory to measure how long runs take ({error}): take a smaller --scale, or end what else takes memory "
+            "there"
+        ) from error
+    method, together = estimate.method, footprint(runs, resources).together
+    if resources.gpus and together > 1:
+        method += f", each alone on a GPU: {together} at a time there may take up to {together} times as long"
+    return schedule(order, [estimate.run_seconds] * resources.slots), method

@@ -7,22 +7,19 @@ how many fit; how fast they were says how many end the study soonest (`packing.p
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
-import multiprocessing
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from threading import BrokenBarrierError, Event
 
 import torch
 
-from analysis.schema import error_line
 from moe_models.errors import ConfigError, require
-from sweeps.engine.memory import free_bytes, gib, run_bytes
+from sweeps.engine.apart import CONTEXT, NoMemoryError, in_processes
+from sweeps.engine.memory import free_bytes, free_on_gpus, gib, run_bytes
 from sweeps.engine.packing import MOST_TOGETHER, Measured, choose_packing, levels
 from sweeps.engine.plan import THREADS_PER_TRIAL, Plan, PlannedCell, PlannedRun, by_cell
 from sweeps.engine.probe import PROBE_SEED, updates_in_all
@@ -61,14 +58,14 @@ def packed(
     """Return the resources with as many runs at a time as end the study soonest, by measurement.
 
     Each kind of GPU is measured on one of them, and each model once, however many cells train it. More at a time are
-    tried as long as that ends the study sooner. On a CPU a run has one core, whatever is chosen.
+    tried as long as that ends the study sooner, and as they fit. On a CPU a run has one core, whatever is chosen.
 
     Args:
         plan: of the study.
         runs: those to be trained; where there are none, nothing is measured.
         resources: all that there is.
         limit: the most runs at a time that were asked for.
-        say: where to say that it takes a moment.
+        say: where to say that it takes a moment, and what did not fit.
 
     Raises:
         ConfigError: what was asked for does not fit, or could not be measured.
@@ -80,13 +77,23 @@ def packed(
     cells, order = by_cell(runs)
     probes = [_Probe(*kind, plan, cells) for kind in _kinds(resources)]
     say(f"measuring {len(probes[0].models)} models, up to {-(-most // gpus)} at a time on a device")
-    for probe in probes:
-        probe.measure(1)
+    try:
+        for probe in probes:
+            probe.measure(1)
+    except NoMemoryError as error:
+        raise ConfigError(
+            f"not one run fits ({error}): take a smaller --scale, such as cpu, or end what else takes memory there"
+        ) from error
     fitting = min(probe.measured().fitting for probe in probes)
     _require_fitting(probes, fitting, most, limit, gpus)
-    for together in levels(int(min(-(-most // gpus), fitting))):
-        for probe in probes:
-            probe.measure(together)
+    packing = choose_packing([probe.measured() for probe in probes], order, most)
+    for fewer, together in itertools.pairwise(levels(int(min(-(-most // gpus), fitting)))):
+        try:
+            for probe in probes:
+                probe.measure(together)
+        except NoMemoryError as error:
+            say(f"{together} at a time do not fit ({error}), {fewer} do")
+            break
         packing = choose_packing([probe.measured() for probe in probes], order, most)
         if packing.together < together:
             break
@@ -134,14 +141,12 @@ def _kinds(resources: Resources) -> list[tuple[torch.device, int, int | None]]:
     """Return for each kind of device one of them, their number, and the memory that is free on the fullest, bytes."""
     if not resources.gpus:
         return [(resources.device, 1, free_bytes(resources.device))]
+    free = free_on_gpus()
     kinds: dict[tuple[str, int], list[int]] = {}
     for index in range(resources.gpus):
         properties = torch.cuda.get_device_properties(index)
         kinds.setdefault((properties.name, properties.total_memory), []).append(index)
-    return [
-        (torch.device("cuda", same[0]), len(same), min(torch.cuda.mem_get_info(index)[0] for index in same))
-        for same in kinds.values()
-    ]
+    return [(torch.device("cuda", same[0]), len(same), min(free[index] for index in same)) for same in kinds.values()]
 
 
 def _require_fitting(probes: Sequence[_Probe], fitting: float, most: int, limit: int | None, gpus: int) -> None:
@@ -168,24 +173,11 @@ def measure(models: Sequence[Model], device: torch.device, together: int) -> lis
     """Train each model for a moment in so many processes at a time, one model after the other.
 
     Raises:
+        NoMemoryError: they do not fit.
         ConfigError: a process failed or died.
     """
-    context = multiprocessing.get_context("spawn")  # a process that has seen CUDA cannot be forked
-    barrier = context.Barrier(together)
-    pipes = [context.Pipe(duplex=False) for _ in range(together)]
-    processes = [
-        context.Process(target=_train_models, args=(models, device, barrier, sending), daemon=True)
-        for _, sending in pipes
-    ]
-    try:
-        for process in processes:
-            process.start()
-        waiting = {receiving: process.sentinel for (receiving, _), process in zip(pipes, processes, strict=True)}
-        found = _results(waiting, f"measuring {together} at a time failed")
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+    barrier = CONTEXT.Barrier(together)
+    found = in_processes(f"measuring {together} at a time", together, _train_models, models, device, barrier)
     return [
         Measurement(
             update_seconds=sum(each.update_seconds for each in of_model) / together,
@@ -195,37 +187,14 @@ def measure(models: Sequence[Model], device: torch.device, together: int) -> lis
     ]
 
 
-def _results(waiting: Mapping[Connection, int], failed: str) -> list[list[Measurement]]:
-    """Return what each process sends; where one sends an error, or dies, raise it at once: others may wait for it."""
-    left, found = dict(waiting), []
-    while left:
-        wait([*left, *left.values()])
-        for receiving, sentinel in list(left.items()):
-            if receiving.poll():
-                result = receiving.recv()
-                require(not isinstance(result, str), f"{failed}: {result}")
-                found.append(result)
-                del left[receiving]
-            elif wait([sentinel], timeout=0) and not receiving.poll():
-                raise ConfigError(f"{failed}: a process died, as the system kills one where memory ends")
-    return found
-
-
-def _train_models(models: Sequence[Model], device: torch.device, barrier: Barrier, sending: Connection) -> None:
-    """Do what one process of a measurement does, and send what was measured, or why not."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's to hear
+def _train_models(models: Sequence[Model], device: torch.device, barrier: Barrier) -> list[Measurement]:
+    """Do what one process of a measurement does."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(THREADS_PER_TRIAL)
     settle_process()
     importlib.import_module("trainables.ray_trainable")  # Ray is a quarter of what a small trial's process takes
-    try:
-        sending.send([_train(config, folder, device, barrier) for config, folder in models])
-    except BrokenBarrierError:
-        Event().wait()  # another has failed, and says so
-    except Exception as error:
-        sending.send(error_line(error))
-        barrier.abort()
+    return [_train(config, folder, device, barrier) for config, folder in models]
 
 
 def _train(config: TrialConfig, folder: Path, device: torch.device, barrier: Barrier) -> Measurement:

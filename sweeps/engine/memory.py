@@ -6,6 +6,7 @@ killed half-way, not to pack a machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from moe_models.errors import require
 from moe_models.loss import CHUNK_ELEMENTS
 from moe_models.model import MoETransformer
 from moe_models.parameters import is_matrix
+from sweeps.engine.apart import in_processes
 from sweeps.engine.plan import PlannedRun
 from sweeps.engine.resources import Resources
 from trainables.config import TrialConfig
@@ -65,7 +67,7 @@ def run_bytes(config: TrialConfig, device: torch.device) -> int:
 def free_bytes(device: torch.device) -> int | None:
     """Return the memory that is free: the GPU's (of several the fullest), or the machine's; None where not known."""
     if device.type == "cuda":
-        return min(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+        return min(free_on_gpus())
     try:
         free = _field(MEMORY_INFO, "MemAvailable:") * 1024
     except (OSError, StopIteration):
@@ -76,6 +78,16 @@ def free_bytes(device: torch.device) -> int | None:
     except (OSError, ValueError, StopIteration):
         return free
     return min(free, limit - used + cached)
+
+
+def free_on_gpus() -> list[int]:
+    """Return the memory that is free on each GPU, bytes: asked for in a process that ends, since asking takes some."""
+    (free,) = in_processes("asking for the memory that is free on the GPUs", 1, _free_on_gpus)
+    return free
+
+
+def _free_on_gpus() -> list[int]:
+    return [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
 
 
 def _field(path: Path, name: str) -> int:
@@ -107,7 +119,7 @@ def footprint(runs: Sequence[PlannedRun], resources: Resources) -> Footprint:
 
 
 def require_memory(runs: Sequence[PlannedRun], resources: Resources) -> None:
-    """Refuse runs of which the largest, as many as run at a time, do not fit into what is free.
+    """Refuse runs of which the largest does not fit into its share, or as many as run at a time into what is free.
 
     Raises:
         ConfigError: they do not; the line says what would.
@@ -116,8 +128,21 @@ def require_memory(runs: Sequence[PlannedRun], resources: Resources) -> None:
     if not runs or free is None or resources.packing is not None:
         return  # what was measured was made to fit
     need = footprint(runs, resources)
+    if resources.gpus_per_trial < 1 and resources.gpus:
+        _require_share(need, resources.gpus_per_trial)
     fewer = f"--max-concurrent {free // need.run_bytes * max(1, resources.gpus)}"
     require_room(need, free, "on each GPU" if resources.gpus else "in memory", fewer)
+
+
+def _require_share(need: Footprint, share: float) -> None:
+    total = min(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+    enough = math.ceil(100 * need.run_bytes / total) / 100
+    require(
+        need.run_bytes <= share * total,
+        f"{gib(need.run_bytes)} a run ('{need.cell}' needs most), and --gpus-per-trial {share:g} is "
+        f"{gib(int(share * total))} of a GPU of {gib(total)}: take "
+        + (f"--gpus-per-trial {enough:g}, or a smaller --scale" if enough <= 1 else "a smaller --scale, such as cpu"),
+    )
 
 
 def require_room(need: Footprint, free: int, where: str, fewer: str) -> None:

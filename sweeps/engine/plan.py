@@ -36,6 +36,7 @@ from analysis.tracking import flatten
 from analysis.tuning_records import TUNING_FOLDER
 from moe_models.accounting import Counts, count
 from moe_models.errors import ConfigError, require
+from sweeps.engine.apart import NoMemoryError
 from sweeps.engine.flaws import FLAWS
 from sweeps.engine.options import AUTO, Options, names
 from sweeps.engine.probe import faster_precision
@@ -484,7 +485,11 @@ def choose(
     corpora: Mapping[str, TokenizedCorpus],
     resources: Resources,
 ) -> dict[str, Any]:
-    """Return what a study chooses once and keeps: the precision at each scale, and the threads of a run."""
+    """Return what a study chooses once and keeps: the precision at each scale, and the threads of a run.
+
+    Raises:
+        ConfigError: there is no memory to measure with.
+    """
     precision = {}
     for scale in scales:
         corpus = corpora[scale.name]
@@ -492,7 +497,15 @@ def choose(
             precision[scale.name] = protocol.published.precision
         elif options.precision == AUTO:
             config = protocol.configure(cell, scale, options.steps, "fp32", corpus)
-            precision[scale.name] = resources.where_runs_train(faster_precision, config, corpus, resources.device)
+            try:
+                faster = resources.where_runs_train(faster_precision, config, corpus, resources.device)
+            except NoMemoryError as error:
+                raise ConfigError(
+                    f"no memory to measure which precision is faster at --scale {scale.name} ({error}): take a smaller "
+                    "--scale, end what else takes memory there, or, to go without this measurement, take --precision "
+                    "fp32 or bf16"
+                ) from error
+            precision[scale.name] = faster
         else:
             precision[scale.name] = options.precision
     return {"precision": precision, "threads": THREADS_PER_TRIAL}

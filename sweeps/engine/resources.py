@@ -52,14 +52,23 @@ class Resources:
     def where_runs_train(self, measure: Callable[..., T], *arguments: Any) -> T:
         """Return what a measurement finds on this machine or, of a cluster, on a node that has room for a run.
 
+        On a GPU of this machine it is found in a process that ends: the driver lasts as long as the study, and would
+        keep memory that runs were promised.
+
         Raises:
+            NoMemoryError: memory ended there.
             ConfigError: there is no such node for now, or it cannot measure.
         """
-        if not self.cluster:
-            return measure(*arguments)
-        from sweeps.engine.cluster import on_a_node
+        if self.cluster:
+            from sweeps.engine.cluster import on_a_node
 
-        return on_a_node(measure, arguments, self.gpus_per_trial)
+            return on_a_node(measure, arguments, self.gpus_per_trial)
+        from sweeps.engine.apart import in_one_line, in_processes
+
+        if self.device.type == "cpu":
+            return in_one_line(measure, *arguments)
+        (found,) = in_processes("measuring on a GPU", 1, measure, *arguments)
+        return found
 
 
 def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] | float | None) -> Resources:

@@ -44,7 +44,7 @@ from sweeps.engine.progress import Progress
 from sweeps.engine.race import asked_runs, news, standing
 from sweeps.engine.resources import Resources
 from sweeps.engine.suggestions import OnGpus, Queue, Suggestions
-from trainables.ray_trainable import OTHER_CODE, OUT_OF_MEMORY
+from trainables.ray_trainable import OUT_OF_MEMORY, REFUSED
 
 SCRATCH_FOLDER = ".tune"
 LOST_WORKERS = 2
@@ -167,8 +167,8 @@ class _OwnErrors:
 
 class _Stop(tune.Stopper):
     """Stops the whole experiment: after a signal or an error of our own, for a restart, where Ray has no node left for
-    Tune to wait for, or where a process has other code than the driver, which would take one trial after the other and
-    train none."""
+    Tune to wait for, or where a process has other code than the driver, or lacks its GPU: it would take one trial after
+    the other and train none."""
 
     def __init__(self, observer: TrialObserver, errors: _OwnErrors) -> None:
         self._observer = observer
@@ -180,7 +180,7 @@ class _Stop(tune.Stopper):
         self._looked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        if result.get("status") == OTHER_CODE:
+        if result.get("status") == REFUSED:
             self.refused = result["error"]
         return False
 
@@ -242,13 +242,13 @@ class _Observer(TrialObserver):
                 self.tracker.log_rows(run.config_hash, rows)
             self.progress.reported(run, rows, busy, trial.config["gpus"] or 1.0)
             busy = 0.0
-            if status in (OUT_OF_MEMORY, OTHER_CODE):
+            if status in (OUT_OF_MEMORY, REFUSED):
                 self.progress.waits(run)
             elif status != RUNNING and not self._end_if_recorded(run) and status == FAILED:
                 self._fail(run, result["error"], result["traceback"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if trial.last_result.get("status") in (OUT_OF_MEMORY, OTHER_CODE):
+        if trial.last_result.get("status") in (OUT_OF_MEMORY, REFUSED):
             return  # it is tried again, or left open
         for run in self._runs_of(trial):
             if run.config_hash not in self.ended and not self._end_if_recorded(run):
@@ -411,7 +411,7 @@ def run_trials(
         Whether a signal, or a Ray that is not started anew, stopped it.
 
     Raises:
-        ConfigError: a process has other code or packages than this one.
+        ConfigError: a process has other code or packages than this one, or lacks the GPU that it was given.
         Exception: whatever the observer, the suggestions or the scheduler raised first.
     """
     lost_clusters = LOST_CLUSTERS

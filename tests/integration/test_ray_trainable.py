@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import gc
 import itertools
+import platform
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +22,13 @@ from ray import tune
 from analysis import schema
 from analysis.schema import TrialRecord
 from moe_models.errors import ConfigError
+from tests import fakes_ray
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.environment import this_process
 from trainables.loop import Trainer
-from trainables.ray_trainable import OTHER_CODE, OUT_OF_MEMORY, AblationTrainable
+from trainables.ray_trainable import OUT_OF_MEMORY, REFUSED, AblationTrainable
 from trainables.scales import SCALES
 from trainables.store import Folder
 from trainables.tuning_trainable import TuningTrainable
@@ -201,12 +203,37 @@ def test_a_process_with_other_code_than_its_driver_trains_nothing(
     newer = {"config": {**settings["config"], "model": {"kind": "not known here"}}}
     actor = kind({**elsewhere, **newer})
     report = actor.train()
-    assert (report["status"], report["done"]) == (OTHER_CODE, True)
+    assert (report["status"], report["done"]) == (REFUSED, True)
     assert "has other code than the driver" in report["error"]
     assert list(study.iterdir()) == []
     with pytest.raises(ConfigError, match="has other code than the driver"):
         kind({name: value for name, value in elsewhere.items() if name != "study_directory"})
     assert actor.reset_config({**settings, "environment": this_process()})
+    assert actor.train()["status"] == schema.FINISHED
+    actor.stop()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("gpus", [0.25, 1.0])
+def test_a_process_that_lacks_the_gpu_it_was_given_trains_nothing(
+    gpus: float, corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    """As on a node whose driver is too old: a study would take what a CPU trained for what a GPU did."""
+    study = tmp_path / "study"
+    study.mkdir()
+    settings = trial(corpus, study, [0])
+    actor = AblationTrainable({**settings, "gpus": gpus})
+    report = actor.train()
+    assert (report["status"], report["done"]) == (REFUSED, True)
+    assert report["error"] == (
+        f"a process on {platform.node()} was given {gpus:g} GPU, and torch {torch.__version__} can use none there: "
+        "install a driver that it can use, or take that machine away"
+    )
+    assert list(study.iterdir()) == []
+    alone = {name: value for name, value in settings.items() if name != "study_directory"}
+    with pytest.raises(ConfigError, match=f"was given {gpus:g} GPU"):
+        AblationTrainable({**alone, "gpus": gpus})
+    assert actor.reset_config(settings), "without a word on GPUs it trains on what is there"
     assert actor.train()["status"] == schema.FINISHED
     actor.stop()
 
@@ -380,6 +407,7 @@ def test_a_model_that_does_not_fit_is_a_report_and_its_actor_can_be_reused(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     settings = {**trial(corpus, tmp_path, [0]), "gpus": gpus}
+    monkeypatch.setattr(AblationTrainable, "_begin", fakes_ray.begin_without_a_gpu)
     with monkeypatch.context() as patch:
         patch.setitem(names_of(AblationTrainable), "Trainer", too_large)
         actor = kind(settings)
@@ -489,6 +517,31 @@ def test_checkpoints_take_a_small_part_of_the_time(
     assert written[0] == 14.0  # after ten seconds
     assert [later - earlier for earlier, later in itertools.pairwise(written)] == [64.0] * (len(written) - 1)
     actor.status = schema.FINISHED  # nothing to keep
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["cuda", "cublas"],
+)
+def test_memory_that_ends_outside_torch_is_reported_as_such(
+    error: Exception, corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a share of a GPU it is usual, and leaves the process whole."""
+
+    def full(_: AblationTrainable) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr(AblationTrainable, "_step", full)
+    actor = AblationTrainable(trial(corpus, tmp_path, [0]))
+    for gpus, status in ((0.5, OUT_OF_MEMORY), (1.0, schema.FAILED)):
+        actor.gpus = gpus
+        report = actor.train()
+        assert (report["status"], report["done"]) == (status, True)
+        assert report["error"] == f"{schema.error_line(error)}, with {gpus:g} GPU"
 
 
 def test_only_an_error_that_breaks_the_process_is_raised(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from analysis.schema import INVALID, Audit
 from moe_models.model import MoETransformer
 from moe_models.streams import Noise
+from trainables.memory import breaks_process, lacks_memory
 
 NAME = "causality"
 SEQUENCES = 8
@@ -42,6 +43,9 @@ def audit(model: MoETransformer, tokens_BT: Tensor, noise: Noise, autocast: torc
             another run, and the end of this one, looks at others.
         autocast: what the run trains under. Gradients are followed under it; outputs are compared in fp32, and in fp64
             where that does not decide.
+
+    Raises:
+        RuntimeError: fp32 does not decide, and there is no memory for fp64 or the device has failed.
     """
     few_BT, (sequences, length) = tokens_BT[:2], tokens_BT.shape
     stream = noise.generator("audit", NAME, torch.device("cpu"))
@@ -51,8 +55,11 @@ def audit(model: MoETransformer, tokens_BT: Tensor, noise: Noise, autocast: torc
             model.train(given is not None)
             evidence = _moved(model, few_BT, given)
             if evidence is not None:
-                with suppress(RuntimeError):  # a component that cannot compute in fp64: what fp32 says stands
+                try:
                     evidence = _moved(copy.deepcopy(model).double(), few_BT, given)
+                except RuntimeError as error:  # a component that cannot compute in fp64: what fp32 says stands
+                    if lacks_memory(error) or breaks_process(error):  # that fp64 was not tried says nothing
+                        raise
             if evidence is None:
                 with autocast:
                     evidence = _gradients(model, tokens_BT, places, given)

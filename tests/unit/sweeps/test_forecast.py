@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
-from sweeps.engine import forecast as module
 from sweeps.engine.forecast import forecast
 from sweeps.engine.memory import footprint
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.probe import Estimate
 from sweeps.engine.resources import Resources
 from sweeps.engine.usage import Usage
+from trainables.config import TrialConfig
 
 TWO = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="")
 QUARTERS = Resources(slots=8, gpus=2, gpus_per_trial=0.25, reason="")
@@ -25,9 +28,11 @@ def plan(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> Plan
     plan = plan_for(variants="baseline,mlp")
     hours = [1.0 if cell.name == plan.runs()[0].cell.name else 0.5 for cell in plan.cells]
     by_config = {cell.config.hash(0): 3600 * h for cell, h in zip(plan.cells, hours, strict=True)}
-    monkeypatch.setattr(
-        module, "estimate_runs", lambda cells, _: Estimate(tuple(by_config[c.hash(0)] for c, _ in cells), "as told")
-    )
+
+    def told(_: Resources, measure: Any, cells: Sequence[tuple[TrialConfig, Any]], device: torch.device) -> Estimate:
+        return Estimate(tuple(by_config[config.hash(0)] for config, _ in cells), "as told")
+
+    monkeypatch.setattr(Resources, "where_runs_train", told)
     return plan
 
 
@@ -46,6 +51,14 @@ def test_a_share_of_a_gpu_is_paid_as_a_share(plan: Plan) -> None:
     assert " 0.75 GPU-hours" in found.line()
     assert " on each GPU" in found.line()
     assert footprint(plan.runs(), QUARTERS).together == 2
+
+
+def test_that_runs_which_share_a_gpu_slow_each_other_down_is_said(plan: Plan) -> None:
+    slower = "as told, each alone on a GPU: 2 at a time there may take up to 2 times as long"
+    assert forecast(plan, QUARTERS).line().endswith(f" ({slower})")
+    assert forecast(plan, QUARTERS).to_json()["estimate_method"] == slower
+    for unshared in (TWO, replace(QUARTERS, slots=2), replace(QUARTERS, gpus_per_trial=1.0, slots=2)):
+        assert forecast(plan, unshared).method == "as told"
 
 
 def test_what_is_done_costs_nothing(plan: Plan) -> None:

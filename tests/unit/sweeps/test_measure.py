@@ -15,6 +15,8 @@ import torch
 
 from moe_models.errors import ConfigError
 from sweeps.engine import measure as module
+from sweeps.engine import memory
+from sweeps.engine.apart import NoMemoryError
 from sweeps.engine.forecast import forecast
 from sweeps.engine.measure import Measurement, measure, packed
 from sweeps.engine.memory import footprint, require_memory
@@ -53,7 +55,7 @@ def test_a_process_that_fails_is_one_line_and_the_others_end(
 def test_a_process_that_dies_is_one_line(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_for(variants="baseline")
     monkeypatch.setattr(module, "_train_models", os_exit)
-    with pytest.raises(ConfigError, match="measuring 2 at a time failed: a process died"):
+    with pytest.raises(ConfigError, match="measuring 2 at a time failed: a process died, with exit code 9"):
         measure([(plan.cells[0].config, plan.corpora["cpu"].directory)], CPU, 2)
 
 
@@ -65,17 +67,22 @@ def os_exit(*_: Any) -> None:
 
 
 class Machine:
-    """A machine whose measurements are made up; it notes what was measured."""
+    """A machine whose measurements are made up; it notes what was measured, and holds up to `room` at a time."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, peak: int, speed: Callable[[str, int], float]) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, peak: int, speed: Callable[[str, int], float], room: float = math.inf
+    ) -> None:
         self.measured: list[tuple[str, int, int]] = []
         self.peak = peak
         self.speed = speed
+        self.room = room
         monkeypatch.setattr(module, "measure", self.measure)
         monkeypatch.setattr(module, "cpu_cores", lambda: 16)
 
     def measure(self, models: Sequence[Any], device: torch.device, together: int) -> list[Measurement]:
         self.measured.append((str(device), together, len(models)))
+        if together > self.room:
+            raise NoMemoryError("OutOfMemoryError: asked for 2.00 GiB, with 1 GPU")
         seconds = self.speed(str(device), together)
         return [Measurement(update_seconds=seconds, peak_bytes=self.peak) for _ in models]
 
@@ -87,7 +94,8 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch, *sizes: int) -> None:
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda i: SimpleNamespace(name="a GPU", total_memory=sizes[i] * GIB)
     )
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: (sizes[i] * GIB, sizes[i] * GIB))
+    monkeypatch.setattr(module, "free_on_gpus", lambda: [size * GIB for size in sizes])
+    monkeypatch.setattr(memory, "free_on_gpus", lambda: [size * GIB for size in sizes])
 
 
 def test_on_a_cpu_the_number_at_a_time_is_chosen(
@@ -127,6 +135,51 @@ def test_a_gpu_is_shared_as_far_as_it_helps_and_as_memory_goes(
     # 24 GiB hold five of 4.7, and four take as long: 16 runs in two rounds on two GPUs
     assert [together for _, together, _ in machine.measured] == [1, 2, 4, 5]
     assert (found.slots, found.gpus, found.gpus_per_trial) == (8, 2, 0.25)
+
+
+def test_what_runs_out_of_memory_together_is_tried_no_further(
+    plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured alone a run looked as if eight would fit."""
+    with_gpus(monkeypatch, 24)
+    machine = Machine(monkeypatch, 2 * GIB, lambda *_: 1.0, room=2)
+    plan = plan_for(variants="baseline,mlp", seeds=8)
+    said: list[str] = []
+    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, said.append)
+    assert [together for _, together, _ in machine.measured] == [1, 2, 4]
+    assert (found.slots, found.gpus_per_trial) == (2, 0.5)
+    assert said[1:] == ["4 at a time do not fit (OutOfMemoryError: asked for 2.00 GiB, with 1 GPU), 2 do"]
+
+
+def test_what_one_kind_of_gpu_has_no_room_for_none_gets(
+    plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(monkeypatch, 24, 12)
+    machine = Machine(monkeypatch, 2 * GIB, lambda *_: 1.0)
+    measure_all = machine.measure
+
+    def measured(models: Sequence[Any], device: torch.device, together: int) -> list[Measurement]:
+        machine.room = 1 if device.index == 1 else math.inf
+        return measure_all(models, device, together)
+
+    monkeypatch.setattr(module, "measure", measured)
+    plan = plan_for(variants="baseline,mlp", seeds=8)
+    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
+    assert (found.slots, found.gpus_per_trial) == (2, 1.0)
+
+
+def test_where_not_one_fits_the_study_is_refused(
+    plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(monkeypatch, 24)
+    Machine(monkeypatch, 2 * GIB, lambda *_: 1.0, room=0)
+    plan = plan_for(variants="baseline,mlp")
+    with pytest.raises(ConfigError) as error:
+        packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
+    assert str(error.value) == (
+        "not one run fits (OutOfMemoryError: asked for 2.00 GiB, with 1 GPU): take a smaller --scale, such as cpu, or "
+        "end what else takes memory there"
+    )
 
 
 def test_unequal_gpus_are_each_measured_and_the_smallest_decides(

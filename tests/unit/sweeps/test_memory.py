@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +95,34 @@ def test_what_does_not_fit_is_refused_with_what_would(
         require_memory(plan.open_runs(), two)
     monkeypatch.setattr(memory, "free_bytes", lambda _: None)
     require_memory(plan.open_runs(), two)
+
+
+def test_a_run_larger_than_its_share_is_refused_with_what_would_do(
+    plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its trials would run out of memory once, whatever is free on the GPU."""
+    plan = plan_for(variants="baseline,mlp", scale="paper_256d")
+    need = run_bytes(plan.cells[0].config, torch.device("cuda"))
+    sizes = [10 * need, 4 * need]
+    monkeypatch.setattr(memory, "free_bytes", lambda _: min(sizes))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=sizes[index]))
+
+    def one(share: float) -> Resources:
+        return Resources(slots=1, gpus=2, gpus_per_trial=share, reason="")
+
+    for enough in (0.25, 0.5, 1.0):
+        require_memory(plan.open_runs(), one(enough))
+    with pytest.raises(ConfigError) as error:
+        require_memory(plan.open_runs(), one(0.2))
+    gib = need / GIB
+    assert str(error.value) == (
+        f"{gib:.1f} GiB a run ('baseline' needs most), and --gpus-per-trial 0.2 is {0.8 * gib:.1f} GiB of a GPU of "
+        f"{4 * gib:.1f} GiB: take --gpus-per-trial 0.25, or a smaller --scale"
+    )
+    sizes[:] = [need - 1, need]
+    with pytest.raises(ConfigError, match="take a smaller --scale, such as cpu"):
+        require_memory(plan.open_runs(), one(0.5))
 
 
 def test_a_study_larger_than_memory_leaves_nothing(

@@ -232,6 +232,53 @@ def test_rounding_that_flips_tied_experts_is_no_leak(corpus: TokenizedCorpus, mo
     assert causality.audit(model, inputs_BT, Noise(0, 0, 0), torch.autocast("cpu", enabled=False)) is None
 
 
+def no_room() -> Tensor:
+    """Ask a CPU for more than there is."""
+    return torch.empty(2**60)
+
+
+def raising(error: Exception) -> Callable[[], Tensor]:
+    def fail() -> Tensor:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("fail", "goes_up"),
+    [
+        (raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")), True),
+        (raising(torch.AcceleratorError("CUDA error: an illegal memory access was encountered")), True),
+        (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")), True),
+        (no_room, True),
+        (raising(RuntimeError("expected scalar type Float but found Double")), False),
+        (raising(NotImplementedError("\"rotate\" not implemented for 'Double'")), False),
+    ],
+    ids=["torch", "broken device", "cublas", "cpu", "mixed", "not implemented"],
+)
+def test_what_fp64_could_not_look_at_for_lack_of_memory_is_no_finding(
+    corpus: TokenizedCorpus, fail: Callable[[], Tensor], goes_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evidence of fp32 stands by itself only where a component cannot compute in fp64."""
+    forward = WideNorm.forward
+
+    def single(self: WideNorm, x_BTD: Tensor) -> Tensor:
+        return fail() if x_BTD.dtype == torch.float64 else forward(self, x_BTD)
+
+    LEAKS["norm over time"](monkeypatch)
+    monkeypatch.setattr(WideNorm, "forward", single)
+    model = build_model(config(corpus, norm="rmsnorm", dropout=0.0).model, 0)
+    inputs_BT, _ = TrainingBatches(corpus.train, seq_len=SEQ_LEN, batch_size=2, accumulation=1, seed=0).batch(0, 0)
+    autocast = torch.autocast("cpu", enabled=False)
+    if goes_up:
+        with pytest.raises(RuntimeError, match=r"memory|ALLOC_FAILED"):
+            causality.audit(model, inputs_BT, Noise(0, 0, 0), autocast)
+    else:
+        found = causality.audit(model, inputs_BT, Noise(0, 0, 0), autocast)
+        assert found is not None
+        assert found.severity == INVALID
+
+
 def test_causality_leaves_the_model_as_it_was(corpus: TokenizedCorpus) -> None:
     trainer = Trainer(config(corpus, feed_forward="moe_deepseek_plain"), 0, corpus, CPU)
     next(trainer.run())

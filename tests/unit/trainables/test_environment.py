@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 import moe_models
 from analysis import schema
@@ -20,6 +21,15 @@ def test_versions_and_hardware_are_named() -> None:
     assert f"torch {metadata.version('torch')}" in described["versions"]
     assert re.match(r"\d+ cores of .+", described["hardware"])
     assert all("\n" not in value for value in described.values())
+
+
+def test_that_products_of_matrices_are_not_in_fp32_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set on one node."""
+    here = this_process()
+    assert "float32_matmul_precision highest" in here["versions"]
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    with pytest.raises(ConfigError, match=r"a process on b has float32_matmul_precision high where the driver has "):
+        require_same(this_process.__wrapped__(), here, "a process on b")
 
 
 def repository(folder: Path) -> Path:
@@ -62,7 +72,7 @@ def test_other_code_or_packages_than_the_driver_s_are_refused() -> None:
     require_same(here, {}, "a process of somebody's own Tuner")
     with pytest.raises(ConfigError, match=r"^a process on b has other code than the driver "):
         require_same(here, {**here, "code": "older"}, "a process on b")
-    mine, its = ({**here, "versions": f"python 3.11, torch {torch}, ray 2.60"} for torch in ("2.13", "2.12"))
+    mine, its = ({**here, "versions": f"python 3.11, torch {version}, ray 2.60"} for version in ("2.13", "2.12"))
     with pytest.raises(ConfigError, match=r"^the node has torch 2.13 where the driver has torch 2.12: "):
         require_same(mine, its, "the node")
 

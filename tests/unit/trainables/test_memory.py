@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moe_models.errors import ConfigError
-from trainables.memory import CONTEXT_BYTES, limit_to_share, out_of_memory
+from trainables.memory import CONTEXT_BYTES, breaks_process, lacks_memory, limit_to_share, out_of_memory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 GIB = 2**30
@@ -66,3 +66,47 @@ def test_what_was_lacked_is_one_line_with_its_figures() -> None:
     assert out_of_memory(torch.OutOfMemoryError("said\notherwise"), 1.0, CPU) == (
         "OutOfMemoryError: said otherwise, with 1 GPU"
     )
+    assert out_of_memory(RuntimeError("can't allocate memory"), 0.0, CPU) == "RuntimeError: can't allocate memory"
+
+
+@pytest.mark.usefixtures("limits")
+def test_where_a_process_has_no_room_at_all_there_are_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_context(_: torch.device) -> tuple[int, int]:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", no_context)
+    assert out_of_memory(torch.AcceleratorError("CUDA error: out of memory"), 0.25, CUDA) == (
+        "AcceleratorError: CUDA error: out of memory, with 0.25 GPU, of which it held nothing"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB."),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=repr,
+)
+def test_memory_ends_in_many_words(error: Exception) -> None:
+    assert lacks_memory(error)
+    assert not breaks_process(error)
+
+
+def test_memory_of_this_machine_ends_too() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60)
+    assert lacks_memory(error.value)
+
+
+def test_other_errors_are_no_lack_of_memory() -> None:
+    assert not lacks_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"))
+    assert not lacks_memory(OSError("out of memory, says a file"))
+    assert not breaks_process(RuntimeError("planned"))
+    broken = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    assert breaks_process(broken)
+    assert not lacks_memory(broken)
