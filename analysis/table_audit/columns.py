@@ -57,6 +57,7 @@ _EFFECT = re.compile(r"(?:^|_)(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_d
 _D_OR_G = re.compile(
     r"(?:(?:val_)?loss_)?(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_delta|[dg])(?:_s|_av|_pooled)?"
 )
+_D_Z = re.compile(r"(?:(?:val_)?loss_)?(?:cohen(?:_?s)?_)?d_z")
 _REPLICATED = re.compile(
     r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error|ci\d*|ci\d*_(?:low|lower|high|upper))"
     r"|(?:percent|difference|change|improvement|mean|(?:val_)?loss)_(?:low|lower|high|upper)"
@@ -170,6 +171,16 @@ def names_its_formula(column: str) -> bool:
 def is_standardised(column: str) -> bool:
     """Whether an effect size's column holds differences of the loss over an sd: a named one, or `effect_size`."""
     return names_its_formula(column) or normal(column) == "effect_size"
+
+
+def is_of_the_loss(column: str) -> bool:
+    """Whether an effect size's column holds those of the loss themselves: not of an accuracy, and no interval's end."""
+    return is_standardised(column) or is_paired_effect(column)
+
+
+def is_paired_effect(column: str) -> bool:
+    """Whether an effect size's column holds mean differences by seed over their own sd: d_z of the loss."""
+    return _D_Z.fullmatch(normal(column)) is not None
 
 
 def improves(column: str) -> bool:

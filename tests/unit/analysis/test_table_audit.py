@@ -7,7 +7,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from analysis.__main__ import main
 from analysis.effects import gamma_correction
@@ -420,19 +421,45 @@ def test_an_effect_size_needs_replicates(column: str, n: str, severity: str | No
     assert [item.severity for item in found(audited, "effect_size")] == [severity] * (2 if severity else 0)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-def test_an_effect_size_over_variants_is_recognised_whatever_n(lost: int) -> None:
+def over_variants(lost: int, sd: str) -> Rows:
+    """Return a table whose effect sizes are |loss - 2.0| over the sd of all losses."""
     losses = {"baseline": 2.0, "a": 1.9, "b": 2.3, "c": 2.2}
-    sd = float(np.std(list(losses.values()), ddof=lost))
-    rows = [
-        {"variant": name, "n": "5", "val_loss": f"{loss:.4f}", "cohens_d": f"{abs(loss - 2.0) / sd:.3f}"}
+    spread = float(np.std(list(losses.values()), ddof=lost))
+    return [
+        {"variant": name, "n": "5", "val_loss": f"{loss:.4f}", "sd": sd, "cohens_d": f"{abs(loss - 2) / spread:.3f}"}
         for name, loss in losses.items()
     ]
-    items = found(audit(rows), "effect_size", INVALID)
-    assert len(items) == 4
-    assert all("/ sd over the 4 variants, not over seeds; n = 5" in item.evidence for item in items)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_an_effect_size_over_variants_is_recognised_whatever_n(lost: int) -> None:
+    """Where the printed sds do not give it, it is certain; the control's 0 is right by any sd."""
+    items = found(audit(over_variants(lost, "0.0100")), "effect_size")
+    assert [item.severity for item in items] == [INVALID] * 3
+    assert all("that is |best - baseline| / sd over the 4 variants, not over seeds; n = 5" in item.evidence for item
+               in items)  # fmt: skip
+    items = found(audit(over_variants(lost, "")), "effect_size")
+    assert [item.severity for item in items] == [WARNING] * 4
+    assert all("so is |best - baseline| / sd over the 4 variants, and no sd over seeds" in item.evidence for item
+               in items)  # fmt: skip
+    rows = over_variants(lost, "")
     rows[1]["cohens_d"] = "4.000"
     assert found(audit(rows), "effect_size") == []
+
+
+def test_an_effect_size_that_the_sds_give_is_not_over_variants() -> None:
+    """0.02 / 0.020 and 0.01 / 0.020; over the variants' sd of 0.0125 to 0.0153 both may be printed so, too."""
+    sound = "variant,n,val_loss,val_loss_sd,cohens_d baseline,5,3.00,0.020, a,5,2.98,0.020,1.00 b,5,3.01,0.020,0.50"
+    assert found(audit(sound), "effect_size") == []
+    without_sds = "variant,n,val_loss,cohens_d baseline,5,3.00, a,5,2.98,1.00 b,5,3.01,0.50"
+    assert found(audit(without_sds), "effect_size") == []
+
+
+def test_an_effect_size_may_be_over_the_pooled_sd_of_all_names() -> None:
+    """sqrt((0.10^2 + 0.10^2 + 0.30^2) / 3) = 0.1915, which is between no two names' sds."""
+    rows = "variant,n,val_loss,sd,cohens_d baseline,200,3.000,0.100, a,200,2.700,0.100,{} b,200,3.300,0.300,{}"
+    assert found(audit(rows.format("1.57", "1.57")), "effect_size") == []
+    assert len(found(audit(rows.format("1.20", "1.57")), "effect_size", INVALID)) == 1
 
 
 def with_effect(column: str, value: str, n: int = 5, sd: str = "0.10") -> Rows:
@@ -492,6 +519,50 @@ def test_effect_sizes_of_real_runs_are_left_alone(
          "cohens_d": effect}
         for name, runs, effect in (("baseline", y, ""), ("a", x, f"{d:.2f}"))
     ]  # fmt: skip
+    assert invalid(audit(rows)) == []
+
+
+@st.composite
+def small_effects(draw: st.DrawFn) -> Rows:
+    """Draw a sound table of means whose effects are of the size of its noise, with all that is computed from the runs.
+
+    Seeds are shared by all names; figures are computed exactly and then printed to the same decimals.
+    """
+    names, n = draw(st.integers(2, 8)), draw(st.integers(3, 10))
+    digits, effect = draw(st.integers(2, 4), label="digits"), draw(st.floats(0, 3), label="in sds")
+    sd, shared = draw(st.floats(0.003, 0.05)), draw(st.floats(0, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    runs = 3 + sd * (
+        effect * rng.standard_normal((names, 1)) + shared * rng.standard_normal(n) + rng.standard_normal((names, n))
+    )
+    means, sds, control = runs.mean(axis=1), runs.std(axis=1, ddof=1), runs[0]
+    column, definition = draw(st.sampled_from(sorted(DEFINITIONS.items())))
+    return [
+        {
+            "rank": str(1 + int((means < means[place]).sum())),
+            "variant": f"variant {place}" if place else "baseline",
+            "n": str(n),
+            "val_loss": f"{means[place]:.{digits}f}",
+            "val_loss_sd": f"{sds[place]:.{digits}f}",
+            "difference": f"{means[place] - means[0]:.{digits}f}",
+            column: f"{definition(runs[place], control):.2f}" if place else "",
+            "p": f"{stats.ttest_rel(runs[place], control).pvalue:.3f}" if place else "",
+        }
+        for place in range(names)
+    ]
+
+
+DEFINITIONS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "cohens_d": cohens_d,
+    "hedges_g": lambda x, y: cohens_d(x, y) * float(gamma_correction(2 * x.size - 2)),
+    "glass_delta": lambda x, y: float((x.mean() - y.mean()) / y.std(ddof=1)),
+    "effect_size": lambda x, y: abs(cohens_d(x, y)),
+    "d_z": lambda x, y: float((x - y).mean() / (x - y).std(ddof=1)),
+}
+
+
+@given(rows=small_effects())
+def test_nothing_is_invalid_in_sound_tables_of_small_effects(rows: Rows) -> None:
     assert invalid(audit(rows)) == []
 
 
