@@ -69,13 +69,18 @@ def are_resolved(table: Table) -> bool:
 
 
 def moments(table: Table, group: Group) -> Moments | None:
-    """Return the moments of a name's runs; None where the table does not give them, or there are less than two."""
+    """Return the moments of a name's runs; None where the table does not give them, or there are less than two.
+
+    Several means of one name give none: nothing says what tells them apart.
+    """
     losses = np.array([table.loss(row).value for row in group.rows])
     blur = max((high - low) / 2 for low, high in (table.loss(row).interval for row in group.rows))
     sd = table.figure(group.rows[0], SD)
     if group.n is None or group.n < 2:
         return None
     if (n := len(losses)) > 1:
+        if any(table.states_runs(row) for row in group.rows):
+            return None
         mean, spread = float(losses.mean()), float(losses.std(ddof=1))
         return Moments(mean=mean, sd=spread, n=n, mean_blur=blur, sd_blur=blur * math.sqrt(n / (n - 1)))
     if sd is None:

@@ -615,6 +615,56 @@ def test_a_run_is_counted_once() -> None:
     assert item.evidence == "baseline (seed 0) stands 2 times: it counts as one run"
 
 
+def test_a_mean_over_runs_that_stands_twice_counts_once() -> None:
+    rows = "rank,variant,n,val_loss,sd 2,baseline,5,3.0000,0.0100 1,a,5,2.9456,0.0100 1,a,5,2.9456,0.0100"
+    audited = audit(rows)
+    (item,) = invalid(audited)
+    assert item.evidence == "a stands 2 times with all fields the same (val_loss 2.9456): it counts once, with n = 5"
+    assert {group.name: group.n for group in audited.table.groups} == {"baseline": 5, "a": 5}
+    assert found(audited, "rank") == []
+    (item,) = invalid(audit("variant,val_loss,sd baseline,3.0,0.1 a,2.9456,0.01 a,2.9456,0.01"))
+    assert item.evidence.endswith("(val_loss 2.9456): it counts once")
+
+
+def test_two_means_of_one_name_are_not_told_apart() -> None:
+    text = "variant,steps,n,val_loss,sd,difference baseline,9,5,3.0,0.01, a,9,5,2.94,0.01,-0.06 a,99,5,2.91,0.01,-0.09"
+    audited = audit(text)
+    (item,) = found(audited, "duplicate", WARNING)
+    assert (
+        item.evidence == "a has 2 rows that are means over runs, with n = 5 and 5: nothing says what tells them apart"
+    )
+    assert math.isnan(differences(audited.table)[0].p)
+    assert found(audit("variant,n,val_loss baseline,1,3.0 a,1,2.94 a,1,2.91"), "duplicate") == []
+
+
+@pytest.mark.parametrize(("loss", "severity"), [("2.9456", WARNING), ("2.946", WARNING), ("2.95", NOTE)])
+def test_runs_without_a_seed_that_are_alike(loss: str, severity: str) -> None:
+    audited = audit(f"variant,val_loss,minutes baseline,3.0001,2 baseline,2.9992,2 a,{loss},2 a,{loss},2")
+    (item,) = found(audited, "duplicate")
+    assert item.severity == severity
+    assert item.evidence.startswith(f"a stands 2 times with all fields the same (val_loss {loss}): one run that was")
+    assert found(audit(f"variant,val_loss,minutes baseline,3.0001,2 a,{loss},2 a,{loss},3"), "duplicate") == []
+
+
+@pytest.mark.parametrize(("loss", "severity"), [("2.9456", WARNING), ("2.95", NOTE), ("0.0344", NOTE)])
+def test_seeds_that_do_not_differ(loss: str, severity: str) -> None:
+    text = "cell,seed,val_loss baseline,0,3.00 baseline,1,3.01 baseline,2,2.99"
+    (item,) = found(audit(text + "".join(f" a,{seed},{loss}" for seed in range(3))), "no_spread")
+    assert (item.severity, item.evidence) == (severity, f"a: val_loss is {loss} in all 3 runs")
+    assert found(audit(text + "".join(f" a,{seed},{loss}" for seed in range(2))), "no_spread") == []
+    assert found(audit(f"{text} a,0,{loss} a,1,{loss} a,2,{loss}1"), "no_spread") == []
+
+
+@pytest.mark.parametrize(
+    ("n", "sd", "severity"), [("5", "0.0000", WARNING), ("5", "0.00", NOTE), ("2", "0.0000", None)]
+)
+def test_an_sd_of_nothing(n: str, sd: str, severity: str | None) -> None:
+    items = found(audit(f"variant,n,val_loss,sd baseline,{n},3.00,0.01 a,{n},2.90,{sd}"), "no_spread")
+    assert [(item.severity, item.evidence) for item in items] == (
+        [(severity, f"a: sd is {sd} over 5 runs")] if severity else []
+    )
+
+
 def test_equal_figures_under_two_names_are_a_warning() -> None:
     (item,) = found(audit("variant,val_loss,val_accuracy baseline,2.01,0.51 a,2.01,0.51 b,2.01,0.52"), "duplicate")
     assert item.severity == WARNING
