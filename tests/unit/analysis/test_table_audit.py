@@ -610,6 +610,28 @@ def test_ranks_follow_the_losses_and_ties_may_stand_either_way() -> None:
     assert "it has no finite loss" in item.evidence
 
 
+def test_neighbours_that_swapped_their_ranks_are_found_at_the_last_digit() -> None:
+    items = found(audit("rank,variant,val_loss 1,a,3.013 2,b,3.012 3,baseline,3.020"), "rank", INVALID)
+    assert [item.evidence for item in items] == [
+        "a: rank is 1, but its val_loss of 3.013 is 2 of 3",
+        "b: rank is 2, but its val_loss of 3.012 is 1 of 3",
+    ]
+    fewer_decimals = "rank,variant,val_loss 1,a,3.01 2,b,3.012 3,c,3.009 4,baseline,3.016"
+    (item,) = found(audit(fewer_decimals), "rank", INVALID)
+    assert item.evidence == "c: rank is 3, but its val_loss of 3.009 is between 1 and 2 of 4"
+
+
+@given(losses=st.lists(st.floats(0.5, 4), min_size=2, max_size=6), data=st.data())
+def test_ranks_of_rounded_losses_are_never_wrong(losses: Sequence[float], data: st.DataObject) -> None:
+    """Whatever decimals each loss is printed to."""
+    rows = [
+        {"variant": str(place), "loss": f"{loss:.{data.draw(st.integers(0, 4))}f}", "rank": str(1 + rank)}
+        for place, loss in enumerate(losses)
+        for rank in [sorted(range(len(losses)), key=lambda other: losses[other]).index(place)]
+    ]
+    assert found(audit(rows), "rank") == []
+
+
 def test_a_run_is_counted_once() -> None:
     (item,) = invalid(audit("cell,seed,val_loss baseline,0,2.0 baseline,0,2.1 a,0,1.9"))
     assert item.evidence == "baseline (seed 0) stands 2 times: it counts as one run"
