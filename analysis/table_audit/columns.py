@@ -58,6 +58,7 @@ _D_OR_G = re.compile(
     r"(?:(?:val_)?loss_)?(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_delta|[dg])(?:_s|_av|_pooled)?"
 )
 _D_Z = re.compile(r"(?:(?:val_)?loss_)?(?:cohen(?:_?s)?_)?d_z")
+_ERROR = re.compile(r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error)")
 _REPLICATED = re.compile(
     r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error|ci\d*|ci\d*_(?:low|lower|high|upper))"
     r"|(?:percent|difference|change|improvement|mean|(?:val_)?loss)_(?:low|lower|high|upper)"
@@ -186,6 +187,16 @@ def is_paired_effect(column: str) -> bool:
 def improves(column: str) -> bool:
     """Whether a compared column's name says that more is better."""
     return _IMPROVES.search(normal(column)) is not None
+
+
+def is_probability(column: str) -> bool:
+    """Whether a column of tests holds p values."""
+    return re.match(r"p(?:_|$)|pvalue", normal(column)) is not None
+
+
+def is_error(column: str) -> bool:
+    """Whether a column of spreads and tests holds standard errors or half an interval's length."""
+    return _ERROR.fullmatch(normal(column)) is not None
 
 
 def judges_a_difference(column: str) -> bool:

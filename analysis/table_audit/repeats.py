@@ -53,7 +53,7 @@ def _rows_twice(table: Table) -> Iterator[Finding]:
     alike: dict[tuple[str, ...], list[Row]] = {}
     for row in table.with_loss:
         if not row.seed:
-            alike.setdefault(row.fields, []).append(row)
+            alike.setdefault(tuple(row.fields.values()), []).append(row)
     for rows in alike.values():
         row, times = rows[0], len(rows)
         loss = table.loss(row)

@@ -84,8 +84,8 @@ class Row:
     """Fields of the columns of spreads, tests and marks, as they stand; without empty ones."""
     figures: Mapping[str, Figure]
     """By column; without those that are empty or not finite."""
-    fields: tuple[str, ...]
-    """All that stands in the row, columns without a name (they number rows) left out."""
+    fields: Mapping[str, str]
+    """All that stands in the row, by column; without columns that have no name, which number rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +133,10 @@ class Table:
         means: set[tuple[str, ...]] = set()
         for row in self.with_loss:
             if self.states_runs(row):
-                if row.fields in means:
+                fields = tuple(row.fields.values())
+                if fields in means:
                     continue
-                means.add(row.fields)
+                means.add(fields)
             members.setdefault((row.context, row.name), []).append(row)
         return tuple(
             Group(name=name, context=context, rows=tuple(rows), n=self._runs(rows))
@@ -277,8 +278,16 @@ def _row(path: Path, line: int, raw: Mapping[str, str], found: Mapping[str, tupl
             if not _is_empty(raw[column])
         },
         figures=figures,
-        fields=tuple(field for column, field in raw.items() if column),
+        fields={column: field for column, field in raw.items() if column},
     )
+
+
+def number(field: str) -> Printed | None:
+    """Return what stands in any field as a number; None where it is none."""
+    try:
+        return _printed("", "", field)
+    except AnalysisError:
+        return None
 
 
 def _printed(where: str, column: str, text: str) -> Printed | None:

@@ -818,6 +818,74 @@ def test_accuracies_that_cannot_be(column: str, values: Sequence[str], wrong: li
     assert all(item.evidence.endswith(f"can be: {' and '.join(wrong)}") for item in items)
 
 
+@pytest.mark.parametrize(("column", "value", "words"), [
+    ("p", "1.7", "p is outside 0 to 1, which no probability can be: a (1.7)"),
+    ("p_value", "-0.2", "p_value is outside 0 to 1, which no probability can be: a (-0.2)"),
+    ("p_holm", "3", "p_holm is outside 0 to 1, which no probability can be: a (3)"),
+    ("sd", "-0.01", "sd is outside 0 and more, which no spread can be: a (-0.01)"),
+    ("val_loss_sem", "\u22120.01", "val_loss_sem is outside 0 and more, which no spread can be: a (-0.01)"),
+    ("train_minutes", "-3", "train_minutes is outside 0 and more, which no time or count can be: a (-3)"),
+    ("params", "-5", "params is outside 0 and more, which no time or count can be: a (-5)"),
+    ("p", "<0.001", ""), ("p", "1.000", ""), ("p_holm", "0", ""), ("sd", "0.00", ""), ("ci_low", "-0.1", ""),
+    ("difference_low", "-0.1", ""), ("margin_of_error", "0.1", ""),
+])  # fmt: skip
+def test_figures_that_cannot_be(column: str, value: str, words: str) -> None:
+    rows = [
+        {"variant": "baseline", "n": "5", "val_loss": "2.00", column: ""},
+        {"variant": "a", "n": "5", "val_loss": "1.90", column: value},
+    ]
+    assert [item.evidence for item in invalid(audit(rows))] == ([words] if words else [])
+
+
+def with_interval(columns: Sequence[str], values: Sequence[str], **more: str) -> list[Finding]:
+    base = {
+        "variant": "baseline",
+        "n": "5",
+        "val_loss": "2.75",
+        **dict.fromkeys(more, ""),
+        **dict.fromkeys(columns, ""),
+    }
+    own = {"variant": "a", "n": "5", "val_loss": "2.700", **more, **dict(zip(columns, values, strict=True))}
+    return found(audit([base, own]), "interval", INVALID)
+
+
+@pytest.mark.parametrize("columns", [
+    ("ci_low", "ci_high"), ("val_loss_lower", "val_loss_upper"), ("mean_low", "mean_high"), ("ci95_low", "ci95_upper"),
+    ("loss_ci_low", "loss_ci_high"),
+])  # fmt: skip
+def test_an_interval_holds_its_mean(columns: Sequence[str]) -> None:
+    (item,) = with_interval(columns, ("2.8", "2.9"))
+    words = f"a: {columns[0]} to {columns[1]} is 2.8 to 2.9, which leaves out its own estimate: val_loss 2.700"
+    assert item.evidence == words
+    (item,) = with_interval(columns, ("2.8", "2.6"))
+    assert item.evidence == f"a: {columns[0]} to {columns[1]} is 2.8 to 2.6: its lower end is above its upper one"
+    assert with_interval(columns, ("2.6", "2.8")) == []
+    assert with_interval(columns, ("2.7", "2.7")) == []
+
+
+@pytest.mark.parametrize(("field", "wrong"), [
+    ("[2.8, 2.9]", True), ("2.8 to 2.9", True), ("(2.8; 2.9)", True), ("[2.6, 2.8]", False), ("0.05", False),
+    ("[-0.06, -0.04]", False), ("[0.04, 0.06]", False), ("[-2.0, -1.6]", False), ("[0.5, 1.2]", False),
+])  # fmt: skip
+def test_an_interval_in_one_field(field: str, wrong: bool) -> None:
+    """One that is not near the loss is of something else: of the difference, the percentage, or what is nowhere."""
+    items = with_interval(["ci"], [field])
+    assert [item.evidence for item in items] == (
+        [f"a: ci is {field}, which leaves out its own estimate: val_loss 2.700"] if wrong else []
+    )
+
+
+def test_an_interval_is_of_what_its_column_says() -> None:
+    columns = ("difference_low", "difference_high")
+    (item,) = with_interval(columns, ("0.02", "0.08"), difference="-0.05")
+    assert item.evidence.endswith("is 0.02 to 0.08, which leaves out its own estimate: difference -0.05")
+    assert with_interval(columns, ("-0.08", "-0.02"), difference="-0.05") == []
+    assert with_interval(columns, ("0.02", "0.08")) == []
+    assert with_interval(("hedges_g_low", "hedges_g_high"), ("1.0", "2.0"), hedges_g="3.0")
+    assert with_interval(("bleu_ci_low", "bleu_ci_high"), ("2.8", "2.9"), bleu="2.85") == []
+    assert with_interval(("ci_low", "ci_high"), ("2.8", "2.9"), bleu="2.85") == []
+
+
 # Bad input, and the command.
 
 
