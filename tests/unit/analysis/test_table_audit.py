@@ -714,9 +714,41 @@ def test_differences_within_the_noise() -> None:
     means = "rank,cell,n,val_loss,sd 2,baseline,5,2.00,0.10 1,a,5,1.95,0.10 3,b,5,4.00,0.10"
     (item,) = found(audit(means), "precision")
     assert item.severity == WARNING
-    assert "a [−0.1958, +0.0958]" in item.evidence  # 0.05 -+ t(8) 2.306 x sqrt(2 x 0.01 / 5): Welch
+    # 0.05 -+ t(8) 2.306 x sqrt(2 x 0.01 / 5): Welch
+    assert item.evidence.endswith("a [−0.1958, +0.0958] (95 % intervals, if the runs are not paired)")
     tested = "cell,n,val_loss,sd,difference,p baseline,5,2.00,0.10,, a,5,1.95,0.10,-0.05,0.45"
     assert found(audit(tested), "precision") == []
+
+
+PAIRS = "rank,cell,n,val_loss,sd,difference,{} 2,baseline,10,3.0000,0.0300,,{} 1,a,10,2.9900,0.0300,-0.0100,{}"
+
+
+@pytest.mark.parametrize(("columns", "empty", "row", "within", "p"), [
+    ("d_z", "", "-5.00", None, 7.1e-8),  # t(9) = 5 sqrt(10) = 15.8
+    ("d_z", "", "-0.50", "a [−0.0243, +0.0043] (95 % intervals)", 0.148),  # 0.01 -+ t(9) 2.262 x 0.02 / sqrt(10)
+    ("d_z", "", "0.00", "a (p 1.0000)", 1.0),
+    ("difference_low,difference_high", ",", "-0.0114,-0.0086", None, 5.9e-8),
+    ("difference_low,difference_high", ",", "-0.0243,0.0043", "a [−0.0243, +0.0043] (95 % intervals)", 0.148),
+    ("p", "", "0.0001", None, 0.0001),
+    ("p", "", "0.30", "a (p 0.3000)", 0.3),
+    ("remark", "", "", "a [−0.0382, +0.0182] (95 % intervals, if the runs are not paired)", 0.466),
+])  # fmt: skip
+def test_a_table_s_own_paired_figures_go_before_welch(
+    columns: str, empty: str, row: str, within: str | None, p: float
+) -> None:
+    audited = audit(PAIRS.format(columns, empty, row))
+    assert [item.evidence.partition("runs: ")[2] for item in found(audited, "precision", WARNING)] == (
+        [within] if within else []
+    )
+    assert differences(audited.table)[0].p == pytest.approx(p, rel=0.05)
+
+
+def test_seeds_that_are_not_shared_are_not_paired() -> None:
+    rows = (
+        "cell,seed,loss,difference baseline,0,2.9, baseline,1,3.0, baseline,2,3.1, a,7,2.8,-0.1 a,8,2.9,-0.1 a,9,3.0,0"
+    )
+    (item,) = found(audit(rows), "precision", WARNING)
+    assert item.evidence.endswith("(95 % intervals)")
 
 
 @pytest.mark.parametrize(
@@ -770,7 +802,7 @@ def test_differences_that_only_stand_alone() -> None:
     items = found(audit(rows), "multiplicity", WARNING)
     assert [item.evidence for item in items] == [
         "of 10 comparisons with the control, a (p 0.0213, corrected 0.2131) is told apart from it only without "
-        "Holm's correction"
+        "Holm's correction, if the runs are not paired"
     ]
 
 
