@@ -15,6 +15,7 @@ from analysis.schema import INVALID, WARNING
 from analysis.table_audit import columns
 from analysis.table_audit.columns import EFFECT
 from analysis.table_audit.differences import Moments, moments
+from analysis.table_audit.digits import beside
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import Group, Row, Table
 
@@ -67,16 +68,29 @@ def _check(table: Table, what: str, figures: list[tuple[Row, Printed]]) -> Itera
 
 def _recomputed(table: Table, row: Row, column: str, printed: Printed, given: Sequence[Interval]) -> Finding:
     """Say that no definition gives an effect size, of either sign, from the printed means and sds."""
-    low, high = min(low for low, _ in given), max(high for _, high in given)
+    ranges = _merged(given)
+    ends = beside([end for pair in ranges for end in pair], abs(printed.value))
+    words = " or ".join(f"{low} to {high}" for low, high in zip(ends[::2], ends[1::2], strict=True))
     is_named = columns.names_its_formula(column)
     unnamed = "" if is_named else "; if it is of the differences by seed (d_z), call it so"
     return Finding(
         name=NAME,
         severity=INVALID if is_named else WARNING,
-        evidence=f"{table.label(row)}: {column} is printed as {printed.text}, but means and sds give {low:.3g} to "
-        f"{high:.3g} against {table.control}, whichever sd divides and with or without a small-sample correction",
+        evidence=f"{table.label(row)}: {column} is printed as {printed.text}, but means and sds give {words} "
+        f"against {table.control}, whichever sd divides and with or without a small-sample correction",
         instead=f"recompute the column against {table.control}, and say by which sd{unnamed}",
     )
+
+
+def _merged(ranges: Sequence[Interval]) -> list[Interval]:
+    """Return the ranges in order, those that meet as one."""
+    merged: list[Interval] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
 
 
 def _given(table: Table, row: Row, arms: Sequence[tuple[Group, Moments | None]]) -> list[Interval] | None:

@@ -28,6 +28,7 @@ from analysis.summary import analyse
 from analysis.table_audit import TableAudit, audit_table
 from analysis.table_audit.columns import normal
 from analysis.table_audit.differences import differences
+from analysis.table_audit.digits import beside
 from analysis.table_audit.finding import Finding
 from tests.fakes import make_study
 
@@ -210,6 +211,25 @@ def test_digits_of_rounding_decide() -> None:
     for text, wrong in (("1.0370", 0), ("1.0371", 0), ("1.0369", 1), ("1.0372", 1)):
         audited = audit(f"variant,val_loss,perplexity baseline,2.0,7.4 a,0.0364,{text}")
         assert len(found(audited, "derived_column", INVALID)) == wrong, text
+
+
+@pytest.mark.parametrize(("loss", "printed", "right"), [
+    ("3.21888", "25.01", "25.000"),
+    ("2.901427", "18.2000", "18.20010 (18.20008 to 18.20011 by rounding)"),
+    ("2.0000", "9.000", "7.39"),
+])  # fmt: skip
+def test_what_is_right_has_the_digits_in_which_it_differs(loss: str, printed: str, right: str) -> None:
+    (item,) = found(audit(f"variant,val_loss,ppl baseline,{loss},{printed}"), "derived_column")
+    assert item.evidence == f"baseline: ppl is printed as {printed}, but exp(loss) is {right}"
+
+
+@given(figures=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3), printed=st.decimals(-(10**6), 10**6, places=3))
+def test_digits_beside_a_printed_figure_show_the_difference(figures: Sequence[float], printed: Decimal) -> None:
+    """The nearest figure, as shown, is on its side of the printed one, by half of the difference and more."""
+    nearest = min(figures, key=lambda figure: abs(figure - float(printed)))
+    gap = nearest - float(printed)
+    shown = float(beside(figures, float(printed))[figures.index(nearest)].replace("−", "-"))
+    assert shown - float(printed) == pytest.approx(gap, abs=0.51 * abs(gap) + 1e-8)
 
 
 def test_figures_of_other_units_and_spellings_are_read() -> None:
@@ -490,6 +510,11 @@ def test_any_definition_of_an_effect_size_will_do(value: str) -> None:
 def test_the_sd_may_be_either_arm_s_or_pooled_and_nothing_else(value: str, wrong: int) -> None:
     """Sds 0.10 and 0.30 at n = 200, where corrections are nothing: 0.3 / 0.30, / 0.2236, / 0.10."""
     assert len(found(audit(with_effect("d", value, n=200, sd="0.30")), "effect_size", INVALID)) == wrong
+
+
+def test_an_effect_size_between_two_definitions_is_told_what_each_gives() -> None:
+    (item,) = found(audit(with_effect("d", "1.90", n=200, sd="0.30")), "effect_size")
+    assert "means and sds give 0.945 to 1.05 or 1.26 to 1.42 or 2.74 to 3.27 against" in item.evidence
 
 
 def test_rounding_decides_over_an_effect_size() -> None:
