@@ -368,15 +368,21 @@ def cohens_d(x: np.ndarray, y: np.ndarray) -> float:
     return float((x.mean() - y.mean()) / np.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2))
 
 
-MEANS = {"baseline": 3.0, "a": 2.8, "b": 3.3}
+FAR = {"baseline": 3.0, "a": 2.8, "b": 3.3}
+NEAR = {"baseline": 3.0, "a": 2.995, "b": 3.002}
+"""Apart by half an sd and less."""
 
 
-@pytest.mark.parametrize("n", [5, 10, 20])
-@pytest.mark.parametrize("names", [2, 3])
-def test_sound_tables_raise_nothing(n: int, names: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    losses = normal_losses(np.random.default_rng(n), dict(list(MEANS.items())[:names]), n)
+def sound_tables(losses: Mapping[str, np.ndarray], digits: int) -> tuple[Rows, Rows, Rows]:
+    """Return runs as a table of means, as one that ranks and compares them, and as one row a run."""
+    n = len(losses["baseline"])
     means = [
-        {"variant": name, "n": str(n), "val_loss": f"{runs.mean():.4f}", "sd": f"{runs.std(ddof=1):.4f}"}
+        {
+            "variant": name,
+            "n": str(n),
+            "val_loss": f"{runs.mean():.{digits}f}",
+            "sd": f"{runs.std(ddof=1):.{digits}f}",
+        }
         for name, runs in losses.items()
     ]
     order = sorted(losses, key=lambda name: float(losses[name].mean()))
@@ -385,23 +391,42 @@ def test_sound_tables_raise_nothing(n: int, names: int, tmp_path: Path, capsys: 
         {
             "rank": str(order.index(row["variant"]) + 1),
             **row,
-            "difference": f"{float(row['val_loss']) - base:.4f}",
+            "difference": f"{float(row['val_loss']) - base:.{digits}f}",
             "cohens_d": f"{cohens_d(runs, control):.2f}",
             "val_accuracy": f"0.{45 - place}",
         }
         for place, (row, runs) in enumerate(zip(means, losses.values(), strict=True))
     ]
     runs = [
-        {"variant": name, "seed": str(seed), "val_loss": f"{loss:.4f}"}
+        {"variant": name, "seed": str(seed), "val_loss": f"{loss:.{digits}f}"}
         for name, drawn in losses.items()
         for seed, loss in enumerate(drawn)
     ]
+    return means, claimed, runs
+
+
+@pytest.mark.parametrize("n", [5, 10, 20])
+@pytest.mark.parametrize("names", [2, 3])
+def test_sound_tables_raise_nothing(n: int, names: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = normal_losses(np.random.default_rng(n), dict(list(FAR.items())[:names]), n)
     path = tmp_path / "sound.csv"
-    for rows in (means, claimed, runs):
+    for rows in sound_tables(losses, digits=4):
         path.write_text(as_csv(rows))
         assert main(["audit", str(path)]) == 0
         shown = capsys.readouterr().out
         assert "nothing found" in shown, shown
+
+
+@pytest.mark.parametrize("digits", [2, 3, 4])
+@pytest.mark.parametrize("n", [5, 10, 20])
+@pytest.mark.parametrize("names", [2, 3])
+def test_sound_tables_of_means_that_differ_little_raise_nothing_but_that(n: int, names: int, digits: int) -> None:
+    """A table that ranks and compares them may be told that its differences are within the noise: they mostly are."""
+    losses = normal_losses(np.random.default_rng(n), dict(list(NEAR.items())[:names]), n)
+    means, claimed, runs = (audit(rows).findings for rows in sound_tables(losses, digits))
+    assert {item.severity for item in (*means, *runs)} <= {NOTE}
+    assert {item.severity for item in claimed} <= {WARNING, NOTE}
+    assert {item.name for item in claimed if item.severity == WARNING} <= {"precision", "multiplicity"}
 
 
 def test_sound_tables_may_hold_names_that_do_not_differ() -> None:
