@@ -18,9 +18,6 @@ from analysis.table_audit.table import Row, Table, number
 NAME = "interval"
 INSTEAD = "print the lower end first, and each interval beside the figure that it is of"
 
-_END = re.compile(r"(.*?)_?(?:ci(\d*))?_(?:(low|lower)|high|upper)")
-"""Of a column for one end: what it is of, the level in percent, and whether it is the lower end."""
-_BOTH = re.compile(r"(.*?)_?ci(\d*)")
 _NUMBER = r"([-\u2212+]?\d[\d.]*(?:[eE][-+]?\d+)?)"
 _ENDS = re.compile(rf"[\[(]?\s*{_NUMBER}\s*(?:,|;|\.\.|to|\u2013|\s)\s*{_NUMBER}\s*[\])]?")
 """Both ends in one field, such as `[2.8, 2.9]`."""
@@ -64,24 +61,20 @@ def intervals(table: Table) -> Iterator[Finding]:
 
 def printed_intervals(table: Table, row: Row) -> Iterator[PrintedInterval]:
     """Yield the intervals that a row has."""
-    lows: dict[str, str] = {}
-    highs: dict[str, str] = {}
+    ends: dict[tuple[str, str], dict[str, str]] = {}
     for column in (*table.columns.get(REPLICATED, ()), *table.columns.get(EFFECT, ())):
-        name, field = columns.normal(column), row.fields[column]
-        if end := _END.fullmatch(name):
-            (lows if end.group(3) else highs)[name.rpartition("_")[0]] = column
-        elif (both := _BOTH.fullmatch(name)) and (ends := _ENDS.fullmatch(field)):
-            low, high = (number(text) for text in ends.groups())
+        of, level, end = columns.interval_of(column)
+        if end:
+            ends.setdefault((of, level), {})[end] = column
+        elif both := _ENDS.fullmatch(row.fields[column]):
+            low, high = (number(field) for field in both.groups())
             if low is not None and high is not None:
-                of, level = both.groups()
-                yield PrintedInterval(words=f"{column} is {field}", of=of, level=level, low=low, high=high)
-    for stem in lows:
-        if stem in highs:
-            low, high = number(row.fields[lows[stem]]), number(row.fields[highs[stem]])
-            end = _END.fullmatch(columns.normal(lows[stem]))
-            if low is not None and high is not None and end is not None:
-                words = f"{lows[stem]} to {highs[stem]} is {low.text} to {high.text}"
-                yield PrintedInterval(words=words, of=end.group(1), level=end.group(2) or "", low=low, high=high)
+                yield PrintedInterval(words=f"{column} is {row.fields[column]}", of=of, level=level, low=low, high=high)
+    for (of, level), pair in ends.items():
+        low, high = (number(row.fields[pair[end]]) if end in pair else None for end in ("low", "high"))
+        if low is not None and high is not None:
+            words = f"{pair['low']} to {pair['high']} is {low.text} to {high.text}"
+            yield PrintedInterval(words=words, of=of, level=level, low=low, high=high)
 
 
 def _left_out(table: Table, row: Row, interval: PrintedInterval) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
@@ -11,7 +12,7 @@ from analysis.published import Printed
 from analysis.schema import INVALID, NOTE
 from analysis.table_audit.columns import LOSS, RANK
 from analysis.table_audit.finding import Finding
-from analysis.table_audit.table import Table
+from analysis.table_audit.table import Row, Table
 
 NAME = "rank"
 
@@ -41,6 +42,8 @@ def ranks(table: Table) -> Iterator[Finding]:
             )
             return
         rows = [group.rows[0] for group in groups]
+        if _are_dense(table, rows):
+            continue
         for row, (low, high) in zip(rows, _places([table.loss(row).printed for row in rows]), strict=True):
             figure = table.figure(row, RANK)
             if figure is not None and not low <= figure.value <= high:
@@ -52,6 +55,13 @@ def ranks(table: Table) -> Iterator[Finding]:
                     f"{table.loss(row).text} is {place} of {len(rows)}",
                     instead=f"rank by {table.columns[LOSS][0]}, or name the column that the rank follows",
                 )
+
+
+def _are_dense(table: Table, rows: Sequence[Row]) -> bool:
+    """Whether equal losses share a rank and the next one follows without a gap: 1, 1, 2."""
+    distinct = sorted({table.loss(row).value for row in rows})
+    ranked = [(figure.value, row) for row in rows if (figure := table.figure(row, RANK)) is not None]
+    return all(rank == 1 + bisect_left(distinct, table.loss(row).value) for rank, row in ranked)
 
 
 def _places(losses: Sequence[Printed]) -> list[tuple[int, int]]:

@@ -189,7 +189,7 @@ class Table:
 
     def _runs(self, rows: Sequence[Row]) -> int | None:
         stated = [figure.value for row in rows if (figure := self.figure(row, N)) is not None]
-        if stated:
+        if stated and (len(rows) == 1 or not all(row.seed for row in rows)):
             return round(sum(stated))
         if SEED in self.columns:
             return len({row.seed for row in rows})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -441,6 +441,8 @@ def test_sound_tables_may_hold_names_that_do_not_differ() -> None:
 def test_n_is_counted_from_seeds_or_rows() -> None:
     by_seed = audit("cell,seed,val_loss baseline,0,2.1 baseline,1,2.2 baseline,2,2.0 a,0,1.9 a,1,1.8")
     assert {group.name: group.n for group in by_seed.table.groups} == {"baseline": 3, "a": 2}
+    repeated = audit("cell,seed,n,val_loss baseline,0,3,2.1 baseline,1,3,2.2 baseline,2,3,2.0")
+    assert repeated.table.groups[0].n == 3
     by_row = audit("cell,val_loss baseline,2.1 baseline,2.2 a,1.9 a,1.8")
     assert {group.name: group.n for group in by_row.table.groups} == {"baseline": 2, "a": 2}
     assert any("no column says so" in item.evidence for item in found(by_row, "replication", NOTE))
@@ -611,6 +613,7 @@ DEFINITIONS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
+@settings(deadline=None)  # eight names' intervals, on a machine that does other things
 @given(rows=small_effects())
 def test_nothing_is_invalid_in_sound_tables_of_small_effects(rows: Rows) -> None:
     assert invalid(audit(rows)) == []
@@ -654,6 +657,8 @@ def test_each_data_set_has_its_own_control() -> None:
 
 def test_ranks_follow_the_losses_and_ties_may_stand_either_way() -> None:
     assert found(audit("rank,variant,val_loss 1,a,1.0 2,b,1.0 3,baseline,2.0"), "rank") == []
+    assert found(audit("rank,variant,val_loss 1,a,1.0 1,b,1.0 2,baseline,2.0"), "rank") == []
+    assert len(found(audit("rank,variant,val_loss 1,a,1.0 1,b,1.1 2,baseline,2.0"), "rank")) == 2
     items = found(audit("rank,variant,val_loss 2,a,1.00 1,baseline,1.20 3,b,2.00"), "rank")
     assert [item.evidence.partition(",")[0] for item in items] == ["a: rank is 2", "baseline: rank is 1"]
     (item,) = found(audit("rank,variant,val_loss 1,baseline,2.0 2,a,nan"), "rank")
@@ -933,7 +938,8 @@ def with_interval(columns: Sequence[str], values: Sequence[str], **more: str) ->
 
 @pytest.mark.parametrize("columns", [
     ("ci_low", "ci_high"), ("val_loss_lower", "val_loss_upper"), ("mean_low", "mean_high"), ("ci95_low", "ci95_upper"),
-    ("loss_ci_low", "loss_ci_high"),
+    ("loss_ci_low", "loss_ci_high"), ("ci_95_low", "ci_95_high"), ("CI lower 95", "CI upper 95"),
+    ("lower_ci", "upper_ci"),
 ])  # fmt: skip
 def test_an_interval_holds_its_mean(columns: Sequence[str]) -> None:
     (item,) = with_interval(columns, ("2.8", "2.9"))
@@ -951,10 +957,11 @@ def test_an_interval_holds_its_mean(columns: Sequence[str]) -> None:
 ])  # fmt: skip
 def test_an_interval_in_one_field(field: str, wrong: bool) -> None:
     """One that is not near the loss is of something else: of the difference, the percentage, or what is nowhere."""
-    items = with_interval(["ci"], [field])
-    assert [item.evidence for item in items] == (
-        [f"a: ci is {field}, which leaves out its own estimate: val_loss 2.700"] if wrong else []
-    )
+    for column in ("ci", "95% CI", "val_loss_ci95"):
+        items = with_interval([column], [field if wrong or column != "val_loss_ci95" else "[2.69, 2.71]"])
+        assert [item.evidence for item in items] == (
+            [f"a: {column} is {field}, which leaves out its own estimate: val_loss 2.700"] if wrong else []
+        )
 
 
 def test_an_interval_is_of_what_its_column_says() -> None:
