@@ -14,6 +14,7 @@ from analysis.table_audit.control import control
 from analysis.table_audit.derived_columns import derived_columns
 from analysis.table_audit.effect_sizes import effect_sizes
 from analysis.table_audit.finding import Finding, Rule
+from analysis.table_audit.intervals import intervals
 from analysis.table_audit.marks import marks
 from analysis.table_audit.multiplicity import multiplicity
 from analysis.table_audit.noise import noise
@@ -25,6 +26,7 @@ from analysis.table_audit.values import values
 
 RULES: tuple[Rule, ...] = (
     values,
+    intervals,
     marks,
     replication,
     effect_sizes,

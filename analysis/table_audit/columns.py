@@ -57,8 +57,12 @@ _EFFECT = re.compile(r"(?:^|_)(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_d
 _D_OR_G = re.compile(
     r"(?:(?:val_)?loss_)?(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_delta|[dg])(?:_s|_av|_pooled)?"
 )
+_D_Z = re.compile(r"(?:(?:val_)?loss_)?(?:cohen(?:_?s)?_)?d_z")
+_ENDS = {"low": "low", "lower": "low", "high": "high", "upper": "high"}
+_ERROR = re.compile(r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error)")
 _REPLICATED = re.compile(
-    r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error|ci\d*|ci\d*_(?:low|lower|high|upper))"
+    r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error|ci_?\d*(?:_(?:low|lower|high|upper)(?:_\d+)?)?"
+    r"|(?:low|lower|high|upper)_ci_?\d*)"
     r"|(?:percent|difference|change|improvement|mean|(?:val_)?loss)_(?:low|lower|high|upper)"
     r"|p_(?:holm|adj|adjusted|corrected|bonferroni|bh|fdr|sign_flip)"
 )
@@ -172,9 +176,41 @@ def is_standardised(column: str) -> bool:
     return names_its_formula(column) or normal(column) == "effect_size"
 
 
+def is_of_the_loss(column: str) -> bool:
+    """Whether an effect size's column holds those of the loss themselves: not of an accuracy, and no interval's end."""
+    return is_standardised(column) or is_paired_effect(column)
+
+
+def is_paired_effect(column: str) -> bool:
+    """Whether an effect size's column holds mean differences by seed over their own sd: d_z of the loss."""
+    return _D_Z.fullmatch(normal(column)) is not None
+
+
 def improves(column: str) -> bool:
     """Whether a compared column's name says that more is better."""
     return _IMPROVES.search(normal(column)) is not None
+
+
+def is_probability(column: str) -> bool:
+    """Whether a column of tests holds p values."""
+    return re.match(r"p(?:_|$)|pvalue", normal(column)) is not None
+
+
+def is_error(column: str) -> bool:
+    """Whether a column of spreads and tests holds standard errors or half an interval's length."""
+    return _ERROR.fullmatch(normal(column)) is not None
+
+
+def interval_of(column: str) -> tuple[str, str, str]:
+    """Return of what figure a column of intervals is, their level in percent, and which end it holds (low or high).
+
+    Each is empty where the name does not say it.
+    """
+    words = re.sub(r"(\d+)_percent", r"\1", normal(column)).split("_")
+    levels = [word.removeprefix("ci") for word in words if word.removeprefix("ci").isdigit()]
+    ends = [_ENDS[word] for word in words if word in _ENDS]
+    of = [word for word in words if word not in _ENDS and word != "ci" and not word.removeprefix("ci").isdigit()]
+    return "_".join(of), "".join(levels[:1]), "".join(ends[:1])
 
 
 def judges_a_difference(column: str) -> bool:

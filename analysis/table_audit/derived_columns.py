@@ -16,6 +16,7 @@ from analysis.published import Interval, Printed
 from analysis.schema import INVALID, NOTE, WARNING
 from analysis.table_audit import columns
 from analysis.table_audit.columns import COMPARED, EFFICIENCY, LOSS, LOSS_PER_MILLION, MILLION, MINUTES, PERPLEXITY, SD
+from analysis.table_audit.digits import beside
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import Figure, Row, Table
 
@@ -65,7 +66,7 @@ def _formula(table: Table, role: str, formula: Formula) -> Iterator[Finding]:
         if follows(figure.printed, right.interval):
             continue
         printed = f"{table.label(row)}: {column} is printed as {figure.text}"
-        evidence = f"{printed}, but {formula.words} is {right}"
+        evidence = f"{printed}, but {formula.words} is {right.words(figure.printed)}"
         upwards = (right.interval[0], _most(table, row, role))
         if role in CONVEX and table.is_mean(row) and follows(figure.printed, upwards):
             yield Finding(
@@ -94,14 +95,13 @@ class _Recomputed:
     interval: Interval
     """From all inputs that are printed so."""
 
-    def __str__(self) -> str:
-        ends = [f"{end:.3g}" for end in self.interval]
+    def words(self, printed: Printed) -> str:
+        """Return it with the digits in which it differs from what is printed."""
+        value, *ends = beside((self.value, *self.interval), printed.value)
         rounding = f"{' to '.join(ends)} by rounding"
         if ends[0] == ends[1]:
-            words = ends[0]
-        else:
-            words = rounding if math.isnan(self.value) else f"{self.value:.3g} ({rounding})"
-        return words.replace("-", text.MINUS)
+            return ends[0]
+        return rounding if math.isnan(self.value) else f"{value} ({rounding})"
 
 
 def _recomputed(formula: Formula, inputs: Mapping[str, Figure]) -> _Recomputed:
@@ -169,8 +169,8 @@ def _compared(table: Table, column: str, control: str) -> Iterator[Finding]:
             )
             return
     for row, printed in wrong[best]:
-        right = _change(table, row, best, control)
         mean = table.is_mean(row)
+        right = _change(table, row, best, control).words(printed)
         rounded = f"{table.label(row)}: {column} is printed as {printed.text}, but {best.words} is {right}"
         yield Finding(
             name=NAME,
@@ -275,11 +275,11 @@ def _claims(table: Table) -> Iterator[Finding]:
             yield Finding(
                 name="claim",
                 severity=INVALID,
-                evidence=f"{said}{where}, but {formula.words} is {right}",
+                evidence=f"{said}{where}, but {formula.words} is {right.words(claim.value)}",
                 instead="state the figure that the table's own losses give",
             )
         elif table.control not in (None, claim.against):
-            fair = _change(table, row, formula, str(table.control))
+            fair = _change(table, row, formula, str(table.control)).words(claim.value)
             yield Finding(
                 name="baseline",
                 severity=WARNING,

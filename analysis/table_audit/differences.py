@@ -10,7 +10,8 @@ import numpy as np
 
 from analysis.effects import MIN_PAIRS
 from analysis.significance import ALPHA, holm, t_interval, t_test
-from analysis.table_audit.columns import COMPARED, EFFECT, RANK, SD, P
+from analysis.table_audit.columns import COMPARED, EFFECT, RANK, SD, P, is_difference, is_paired_effect
+from analysis.table_audit.intervals import printed_intervals
 from analysis.table_audit.table import Group, Table
 from analysis.unpaired import UnpairedMoments, welch_interval, welch_test
 
@@ -34,10 +35,13 @@ class Difference:
     group: Group
     control: Group
     low: float
-    """Of its own 95 % interval, that of a paired t test by seed, or Welch's of arms without a common seed."""
+    """Of its own 95 % interval: by seed; else by the d_z or the interval that its row prints, which know of pairs; else
+    Welch's."""
     high: float
     p: float
-    """Uncorrected: of the same test, or as printed where there is none (without a spread, below three runs)."""
+    """Uncorrected: of the same test; as printed where a row prints it and no d_z, or where there is no test."""
+    if_unpaired: bool
+    """Whether interval and p are Welch's, of runs of which the table does not say that they are not paired."""
 
 
 def claims(table: Table) -> bool:
@@ -69,13 +73,18 @@ def are_resolved(table: Table) -> bool:
 
 
 def moments(table: Table, group: Group) -> Moments | None:
-    """Return the moments of a name's runs; None where the table does not give them, or there are less than two."""
+    """Return the moments of a name's runs; None where the table does not give them, or there are less than two.
+
+    Several means of one name give none: nothing says what tells them apart.
+    """
     losses = np.array([table.loss(row).value for row in group.rows])
     blur = max((high - low) / 2 for low, high in (table.loss(row).interval for row in group.rows))
     sd = table.figure(group.rows[0], SD)
     if group.n is None or group.n < 2:
         return None
     if (n := len(losses)) > 1:
+        if any(table.states_runs(row) for row in group.rows):
+            return None
         mean, spread = float(losses.mean()), float(losses.std(ddof=1))
         return Moments(mean=mean, sd=spread, n=n, mean_blur=blur, sd_blur=blur * math.sqrt(n / (n - 1)))
     if sd is None:
@@ -85,7 +94,8 @@ def moments(table: Table, group: Group) -> Moments | None:
 
 
 def _difference(table: Table, group: Group, control: Group) -> Difference:
-    low, high, p = _paired(table, group, control) or _unpaired(table, group, control)
+    told = _paired(table, group, control) or _stated(table, group, control)
+    low, high, p = told or _unpaired(table, group, control)
     printed = table.figure(group.rows[0], P)
     return Difference(
         group=group,
@@ -93,7 +103,28 @@ def _difference(table: Table, group: Group, control: Group) -> Difference:
         low=low,
         high=high,
         p=printed.value if math.isnan(p) and printed is not None else p,
+        if_unpaired=told is None and not all(row.seed for row in (*group.rows, *control.rows)),
     )
+
+
+def _stated(table: Table, group: Group, control: Group) -> tuple[float, float, float] | None:
+    """Return interval and p by what the row of a mean prints: its d_z, an interval, a p; None where it prints none."""
+    if len(group.rows) > 1:
+        return None
+    row, n = group.rows[0], min(group.n or 0, control.n or 0)
+    printed = table.figure(row, P)
+    d_z = [row.figures[c].value for c in table.columns.get(EFFECT, ()) if is_paired_effect(c) and c in row.figures]
+    if d_z and n >= MIN_PAIRS:
+        size = table.loss(row).value - float(np.mean([table.loss(other).value for other in control.rows]))
+        ends = t_interval(size, abs(size / d_z[0]) if d_z[0] != 0 else math.nan, n)
+        return float(ends[0]), float(ends[1]), float(t_test(d_z[0], 1.0, n))
+    for interval in printed_intervals(table, row):
+        if is_difference(interval.of) and interval.level in ("", "95"):
+            low, high = sorted((interval.low.value, interval.high.value))
+            half = t_interval(0.0, 1.0, n)[1]  # of n pairs whose sd is 1
+            p = t_test((low + high) / 2, (high - low) / 2 / half, n)
+            return low, high, float(p) if printed is None else printed.value
+    return None if printed is None else (math.nan, math.nan, printed.value)
 
 
 def _paired(table: Table, group: Group, control: Group) -> tuple[float, float, float] | None:

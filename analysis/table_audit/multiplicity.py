@@ -52,17 +52,18 @@ def _too_many(table: Table, n: int, family: int) -> Iterator[Finding]:
 def _recomputed(table: Table) -> Iterator[Finding]:
     """Find differences that stand by themselves and not among all that the table makes."""
     found = differences(table)
-    lost = [
-        f"{table.label(one.group)} (p {text.probability(one.p)}, corrected {text.probability(float(p))})"
-        for one, p in zip(found, corrected(found), strict=True)
-        if one.p <= ALPHA < p
-    ]
+    lost = [(one, float(p)) for one, p in zip(found, corrected(found), strict=True) if one.p <= ALPHA < p]
     if lost:
+        names = [
+            f"{table.label(one.group)} (p {text.probability(one.p)}, corrected {text.probability(p)})"
+            for one, p in lost
+        ]
+        unpaired = ", if the runs are not paired" if any(one.if_unpaired for one, _ in lost) else ""
         yield Finding(
             name=NAME,
             severity=WARNING,
-            evidence=f"of {count(len(found))} with the control, {text.listing(lost)} {_are(lost)} told apart from it "
-            "only without Holm's correction",
+            evidence=f"of {count(len(found))} with the control, {text.listing(names)} {_are(names)} told apart from it "
+            f"only without Holm's correction{unpaired}",
             instead="give intervals that hold for all comparisons together, or name one primary comparison beforehand",
         )
 

@@ -8,9 +8,10 @@ from decimal import Decimal
 
 from analysis import text
 from analysis.schema import NOTE, WARNING
+from analysis.significance import ALPHA
 from analysis.table_audit import columns
 from analysis.table_audit.columns import LOSS, RANK, REPLICATED, SD, P
-from analysis.table_audit.differences import claims, differences
+from analysis.table_audit.differences import Difference, claims, differences
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import Group, Table
 
@@ -48,26 +49,33 @@ def _digits(table: Table) -> Iterator[Finding]:
 
 
 def _unresolved(table: Table) -> Iterator[Finding]:
-    """Differences from the control whose own 95 % interval holds 0, where the table ranks or compares by them."""
+    """Differences from the control that its own test does not find, where the table ranks or compares by them."""
     if not claims(table):
         return
     from_control = differences(table)
     for context in table.contexts:
         found = [difference for difference in from_control if difference.group.context == context]
-        within = [
-            f"{table.label(one.group)} {text.interval(one.low, one.high, 4, sign=True)}"
-            for one in found
-            if one.low <= 0 <= one.high and not _admitted(table, one.group)
-        ]
+        within = [one for one in found if _is_within(one) and not _admitted(table, one.group)]
         if within:
+            shown = [f"{table.label(one.group)} {_interval(one) or f'(p {text.probability(one.p)})'}" for one in within]
             more = f" and {len(within) - 3} more" if len(within) > 3 else ""
+            remarks = ["95 % intervals"] * any(_interval(one) for one in within)
+            remarks += ["if the runs are not paired"] * any(one.if_unpaired for one in within)
             yield Finding(
                 name=NAME,
                 severity=WARNING,
                 evidence=f"{len(within)} of {len(found)} differences from {found[0].control.name} are within the noise "
-                f"of the runs: {', '.join(within[:3])}{more} (95 % intervals)",
+                f"of the runs: {', '.join(shown[:3])}{more}" + (f" ({', '.join(remarks)})" if remarks else ""),
                 instead="print the difference with its interval, and no order among what it does not tell apart",
             )
+
+
+def _is_within(one: Difference) -> bool:
+    return one.low <= 0 <= one.high or (math.isnan(one.low) and one.p > ALPHA)
+
+
+def _interval(one: Difference) -> str:
+    return text.interval(one.low, one.high, 4, sign=True)
 
 
 def _admitted(table: Table, group: Group) -> bool:

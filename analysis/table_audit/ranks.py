@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
 
-from analysis.published import Interval
+import numpy as np
+
+from analysis.published import Printed
 from analysis.schema import INVALID, NOTE
 from analysis.table_audit.columns import LOSS, RANK
 from analysis.table_audit.finding import Finding
-from analysis.table_audit.table import Table
+from analysis.table_audit.table import Row, Table
 
 NAME = "rank"
 
@@ -39,7 +42,9 @@ def ranks(table: Table) -> Iterator[Finding]:
             )
             return
         rows = [group.rows[0] for group in groups]
-        for row, (low, high) in zip(rows, _places([table.loss(row).interval for row in rows]), strict=True):
+        if _are_dense(table, rows):
+            continue
+        for row, (low, high) in zip(rows, _places([table.loss(row).printed for row in rows]), strict=True):
             figure = table.figure(row, RANK)
             if figure is not None and not low <= figure.value <= high:
                 place = str(low) if low == high else f"between {low} and {high}"
@@ -52,7 +57,25 @@ def ranks(table: Table) -> Iterator[Finding]:
                 )
 
 
-def _places(losses: list[Interval]) -> list[tuple[int, int]]:
-    """Return the first and last place that rounding allows each loss, 1 being the lowest."""
-    starts, ends = sorted(low for low, _ in losses), sorted(high for _, high in losses)
-    return [(1 + bisect_left(ends, low), bisect_right(starts, high)) for low, high in losses]
+def _are_dense(table: Table, rows: Sequence[Row]) -> bool:
+    """Whether equal losses share a rank and the next one follows without a gap: 1, 1, 2."""
+    distinct = sorted({table.loss(row).value for row in rows})
+    ranked = [(figure.value, row) for row in rows if (figure := table.figure(row, RANK)) is not None]
+    return all(rank == 1 + bisect_left(distinct, table.loss(row).value) for rank, row in ranked)
+
+
+def _places(losses: Sequence[Printed]) -> list[tuple[int, int]]:
+    """Return the first and last place that each printed loss may have, 1 being the lowest.
+
+    Rounding never turns an order round: of two losses with equally many decimals the smaller one was smaller, and only
+    equal ones may stand either way. Where one has fewer decimals, all that round to it may.
+    """
+    values = np.array([printed.value for printed in losses])
+    decimals = np.array([-int(Decimal(printed.text).as_tuple().exponent) for printed in losses])
+    lows, highs = np.array([printed.interval for printed in losses]).T
+    is_below = [
+        (values < value) & (decimals == own) | (highs < low)
+        for value, own, low in zip(values, decimals, lows, strict=True)
+    ]
+    lower, higher = np.sum(is_below, axis=1), np.sum(is_below, axis=0)
+    return [(1 + int(few), len(losses) - int(many)) for few, many in zip(lower, higher, strict=True)]

@@ -84,11 +84,13 @@ class Row:
     """Fields of the columns of spreads, tests and marks, as they stand; without empty ones."""
     figures: Mapping[str, Figure]
     """By column; without those that are empty or not finite."""
+    fields: Mapping[str, str]
+    """All that stands in the row, by column; without columns that have no name, which number rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """All rows of one name in one context that have a loss."""
+    """All rows of one name in one context that have a loss; a mean over runs that stands twice is there once."""
 
     name: str
     context: tuple[str, ...]
@@ -128,7 +130,13 @@ class Table:
     def groups(self) -> tuple[Group, ...]:
         """Rows with a loss, by context and name in the table's order."""
         members: dict[tuple[tuple[str, ...], str], list[Row]] = {}
+        means: set[tuple[str, ...]] = set()
         for row in self.with_loss:
+            if self.states_runs(row):
+                fields = tuple(row.fields.values())
+                if fields in means:
+                    continue
+                means.add(fields)
             members.setdefault((row.context, row.name), []).append(row)
         return tuple(
             Group(name=name, context=context, rows=tuple(rows), n=self._runs(rows))
@@ -155,6 +163,11 @@ class Table:
             return n.value > 1
         return self.figure(row, SD) is not None or columns.says_mean(self.columns[LOSS][0])
 
+    def states_runs(self, row: Row) -> bool:
+        """Whether a row that has no seed says that several runs are behind it: by its n, or by an sd."""
+        n = self.figure(row, N)
+        return not row.seed and (n.value > 1 if n is not None else self.figure(row, SD) is not None)
+
     @cached_property
     def by_run(self) -> dict[tuple[str, tuple[str, ...], str], list[Row]]:
         """Rows with a loss by name (before any `@scale`), context and seed."""
@@ -176,7 +189,7 @@ class Table:
 
     def _runs(self, rows: Sequence[Row]) -> int | None:
         stated = [figure.value for row in rows if (figure := self.figure(row, N)) is not None]
-        if stated:
+        if stated and (len(rows) == 1 or not all(row.seed for row in rows)):
             return round(sum(stated))
         if SEED in self.columns:
             return len({row.seed for row in rows})
@@ -214,7 +227,7 @@ def load_table(source: str, baseline: str | None = None, metric: str | None = No
             hint = "; --metric names another" if role == LOSS else ""
             has = ", ".join(f"{column} (empty)" if column in empty else column for column in header if column)
             raise AnalysisError(f"{path}: no column {words}: it has {has}{hint}")
-    rows = tuple(_row(path, line, row, found) for line, row in lines)
+    rows = tuple(_row(path, line, {column: row[column] for column in header}, found) for line, row in lines)
     if not any(found[LOSS][0] in row.figures for row in rows):
         raise AnalysisError(f"{path}: no row has a finite {found[LOSS][0]}")
     reasons = _without_inputs(found, rows)
@@ -265,7 +278,16 @@ def _row(path: Path, line: int, raw: Mapping[str, str], found: Mapping[str, tupl
             if not _is_empty(raw[column])
         },
         figures=figures,
+        fields={column: field for column, field in raw.items() if column},
     )
+
+
+def number(field: str) -> Printed | None:
+    """Return what stands in any field as a number; None where it is none."""
+    try:
+        return _printed("", "", field)
+    except AnalysisError:
+        return None
 
 
 def _printed(where: str, column: str, text: str) -> Printed | None:

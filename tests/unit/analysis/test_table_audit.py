@@ -7,14 +7,15 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from analysis.__main__ import main
 from analysis.effects import gamma_correction
@@ -27,6 +28,7 @@ from analysis.summary import analyse
 from analysis.table_audit import TableAudit, audit_table
 from analysis.table_audit.columns import normal
 from analysis.table_audit.differences import differences
+from analysis.table_audit.digits import beside
 from analysis.table_audit.finding import Finding
 from tests.fakes import make_study
 
@@ -211,6 +213,25 @@ def test_digits_of_rounding_decide() -> None:
         assert len(found(audited, "derived_column", INVALID)) == wrong, text
 
 
+@pytest.mark.parametrize(("loss", "printed", "right"), [
+    ("3.21888", "25.01", "25.000"),
+    ("2.901427", "18.2000", "18.20010 (18.20008 to 18.20011 by rounding)"),
+    ("2.0000", "9.000", "7.39"),
+])  # fmt: skip
+def test_what_is_right_has_the_digits_in_which_it_differs(loss: str, printed: str, right: str) -> None:
+    (item,) = found(audit(f"variant,val_loss,ppl baseline,{loss},{printed}"), "derived_column")
+    assert item.evidence == f"baseline: ppl is printed as {printed}, but exp(loss) is {right}"
+
+
+@given(figures=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3), printed=st.decimals(-(10**6), 10**6, places=3))
+def test_digits_beside_a_printed_figure_show_the_difference(figures: Sequence[float], printed: Decimal) -> None:
+    """The nearest figure, as shown, is on its side of the printed one, by half of the difference and more."""
+    nearest = min(figures, key=lambda figure: abs(figure - float(printed)))
+    gap = nearest - float(printed)
+    shown = float(beside(figures, float(printed))[figures.index(nearest)].replace("−", "-"))
+    assert shown - float(printed) == pytest.approx(gap, abs=0.51 * abs(gap) + 1e-8)
+
+
 def test_figures_of_other_units_and_spellings_are_read() -> None:
     rows = 'Model,Loss,"Time (min)",Params,Efficiency baseline,2.00,30,"25,960,192",0.00064 small,2.10,0.5,25.9M,0.50'
     items = invalid(audit(rows))
@@ -347,15 +368,21 @@ def cohens_d(x: np.ndarray, y: np.ndarray) -> float:
     return float((x.mean() - y.mean()) / np.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2))
 
 
-MEANS = {"baseline": 3.0, "a": 2.8, "b": 3.3}
+FAR = {"baseline": 3.0, "a": 2.8, "b": 3.3}
+NEAR = {"baseline": 3.0, "a": 2.995, "b": 3.002}
+"""Apart by half an sd and less."""
 
 
-@pytest.mark.parametrize("n", [5, 10, 20])
-@pytest.mark.parametrize("names", [2, 3])
-def test_sound_tables_raise_nothing(n: int, names: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    losses = normal_losses(np.random.default_rng(n), dict(list(MEANS.items())[:names]), n)
+def sound_tables(losses: Mapping[str, np.ndarray], digits: int) -> tuple[Rows, Rows, Rows]:
+    """Return runs as a table of means, as one that ranks and compares them, and as one row a run."""
+    n = len(losses["baseline"])
     means = [
-        {"variant": name, "n": str(n), "val_loss": f"{runs.mean():.4f}", "sd": f"{runs.std(ddof=1):.4f}"}
+        {
+            "variant": name,
+            "n": str(n),
+            "val_loss": f"{runs.mean():.{digits}f}",
+            "sd": f"{runs.std(ddof=1):.{digits}f}",
+        }
         for name, runs in losses.items()
     ]
     order = sorted(losses, key=lambda name: float(losses[name].mean()))
@@ -364,23 +391,42 @@ def test_sound_tables_raise_nothing(n: int, names: int, tmp_path: Path, capsys: 
         {
             "rank": str(order.index(row["variant"]) + 1),
             **row,
-            "difference": f"{float(row['val_loss']) - base:.4f}",
+            "difference": f"{float(row['val_loss']) - base:.{digits}f}",
             "cohens_d": f"{cohens_d(runs, control):.2f}",
             "val_accuracy": f"0.{45 - place}",
         }
         for place, (row, runs) in enumerate(zip(means, losses.values(), strict=True))
     ]
     runs = [
-        {"variant": name, "seed": str(seed), "val_loss": f"{loss:.4f}"}
+        {"variant": name, "seed": str(seed), "val_loss": f"{loss:.{digits}f}"}
         for name, drawn in losses.items()
         for seed, loss in enumerate(drawn)
     ]
+    return means, claimed, runs
+
+
+@pytest.mark.parametrize("n", [5, 10, 20])
+@pytest.mark.parametrize("names", [2, 3])
+def test_sound_tables_raise_nothing(n: int, names: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = normal_losses(np.random.default_rng(n), dict(list(FAR.items())[:names]), n)
     path = tmp_path / "sound.csv"
-    for rows in (means, claimed, runs):
+    for rows in sound_tables(losses, digits=4):
         path.write_text(as_csv(rows))
         assert main(["audit", str(path)]) == 0
         shown = capsys.readouterr().out
         assert "nothing found" in shown, shown
+
+
+@pytest.mark.parametrize("digits", [2, 3, 4])
+@pytest.mark.parametrize("n", [5, 10, 20])
+@pytest.mark.parametrize("names", [2, 3])
+def test_sound_tables_of_means_that_differ_little_raise_nothing_but_that(n: int, names: int, digits: int) -> None:
+    """A table that ranks and compares them may be told that its differences are within the noise: they mostly are."""
+    losses = normal_losses(np.random.default_rng(n), dict(list(NEAR.items())[:names]), n)
+    means, claimed, runs = (audit(rows).findings for rows in sound_tables(losses, digits))
+    assert {item.severity for item in (*means, *runs)} <= {NOTE}
+    assert {item.severity for item in claimed} <= {WARNING, NOTE}
+    assert {item.name for item in claimed if item.severity == WARNING} <= {"precision", "multiplicity"}
 
 
 def test_sound_tables_may_hold_names_that_do_not_differ() -> None:
@@ -395,6 +441,8 @@ def test_sound_tables_may_hold_names_that_do_not_differ() -> None:
 def test_n_is_counted_from_seeds_or_rows() -> None:
     by_seed = audit("cell,seed,val_loss baseline,0,2.1 baseline,1,2.2 baseline,2,2.0 a,0,1.9 a,1,1.8")
     assert {group.name: group.n for group in by_seed.table.groups} == {"baseline": 3, "a": 2}
+    repeated = audit("cell,seed,n,val_loss baseline,0,3,2.1 baseline,1,3,2.2 baseline,2,3,2.0")
+    assert repeated.table.groups[0].n == 3
     by_row = audit("cell,val_loss baseline,2.1 baseline,2.2 a,1.9 a,1.8")
     assert {group.name: group.n for group in by_row.table.groups} == {"baseline": 2, "a": 2}
     assert any("no column says so" in item.evidence for item in found(by_row, "replication", NOTE))
@@ -420,19 +468,45 @@ def test_an_effect_size_needs_replicates(column: str, n: str, severity: str | No
     assert [item.severity for item in found(audited, "effect_size")] == [severity] * (2 if severity else 0)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-def test_an_effect_size_over_variants_is_recognised_whatever_n(lost: int) -> None:
+def over_variants(lost: int, sd: str) -> Rows:
+    """Return a table whose effect sizes are |loss - 2.0| over the sd of all losses."""
     losses = {"baseline": 2.0, "a": 1.9, "b": 2.3, "c": 2.2}
-    sd = float(np.std(list(losses.values()), ddof=lost))
-    rows = [
-        {"variant": name, "n": "5", "val_loss": f"{loss:.4f}", "cohens_d": f"{abs(loss - 2.0) / sd:.3f}"}
+    spread = float(np.std(list(losses.values()), ddof=lost))
+    return [
+        {"variant": name, "n": "5", "val_loss": f"{loss:.4f}", "sd": sd, "cohens_d": f"{abs(loss - 2) / spread:.3f}"}
         for name, loss in losses.items()
     ]
-    items = found(audit(rows), "effect_size", INVALID)
-    assert len(items) == 4
-    assert all("/ sd over the 4 variants, not over seeds; n = 5" in item.evidence for item in items)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_an_effect_size_over_variants_is_recognised_whatever_n(lost: int) -> None:
+    """Where the printed sds do not give it, it is certain; the control's 0 is right by any sd."""
+    items = found(audit(over_variants(lost, "0.0100")), "effect_size")
+    assert [item.severity for item in items] == [INVALID] * 3
+    assert all("that is |best - baseline| / sd over the 4 variants, not over seeds; n = 5" in item.evidence for item
+               in items)  # fmt: skip
+    items = found(audit(over_variants(lost, "")), "effect_size")
+    assert [item.severity for item in items] == [WARNING] * 4
+    assert all("so is |best - baseline| / sd over the 4 variants, and no sd over seeds" in item.evidence for item
+               in items)  # fmt: skip
+    rows = over_variants(lost, "")
     rows[1]["cohens_d"] = "4.000"
     assert found(audit(rows), "effect_size") == []
+
+
+def test_an_effect_size_that_the_sds_give_is_not_over_variants() -> None:
+    """0.02 / 0.020 and 0.01 / 0.020; over the variants' sd of 0.0125 to 0.0153 both may be printed so, too."""
+    sound = "variant,n,val_loss,val_loss_sd,cohens_d baseline,5,3.00,0.020, a,5,2.98,0.020,1.00 b,5,3.01,0.020,0.50"
+    assert found(audit(sound), "effect_size") == []
+    without_sds = "variant,n,val_loss,cohens_d baseline,5,3.00, a,5,2.98,1.00 b,5,3.01,0.50"
+    assert found(audit(without_sds), "effect_size") == []
+
+
+def test_an_effect_size_may_be_over_the_pooled_sd_of_all_names() -> None:
+    """sqrt((0.10^2 + 0.10^2 + 0.30^2) / 3) = 0.1915, which is between no two names' sds."""
+    rows = "variant,n,val_loss,sd,cohens_d baseline,200,3.000,0.100, a,200,2.700,0.100,{} b,200,3.300,0.300,{}"
+    assert found(audit(rows.format("1.57", "1.57")), "effect_size") == []
+    assert len(found(audit(rows.format("1.20", "1.57")), "effect_size", INVALID)) == 1
 
 
 def with_effect(column: str, value: str, n: int = 5, sd: str = "0.10") -> Rows:
@@ -465,6 +539,11 @@ def test_the_sd_may_be_either_arm_s_or_pooled_and_nothing_else(value: str, wrong
     assert len(found(audit(with_effect("d", value, n=200, sd="0.30")), "effect_size", INVALID)) == wrong
 
 
+def test_an_effect_size_between_two_definitions_is_told_what_each_gives() -> None:
+    (item,) = found(audit(with_effect("d", "1.90", n=200, sd="0.30")), "effect_size")
+    assert "means and sds give 0.945 to 1.05 or 1.26 to 1.42 or 2.74 to 3.27 against" in item.evidence
+
+
 def test_rounding_decides_over_an_effect_size() -> None:
     """A difference printed as 0.01 is 0 to 0.02; an sd printed as 0.0 may be 0.05, or nothing."""
     rows = with_effect("d", "0.19")
@@ -492,6 +571,51 @@ def test_effect_sizes_of_real_runs_are_left_alone(
          "cohens_d": effect}
         for name, runs, effect in (("baseline", y, ""), ("a", x, f"{d:.2f}"))
     ]  # fmt: skip
+    assert invalid(audit(rows)) == []
+
+
+@st.composite
+def small_effects(draw: st.DrawFn) -> Rows:
+    """Draw a sound table of means whose effects are of the size of its noise, with all that is computed from the runs.
+
+    Seeds are shared by all names; figures are computed exactly and then printed to the same decimals.
+    """
+    names, n = draw(st.integers(2, 8)), draw(st.integers(3, 10))
+    digits, effect = draw(st.integers(2, 4), label="digits"), draw(st.floats(0, 3), label="in sds")
+    sd, shared = draw(st.floats(0.003, 0.05)), draw(st.floats(0, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    runs = 3 + sd * (
+        effect * rng.standard_normal((names, 1)) + shared * rng.standard_normal(n) + rng.standard_normal((names, n))
+    )
+    means, sds, control = runs.mean(axis=1), runs.std(axis=1, ddof=1), runs[0]
+    column, definition = draw(st.sampled_from(sorted(DEFINITIONS.items())))
+    return [
+        {
+            "rank": str(1 + int((means < means[place]).sum())),
+            "variant": f"variant {place}" if place else "baseline",
+            "n": str(n),
+            "val_loss": f"{means[place]:.{digits}f}",
+            "val_loss_sd": f"{sds[place]:.{digits}f}",
+            "difference": f"{means[place] - means[0]:.{digits}f}",
+            column: f"{definition(runs[place], control):.2f}" if place else "",
+            "p": f"{stats.ttest_rel(runs[place], control).pvalue:.3f}" if place else "",
+        }
+        for place in range(names)
+    ]
+
+
+DEFINITIONS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "cohens_d": cohens_d,
+    "hedges_g": lambda x, y: cohens_d(x, y) * float(gamma_correction(2 * x.size - 2)),
+    "glass_delta": lambda x, y: float((x.mean() - y.mean()) / y.std(ddof=1)),
+    "effect_size": lambda x, y: abs(cohens_d(x, y)),
+    "d_z": lambda x, y: float((x - y).mean() / (x - y).std(ddof=1)),
+}
+
+
+@settings(deadline=None)  # eight names' intervals, on a machine that does other things
+@given(rows=small_effects())
+def test_nothing_is_invalid_in_sound_tables_of_small_effects(rows: Rows) -> None:
     assert invalid(audit(rows)) == []
 
 
@@ -533,15 +657,89 @@ def test_each_data_set_has_its_own_control() -> None:
 
 def test_ranks_follow_the_losses_and_ties_may_stand_either_way() -> None:
     assert found(audit("rank,variant,val_loss 1,a,1.0 2,b,1.0 3,baseline,2.0"), "rank") == []
+    assert found(audit("rank,variant,val_loss 1,a,1.0 1,b,1.0 2,baseline,2.0"), "rank") == []
+    assert len(found(audit("rank,variant,val_loss 1,a,1.0 1,b,1.1 2,baseline,2.0"), "rank")) == 2
     items = found(audit("rank,variant,val_loss 2,a,1.00 1,baseline,1.20 3,b,2.00"), "rank")
     assert [item.evidence.partition(",")[0] for item in items] == ["a: rank is 2", "baseline: rank is 1"]
     (item,) = found(audit("rank,variant,val_loss 1,baseline,2.0 2,a,nan"), "rank")
     assert "it has no finite loss" in item.evidence
 
 
+def test_neighbours_that_swapped_their_ranks_are_found_at_the_last_digit() -> None:
+    items = found(audit("rank,variant,val_loss 1,a,3.013 2,b,3.012 3,baseline,3.020"), "rank", INVALID)
+    assert [item.evidence for item in items] == [
+        "a: rank is 1, but its val_loss of 3.013 is 2 of 3",
+        "b: rank is 2, but its val_loss of 3.012 is 1 of 3",
+    ]
+    fewer_decimals = "rank,variant,val_loss 1,a,3.01 2,b,3.012 3,c,3.009 4,baseline,3.016"
+    (item,) = found(audit(fewer_decimals), "rank", INVALID)
+    assert item.evidence == "c: rank is 3, but its val_loss of 3.009 is between 1 and 2 of 4"
+
+
+@given(losses=st.lists(st.floats(0.5, 4), min_size=2, max_size=6), data=st.data())
+def test_ranks_of_rounded_losses_are_never_wrong(losses: Sequence[float], data: st.DataObject) -> None:
+    """Whatever decimals each loss is printed to."""
+    rows = [
+        {"variant": str(place), "loss": f"{loss:.{data.draw(st.integers(0, 4))}f}", "rank": str(1 + rank)}
+        for place, loss in enumerate(losses)
+        for rank in [sorted(range(len(losses)), key=lambda other: losses[other]).index(place)]
+    ]
+    assert found(audit(rows), "rank") == []
+
+
 def test_a_run_is_counted_once() -> None:
     (item,) = invalid(audit("cell,seed,val_loss baseline,0,2.0 baseline,0,2.1 a,0,1.9"))
     assert item.evidence == "baseline (seed 0) stands 2 times: it counts as one run"
+
+
+def test_a_mean_over_runs_that_stands_twice_counts_once() -> None:
+    rows = "rank,variant,n,val_loss,sd 2,baseline,5,3.0000,0.0100 1,a,5,2.9456,0.0100 1,a,5,2.9456,0.0100"
+    audited = audit(rows)
+    (item,) = invalid(audited)
+    assert item.evidence == "a stands 2 times with all fields the same (val_loss 2.9456): it counts once, with n = 5"
+    assert {group.name: group.n for group in audited.table.groups} == {"baseline": 5, "a": 5}
+    assert found(audited, "rank") == []
+    (item,) = invalid(audit("variant,val_loss,sd baseline,3.0,0.1 a,2.9456,0.01 a,2.9456,0.01"))
+    assert item.evidence.endswith("(val_loss 2.9456): it counts once")
+
+
+def test_two_means_of_one_name_are_not_told_apart() -> None:
+    text = "variant,steps,n,val_loss,sd,difference baseline,9,5,3.0,0.01, a,9,5,2.94,0.01,-0.06 a,99,5,2.91,0.01,-0.09"
+    audited = audit(text)
+    (item,) = found(audited, "duplicate", WARNING)
+    assert (
+        item.evidence == "a has 2 rows that are means over runs, with n = 5 and 5: nothing says what tells them apart"
+    )
+    assert math.isnan(differences(audited.table)[0].p)
+    assert found(audit("variant,n,val_loss baseline,1,3.0 a,1,2.94 a,1,2.91"), "duplicate") == []
+
+
+@pytest.mark.parametrize(("loss", "severity"), [("2.9456", WARNING), ("2.946", WARNING), ("2.95", NOTE)])
+def test_runs_without_a_seed_that_are_alike(loss: str, severity: str) -> None:
+    audited = audit(f"variant,val_loss,minutes baseline,3.0001,2 baseline,2.9992,2 a,{loss},2 a,{loss},2")
+    (item,) = found(audited, "duplicate")
+    assert item.severity == severity
+    assert item.evidence.startswith(f"a stands 2 times with all fields the same (val_loss {loss}): one run that was")
+    assert found(audit(f"variant,val_loss,minutes baseline,3.0001,2 a,{loss},2 a,{loss},3"), "duplicate") == []
+
+
+@pytest.mark.parametrize(("loss", "severity"), [("2.9456", WARNING), ("2.95", NOTE), ("0.0344", NOTE)])
+def test_seeds_that_do_not_differ(loss: str, severity: str) -> None:
+    text = "cell,seed,val_loss baseline,0,3.00 baseline,1,3.01 baseline,2,2.99"
+    (item,) = found(audit(text + "".join(f" a,{seed},{loss}" for seed in range(3))), "no_spread")
+    assert (item.severity, item.evidence) == (severity, f"a: val_loss is {loss} in all 3 runs")
+    assert found(audit(text + "".join(f" a,{seed},{loss}" for seed in range(2))), "no_spread") == []
+    assert found(audit(f"{text} a,0,{loss} a,1,{loss} a,2,{loss}1"), "no_spread") == []
+
+
+@pytest.mark.parametrize(
+    ("n", "sd", "severity"), [("5", "0.0000", WARNING), ("5", "0.00", NOTE), ("2", "0.0000", None)]
+)
+def test_an_sd_of_nothing(n: str, sd: str, severity: str | None) -> None:
+    items = found(audit(f"variant,n,val_loss,sd baseline,{n},3.00,0.01 a,{n},2.90,{sd}"), "no_spread")
+    assert [(item.severity, item.evidence) for item in items] == (
+        [(severity, f"a: sd is {sd} over 5 runs")] if severity else []
+    )
 
 
 def test_equal_figures_under_two_names_are_a_warning() -> None:
@@ -571,9 +769,41 @@ def test_differences_within_the_noise() -> None:
     means = "rank,cell,n,val_loss,sd 2,baseline,5,2.00,0.10 1,a,5,1.95,0.10 3,b,5,4.00,0.10"
     (item,) = found(audit(means), "precision")
     assert item.severity == WARNING
-    assert "a [−0.1958, +0.0958]" in item.evidence  # 0.05 -+ t(8) 2.306 x sqrt(2 x 0.01 / 5): Welch
+    # 0.05 -+ t(8) 2.306 x sqrt(2 x 0.01 / 5): Welch
+    assert item.evidence.endswith("a [−0.1958, +0.0958] (95 % intervals, if the runs are not paired)")
     tested = "cell,n,val_loss,sd,difference,p baseline,5,2.00,0.10,, a,5,1.95,0.10,-0.05,0.45"
     assert found(audit(tested), "precision") == []
+
+
+PAIRS = "rank,cell,n,val_loss,sd,difference,{} 2,baseline,10,3.0000,0.0300,,{} 1,a,10,2.9900,0.0300,-0.0100,{}"
+
+
+@pytest.mark.parametrize(("columns", "empty", "row", "within", "p"), [
+    ("d_z", "", "-5.00", None, 7.1e-8),  # t(9) = 5 sqrt(10) = 15.8
+    ("d_z", "", "-0.50", "a [−0.0243, +0.0043] (95 % intervals)", 0.148),  # 0.01 -+ t(9) 2.262 x 0.02 / sqrt(10)
+    ("d_z", "", "0.00", "a (p 1.0000)", 1.0),
+    ("difference_low,difference_high", ",", "-0.0114,-0.0086", None, 5.9e-8),
+    ("difference_low,difference_high", ",", "-0.0243,0.0043", "a [−0.0243, +0.0043] (95 % intervals)", 0.148),
+    ("p", "", "0.0001", None, 0.0001),
+    ("p", "", "0.30", "a (p 0.3000)", 0.3),
+    ("remark", "", "", "a [−0.0382, +0.0182] (95 % intervals, if the runs are not paired)", 0.466),
+])  # fmt: skip
+def test_a_table_s_own_paired_figures_go_before_welch(
+    columns: str, empty: str, row: str, within: str | None, p: float
+) -> None:
+    audited = audit(PAIRS.format(columns, empty, row))
+    assert [item.evidence.partition("runs: ")[2] for item in found(audited, "precision", WARNING)] == (
+        [within] if within else []
+    )
+    assert differences(audited.table)[0].p == pytest.approx(p, rel=0.05)
+
+
+def test_seeds_that_are_not_shared_are_not_paired() -> None:
+    rows = (
+        "cell,seed,loss,difference baseline,0,2.9, baseline,1,3.0, baseline,2,3.1, a,7,2.8,-0.1 a,8,2.9,-0.1 a,9,3.0,0"
+    )
+    (item,) = found(audit(rows), "precision", WARNING)
+    assert item.evidence.endswith("(95 % intervals)")
 
 
 @pytest.mark.parametrize(
@@ -627,7 +857,7 @@ def test_differences_that_only_stand_alone() -> None:
     items = found(audit(rows), "multiplicity", WARNING)
     assert [item.evidence for item in items] == [
         "of 10 comparisons with the control, a (p 0.0213, corrected 0.2131) is told apart from it only without "
-        "Holm's correction"
+        "Holm's correction, if the runs are not paired"
     ]
 
 
@@ -673,6 +903,76 @@ def test_accuracies_that_cannot_be(column: str, values: Sequence[str], wrong: li
     items = found(audit(rows), "values", INVALID)
     assert len(items) == bool(wrong)
     assert all(item.evidence.endswith(f"can be: {' and '.join(wrong)}") for item in items)
+
+
+@pytest.mark.parametrize(("column", "value", "words"), [
+    ("p", "1.7", "p is outside 0 to 1, which no probability can be: a (1.7)"),
+    ("p_value", "-0.2", "p_value is outside 0 to 1, which no probability can be: a (-0.2)"),
+    ("p_holm", "3", "p_holm is outside 0 to 1, which no probability can be: a (3)"),
+    ("sd", "-0.01", "sd is outside 0 and more, which no spread can be: a (-0.01)"),
+    ("val_loss_sem", "\u22120.01", "val_loss_sem is outside 0 and more, which no spread can be: a (-0.01)"),
+    ("train_minutes", "-3", "train_minutes is outside 0 and more, which no time or count can be: a (-3)"),
+    ("params", "-5", "params is outside 0 and more, which no time or count can be: a (-5)"),
+    ("p", "<0.001", ""), ("p", "1.000", ""), ("p_holm", "0", ""), ("sd", "0.00", ""), ("ci_low", "-0.1", ""),
+    ("difference_low", "-0.1", ""), ("margin_of_error", "0.1", ""),
+])  # fmt: skip
+def test_figures_that_cannot_be(column: str, value: str, words: str) -> None:
+    rows = [
+        {"variant": "baseline", "n": "5", "val_loss": "2.00", column: ""},
+        {"variant": "a", "n": "5", "val_loss": "1.90", column: value},
+    ]
+    assert [item.evidence for item in invalid(audit(rows))] == ([words] if words else [])
+
+
+def with_interval(columns: Sequence[str], values: Sequence[str], **more: str) -> list[Finding]:
+    base = {
+        "variant": "baseline",
+        "n": "5",
+        "val_loss": "2.75",
+        **dict.fromkeys(more, ""),
+        **dict.fromkeys(columns, ""),
+    }
+    own = {"variant": "a", "n": "5", "val_loss": "2.700", **more, **dict(zip(columns, values, strict=True))}
+    return found(audit([base, own]), "interval", INVALID)
+
+
+@pytest.mark.parametrize("columns", [
+    ("ci_low", "ci_high"), ("val_loss_lower", "val_loss_upper"), ("mean_low", "mean_high"), ("ci95_low", "ci95_upper"),
+    ("loss_ci_low", "loss_ci_high"), ("ci_95_low", "ci_95_high"), ("CI lower 95", "CI upper 95"),
+    ("lower_ci", "upper_ci"),
+])  # fmt: skip
+def test_an_interval_holds_its_mean(columns: Sequence[str]) -> None:
+    (item,) = with_interval(columns, ("2.8", "2.9"))
+    words = f"a: {columns[0]} to {columns[1]} is 2.8 to 2.9, which leaves out its own estimate: val_loss 2.700"
+    assert item.evidence == words
+    (item,) = with_interval(columns, ("2.8", "2.6"))
+    assert item.evidence == f"a: {columns[0]} to {columns[1]} is 2.8 to 2.6: its lower end is above its upper one"
+    assert with_interval(columns, ("2.6", "2.8")) == []
+    assert with_interval(columns, ("2.7", "2.7")) == []
+
+
+@pytest.mark.parametrize(("field", "wrong"), [
+    ("[2.8, 2.9]", True), ("2.8 to 2.9", True), ("(2.8; 2.9)", True), ("[2.6, 2.8]", False), ("0.05", False),
+    ("[-0.06, -0.04]", False), ("[0.04, 0.06]", False), ("[-2.0, -1.6]", False), ("[0.5, 1.2]", False),
+])  # fmt: skip
+def test_an_interval_in_one_field(field: str, wrong: bool) -> None:
+    """One that is not near the loss is of something else: of the difference, the percentage, or what is nowhere."""
+    for column in ("ci", "95% CI", "val_loss_ci95"):
+        items = with_interval([column], [field if wrong or column != "val_loss_ci95" else "[2.69, 2.71]"])
+        assert [item.evidence for item in items] == (
+            [f"a: {column} is {field}, which leaves out its own estimate: val_loss 2.700"] if wrong else []
+        )
+
+
+def test_an_interval_is_of_what_its_column_says() -> None:
+    columns = ("difference_low", "difference_high")
+    (item,) = with_interval(columns, ("0.02", "0.08"), difference="-0.05")
+    assert item.evidence.endswith("is 0.02 to 0.08, which leaves out its own estimate: difference -0.05")
+    assert with_interval(columns, ("-0.08", "-0.02"), difference="-0.05") == []
+    assert with_interval(columns, ("0.02", "0.08")) == []
+    assert with_interval(("hedges_g_low", "hedges_g_high"), ("1.0", "2.0"), hedges_g="3.0")
+    assert with_interval(("bleu_ci_low", "bleu_ci_high"), ("2.8", "2.9"), bleu="2.85") == []
+    assert with_interval(("ci_low", "ci_high"), ("2.8", "2.9"), bleu="2.85") == []
 
 
 # Bad input, and the command.

@@ -1,0 +1,25 @@
+"""How many digits a recomputed figure needs beside a printed one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.text import MINUS
+
+FEWEST, MOST = 3, 15
+"""Significant digits; more than the most are noise of floating point."""
+
+
+def beside(figures: Sequence[float], printed: float) -> list[str]:
+    """Return figures with so many digits that a reader sees how far the nearest of them is from a printed one.
+
+    The last digit is at most half of that. Where three digits do, zeros at their end are left out.
+    """
+    nearest = min((figure for figure in figures if math.isfinite(figure)), key=lambda f: abs(f - printed), default=0.0)
+    digits, gap = FEWEST, abs(nearest - printed)
+    if nearest != 0 and gap > 0:
+        needed = math.floor(math.log10(abs(nearest))) - math.floor(math.log10(gap / 2)) + 1
+        digits = min(max(needed, FEWEST), MOST)
+    zeros = "#" if digits > FEWEST else ""
+    return [f"{figure:{zeros}.{digits}g}".replace("-", MINUS) for figure in figures]
