@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import effects, equivalence, outcomes, plan_check, schema
+from analysis.divergence import survivors
 from analysis.errors import AnalysisError
 from analysis.joint import JOINT_COLUMNS, joint_table, primary_table
 from analysis.looks import at_look
@@ -136,7 +137,8 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     differences = plan_check.of_registered_seeds(at_look(cells - bases, results.looks), plan, results)
     late = plan_check.late_seeds(results)
     unpaired = unpaired_rows(cells, bases, late)
-    blocked, primary = _no_test(results, pairs, control), plan == plan_check.PRIMARY
+    blocked, primary = why_untested(results, pairs), plan == plan_check.PRIMARY
+    blocked = blocked.mask(blocked == "", _same_up_to_rounding(pairs, control))
     twins = _twins(differences, pairs, models, primary) & (blocked == "")
     table = paired_table(differences, blocked, results, unpaired, primary, twins)
     by_seed = table["estimated"] & (table["pairing"] == PAIRED)
@@ -322,23 +324,23 @@ def _control_verdict(statuses: pd.DataFrame, largest: float, n: int, tolerance: 
     return f"identical in {n} of {n} seeds" if largest == 0 else WITHIN_TOLERANCE.format(tolerance)
 
 
-def _no_test(results: Results, pairs: dict[str, str], control: pd.DataFrame) -> pd.Series:
-    """Return for each cell why it is not to be tested against its baseline, or empty text."""
-    diverged, runs = results.count(schema.DIVERGED), results.statuses.notna().sum(axis=1)
-    invalid = results.count(schema.INVALID)
+def why_untested(results: Results, pairs: Mapping[str, str]) -> pd.Series:
+    """Return for each cell why its runs allow no test against its baseline, or empty text."""
+    runs, invalid = results.statuses.notna().sum(axis=1), results.count(schema.INVALID)
     nothing_left = (invalid > 0) & (results.count(schema.FINISHED) == 0)
-    same = control[(control["largest"] > 0) & (control["largest"] <= control["tolerance"])]
-    rounded = dict(zip(zip(same["cell"], same["partner"], strict=True), same["verdict"], strict=True))
-    reasons = {}
+    reasons = survivors(results, pairs)
     for cell, baseline in pairs.items():
-        if diverged[cell]:
-            reasons[cell] = f"diverged in {diverged[cell]} of {runs[cell]} seeds"
-        elif diverged[baseline]:
-            reasons[cell] = f"baseline diverged in {diverged[baseline]} of {runs[baseline]} seeds"
-        elif nothing_left[cell]:
+        if reasons[cell]:
+            continue
+        if nothing_left[cell]:
             reasons[cell] = f"no valid run left: audits found {invalid[cell]} of {runs[cell]} invalid"
         elif nothing_left[baseline]:
             reasons[cell] = f"no valid run of the baseline left: audits found {invalid[baseline]} invalid"
-        else:
-            reasons[cell] = rounded.get((cell, baseline), "")
-    return pd.Series(reasons, dtype=object)
+    return reasons
+
+
+def _same_up_to_rounding(pairs: Mapping[str, str], control: pd.DataFrame) -> pd.Series:
+    """Return the control's verdict for each cell that differs from its baseline by rounding alone, else empty text."""
+    same = control[(control["largest"] > 0) & (control["largest"] <= control["tolerance"])]
+    rounded = dict(zip(zip(same["cell"], same["partner"], strict=True), same["verdict"], strict=True))
+    return pd.Series({cell: rounded.get((cell, base), "") for cell, base in pairs.items()}, dtype=object)

@@ -132,7 +132,7 @@ def analyse(results: Results) -> Analysis:
     effects, effect_notes = main_effects(results)
     effects = effects.assign(plan=plan_check.standing_of(results, WHOLE_FACTORS))
     beyond = plan_check.standing_beyond(results)
-    laws, growth = scaling(results)
+    laws, growth = scaling(results, control)
     laws = laws.assign(plan=beyond)
     growth = growth.assign(plan=plan_check.standing_of(results, SCALE_CHANGES))
     errors = noise.evaluation_noise(results, order)
