@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import schema
+from analysis.divergence import SURVIVORS_COLUMN, survivors
 from analysis.effects import MIN_PAIRS
 from analysis.joint import pooled_residual
 from analysis.results import Results
@@ -58,7 +59,7 @@ PARETO_COLUMNS = {
          "a log scale); null below 3 seeds and for unequal seeds; exploratory: no plan registers it"),
         ("_dominated_by", "the best of the cells that have both; null on the front"),
     )
-}  # fmt: skip
+} | SURVIVORS_COLUMN  # fmt: skip
 
 
 def pareto(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -> pd.DataFrame:
@@ -70,6 +71,7 @@ def pareto(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -
         models: `joint.one_model`; cells that are one model have one mean.
     """
     table = ranking[["scale", "cell", "n", "mean", "ci_low", "ci_high"]].copy()
+    table["survivors"] = survivors(results, {cell: cell for cell in table["cell"]}).to_numpy()
     metric = results.finished(results.metric)
     competing = ranking["rank"].notna() & ~ranking["cell"].isin(results.marks)
     for cost in COSTS:

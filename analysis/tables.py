@@ -58,6 +58,11 @@ def _count(source: str, header: str | None = None) -> _Column:
     return _Column(header or source, source, lambda row: text.whole(row[source]))
 
 
+def _survivors() -> _Column:
+    """Return why a row's figures are of survivors alone; left out where nothing diverged."""
+    return _Column("survivors alone", "survivors", lambda row: row["survivors"] or text.NOTHING, words=True)
+
+
 def _tested() -> _Column:
     """Return the seeds that tests rest on; left out where they are those of the estimates."""
     return _Column(
@@ -179,6 +184,7 @@ def _comparisons(results: Results) -> list[_Column]:
 
 EVALUATION_NOISE = [
     _name("cell"),
+    _survivors(),
     _count("n"),
     _Column("difference", "difference", lambda row: text.number(row["difference"], sign=True)),
     _Column("error over seeds", "seed_error", lambda row: text.number(row["seed_error"])),
@@ -258,6 +264,7 @@ ALL_PAIRS = [
 ]
 EFFICIENCY = [
     _name("cell"),
+    _survivors(),
     _count("n"),
     _score("score", "score", COLUMNS["efficiency"]["score"]),
     _score("loss_per_million_parameters", "per size", COLUMNS["efficiency"]["loss_per_million_parameters"]),
@@ -291,6 +298,7 @@ def _front(cost: Cost) -> _Column:
 def _pareto(results: Results) -> list[_Column]:
     return [
         _name("cell"),
+        _survivors(),
         _count("n"),
         _estimate("mean", f"{results.metric} [95 %]", 4, "ci_low", "ci_high", sign=False),
         *(column(cost) for cost in COSTS for column in (_value, _front)),
@@ -352,6 +360,7 @@ DIVERGENCE = [
 ]  # fmt: skip
 FINAL_TEST = [
     _name("cell"),
+    _survivors(),
     _count("n"),
     _estimate("test_loss", "test loss [95 %]", 4, "test_loss_low", "test_loss_high", sign=False),
     _signed("difference", "difference [95 %]", 4),
