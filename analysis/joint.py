@@ -123,6 +123,24 @@ def one_model(values: pd.DataFrame, control: pd.DataFrame) -> dict[str, str]:
     return {cell: names[partner.get(cell, cell)] for cell in names}
 
 
+def stand_ins(values: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
+    """Return for each cell the one of these cells that its model is counted by.
+
+    A model's first name may be one that does not compete, or that lacks a seed. So it is that of the names here with
+    all seeds that any of these cells has, the first one if it is among them; without such a one the first name here.
+
+    Args:
+        values: the cells that compete x seeds, NaN where there is none.
+        models: `one_model`.
+    """
+    seen = values.loc[:, values.notna().any()]
+    lacks_a_seed = seen.isna().any(axis=1)
+    chosen: dict[str, str] = {}
+    for cell in sorted(values.index, key=lambda cell: (lacks_a_seed[cell], models[cell] != cell)):
+        chosen.setdefault(models[cell], cell)
+    return {cell: chosen[models[cell]] for cell in values.index}
+
+
 def _rows(values: pd.DataFrame) -> zip[tuple[str, Array]]:
     return zip(values.index, np.ascontiguousarray(values.to_numpy(dtype=float)), strict=True)
 

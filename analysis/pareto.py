@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import schema
 from analysis.divergence import SURVIVORS_COLUMN, survivors
 from analysis.effects import MIN_PAIRS
-from analysis.joint import pooled_residual
+from analysis.joint import pooled_residual, stand_ins
 from analysis.results import Results
 from analysis.significance import Array, t_interval
 
@@ -85,8 +85,8 @@ def pareto(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -
         judged = pd.DataFrame(None, index=table.index, columns=["_front", "_p_front", "_dominated_by"], dtype=object)
         for _, rows in table[competing & table[cost.name].notna()].groupby("scale", sort=False):
             cells = list(rows["cell"])
-            names = [models[cell] for cell in cells]
-            judged.loc[rows.index] = _judge(results, metric, values, cells, names)
+            names = stand_ins(metric.loc[cells], models)
+            judged.loc[rows.index] = _judge(results, metric, values, cells, [names[cell] for cell in cells])
         judged["_p_front"] = judged["_p_front"].astype(float)
         table = table.join(judged.add_prefix(cost.name))
     return table[list(PARETO_COLUMNS)]
