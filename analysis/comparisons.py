@@ -82,7 +82,8 @@ COMPARISON_COLUMNS = {
     "sign_flip_floor": "smallest p that either sign-flip test can give with this n, 2 / 2^n",
     "detectable": "smallest true |difference| found with 80 % power at this n, sd_difference and alpha = 5 % / family",
     "plan": plan_check.PLAN_MEANING,
-    "verdict": "in words",
+    "verdict": "in words; 'by the paired t test alone' (or Welch's) where cells have unequal seeds, so that the second "
+    "analysis, the joint one, is not there",
 }
 
 CONTROL_COLUMNS = {
@@ -161,6 +162,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     own = table[~twins]
     table = table.join(_joint(own, values, pairs, models, results, primary[~twins]))
     table["plan"] = plan
+    table["alone"] = _lack_joint(table.loc[own.index], pairs, models, results).reindex(table.index, fill_value=False)
     table["verdict"] = [_beside_joint(row, results.direction) for row in records(table)]
     better = differences < 0 if results.direction == "min" else differences > 0
     table["improved"] = better.sum(axis=1).where(by_seed)
@@ -234,8 +236,35 @@ def _of_added_seeds(values: pd.DataFrame, pairs: Mapping[str, str], late: Sequen
     return values
 
 
+def _lack_joint(
+    table: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[str, str], results: Results
+) -> pd.Series:
+    """Return for each row with JOINT_COLUMNS whether it is tested without the joint analysis because of unequal seeds.
+
+    A race has none, nor has a comparison beside which no other model is compared: there they lack nothing.
+    """
+    baseline, model = (
+        pd.Series({cell: names[cell] for cell in table.index}, dtype=object) for names in (pairs, models)
+    )
+    another = model != baseline.map(models)
+    estimated = table["estimated"] & another
+    primary = table["plan"] == plan_check.PRIMARY
+    # The primary comparison's residual is that of all; the family is without it.
+    beside, beside_primary = (
+        baseline.map(model[rows].groupby(baseline[rows]).nunique()) > 1 for rows in (estimated & ~primary, estimated)
+    )
+    together = beside.mask(primary, beside_primary) & another & (not results.looks)
+    return together & table["p"].notna() & table["p_joint"].isna()
+
+
 def _beside_joint(row: Mapping[str, Any], direction: str) -> str:
-    """Return the verdict after both analyses: where they disagree it depends on the joint one's assumption."""
+    """Return the verdict after both analyses: where they disagree it depends on the joint one's assumption.
+
+    What is found without the joint one, for want of equal seeds, says so.
+    """
+    if row["alone"] and row["p_holm"] <= ALPHA:
+        test = "the paired" if row["pairing"] == PAIRED else "Welch's"
+        return f"{row['verdict']} by {test} t test alone: no joint analysis of unequal seeds"
     if pd.isna(row["p_joint"]) or (row["p_holm"] <= ALPHA) == (row["p_joint"] <= ALPHA):
         return str(row["verdict"])
     which = "joint analysis" if row["p_joint"] <= ALPHA else "paired t test"

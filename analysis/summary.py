@@ -361,7 +361,7 @@ def _joint_notes(comparisons: pd.DataFrame) -> list[str]:
     if len(alone) and len(tested) > 1:
         notes.append(
             f"no joint analysis of {', '.join(alone)}: it needs two or more models beside their baseline, all with the "
-            "same seeds"
+            "same seeds; their verdicts rest on the paired t test with Holm's correction alone"
         )
     return notes
 

@@ -113,6 +113,16 @@ def test_the_primary_comparison_may_depend_on_equal_variances_too() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("lost", "alone"), [("mlp", True), (None, False)])
+def test_a_missing_run_takes_the_joint_analysis_from_the_primary_comparison(lost: str | None, alone: bool) -> None:
+    losses = {cell: [*values[:4], None] if cell == lost else values for cell, values in LOSSES.items()}
+    results, analysis = analysed(losses)
+    words = " by the paired t test alone: no joint analysis of unequal seeds" if alone else ""
+    assert row(analysis, "attention")["verdict"] == f"better{words}"
+    (found,) = [finding for finding in narrative.verdict(results, analysis)[""] if finding.kind == "primary"]
+    assert found.cells[0][1].startswith(f"better{words}: ")
+
+
 @pytest.mark.parametrize("attention", [LOSSES["attention"], NEAR["attention"]], ids=["better", "open"])
 def test_the_primary_comparisons_model_under_another_name_has_its_verdict_and_no_test(attention: list[float]) -> None:
     losses = {**LOSSES, "attention": attention, "attention_rmsnorm": attention}
