@@ -68,14 +68,7 @@ COMPARISON_COLUMNS = {
     "comparison, of it alone",
     "joint_high": "its upper end",
     "joint_family": "comparisons that p_joint is adjusted for: different models, however many names they have",
-    "simultaneous_low": "lower end of the 95 % interval of all comparisons of this table together, from this one's own "
-    "paired differences (level 1 - 5 % / their number): needs no equal variances",
-    "simultaneous_high": "its upper end",
-    "p_equivalence": "two one-sided t tests that the difference is the plan's equivalence margin or more, "
-    "Holm-corrected over the family; null where the plan has no margin",
-    "showable_margin": "smallest margin within which a true difference of 0 would be shown with 80 % power at this n, "
-    "sd and alpha = 5 % / family: where the plan's is smaller, the seeds are too few to show equivalence; null where "
-    "the plan has no margin",
+    **equivalence.EQUIVALENCE_COLUMNS,
     "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
     "p_max_t": "exact sign flips of whole seeds, all paired comparisons together, largest t, stepping down: adjusted "
     "for the family; assumes that differences are together symmetric; null above 20 seeds",

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis import schema
+from analysis import equivalence, schema
 from analysis.comparisons import why_untested
 from analysis.divergence import survivors
 from analysis.paired import WITHIN_TOLERANCE, paired_table
 from analysis.results import Results
+from analysis.runs import records
 from analysis.significance import Array, t_interval
 
 FEWEST_SCALES = 3
@@ -59,6 +60,7 @@ GROWTH_COLUMNS = {
     "p": "one-sample t test that the change is 0, two-sided; null below 3 seeds and where the verdict says why no test "
     "is made",
     "p_holm": "p, Holm-corrected over the family",
+    **equivalence.EQUIVALENCE_COLUMNS,
     "family": "changes in the family: one a cell",
     "crossings": "neighbouring scales between which the mean difference over these n seeds changes its sign, and at "
     "which scales it is unknown, because runs diverged or none of these seeds finished",
@@ -202,6 +204,9 @@ def _growth(results: Results, families: list[_Family], control: pd.DataFrame) ->
     table = paired_table(pd.DataFrame(changes).reset_index(drop=True), pd.Series(blocked, dtype=object), results)
     verdicts = {"better": "gains as models grow", "worse": "loses as models grow"}
     table["verdict"] = table["verdict"].replace(verdicts)
+    margin = equivalence.margin(results)
+    table = table.join(equivalence.equivalence(table, margin, results.looks))
+    table["verdict"] = [equivalence.verdict(row, margin) for row in records(table)]
     return table.join(pd.DataFrame(rows))[list(GROWTH_COLUMNS)]
 
 

@@ -86,6 +86,13 @@ def _signed(source: str, header: str, decimals: int) -> _Column:
     return _estimate(source, header, decimals, f"{source}_low", f"{source}_high")
 
 
+def _interval(source: str, header: str) -> _Column:
+    return _Column(
+        header, f"{source}_low",
+        lambda row: text.interval(row[f"{source}_low"], row[f"{source}_high"], sign=True) or text.NOTHING,
+    )  # fmt: skip
+
+
 def _p(source: str, header: str) -> _Column:
     return _Column(header, source, lambda row: text.probability(row[source]))
 
@@ -175,11 +182,8 @@ def _comparisons(results: Results) -> list[_Column]:
         _Column("exact p (max-t)", "p_max_t", _exact),
         _p("p_joint", "joint p"),
         _count("joint_family", "joint family"),
-        _Column(
-            "joint interval [95 %, all together]", "joint_low",
-            lambda row: text.interval(row["joint_low"], row["joint_high"], sign=True) or text.NOTHING,
-        ),
-    ]  # fmt: skip
+        _interval("joint", "joint interval [95 %, all together]"),
+    ]
 
 
 EVALUATION_NOISE = [
@@ -190,10 +194,7 @@ EVALUATION_NOISE = [
     _Column("error over seeds", "seed_error", lambda row: text.number(row["seed_error"])),
     _Column("error over documents", "document_error", lambda row: text.number(row["document_error"])),
     _Column("error over both", "both_error", lambda row: text.number(row["both_error"])),
-    _Column(
-        "difference [95 %, both]", "both_low",
-        lambda row: text.interval(row["both_low"], row["both_high"], sign=True) or text.NOTHING,
-    ),
+    _interval("both", "difference [95 %, both]"),
     _count("documents"),
     _count("clusters"),
 ]  # fmt: skip
@@ -238,11 +239,9 @@ MAIN_EFFECTS = [
     _p("p", "p"),
     _p("p_holm", "Holm p"),
     _count("family"),
-    _Column(
-        "pooled [95 %], assumes no factor x seed interaction", "pooled_low",
-        lambda row: text.interval(row["pooled_low"], row["pooled_high"], sign=True) or text.NOTHING,
-    ),
-]  # fmt: skip
+    _interval("simultaneous", "interval [95 %, all together]"),
+    _interval("pooled", "pooled [95 %], assumes no factor x seed interaction"),
+]
 SHAPLEY = [
     _name("factor"),
     _plan(),
@@ -329,6 +328,7 @@ GROWTH = [
     _p("p", "p"),
     _p("p_holm", "Holm p"),
     _count("family"),
+    _interval("simultaneous", "interval [95 %, all together]"),
     _word("crossings", "changes sign between"),
     _word("verdict"),
 ]

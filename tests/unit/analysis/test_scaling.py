@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis import text
 from analysis.comparisons import negative_control
 from analysis.figure_style import style
 from analysis.plot_scaling import scaling_figure
@@ -21,6 +22,7 @@ from analysis.results import Results
 from analysis.runs import curves_table
 from analysis.scaling import scaling as scaling_with
 from analysis.summary import analyse
+from analysis.tables import tables
 from tests.fakes_plan import registered
 from tests.fakes_results import make_results
 
@@ -170,6 +172,29 @@ def test_the_ends_are_over_the_seeds_of_their_difference() -> None:
     for end, scale in (("at_first", "s1"), ("at_last", "s4")):
         expected = (values.loc[f"mlp@{scale}"] - values.loc[f"baseline@{scale}"]).mean()
         assert row[end] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(1e-3, "equivalent within \u00b10.01 nats"), (1e-1, "not resolved")])
+def test_a_change_within_the_margin_is_a_finding(size: float, verdict: str) -> None:
+    noise = [1, -1, 1.5, -1.2]
+    results = results_of(
+        lambda cell, params, seed: (
+            power("baseline", params, seed)
+            + (size * noise[seed] * math.log(params) / 15 if cell != "baseline" else 0) * (2 if cell == "moe" else 1)
+        ),
+        ("baseline", "mlp", "moe"),
+    )
+    plain = analyse(results)
+    found = analyse(dataclasses.replace(results, plan={"equivalence_margin": 0.01}))
+    assert plain.growth["verdict"].str.startswith("not resolved").all()
+    assert found.growth["verdict"].str.startswith(verdict).all()
+    row = found.growth.iloc[0]
+    change = [size * e * (math.log(4e6) - math.log(1e5)) / 15 for e in noise]
+    interval = stats.t.interval(0.975, SEEDS - 1, np.mean(change), stats.sem(change))
+    assert (row["simultaneous_low"], row["simultaneous_high"]) == pytest.approx(interval, abs=1e-9)
+    shown = tables(results, found)["growth"]
+    place = shown.headers.index("interval [95 %, all together]")
+    assert shown.rows[0][place] == text.interval(*interval, sign=True)
 
 
 def test_what_the_control_finds_to_be_one_model_does_not_grow_apart() -> None:
