@@ -63,7 +63,8 @@ COMPARISON_COLUMNS = {
     "family": "comparisons in the family: all that are tested in this table, without the primary one (1)",
     "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
     "assumes equal variances; of the plan's primary comparison by itself, with the residual of all cells; null with "
-    "less than two models to compare or unequal seeds",
+    "less than two models to compare, where one lacks a seed that others have under all its names, and for a name that "
+    "does",
     "joint_low": "lower end of the simultaneous 95 % interval of the difference by the joint analysis; of the primary "
     "comparison, of it alone",
     "joint_high": "its upper end",

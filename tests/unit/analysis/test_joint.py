@@ -178,6 +178,26 @@ def test_what_is_found_without_the_joint_analysis_says_so() -> None:
         assert note.endswith("rest on the paired t test with Holm's correction alone")
 
 
+def test_a_run_that_a_models_other_name_has_is_not_missed() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.02, (2, 2, 5))
+    losses, levels = factorial_losses(
+        ("norm", "moe", "mlp"), 5,
+        lambda level, s: 5 + noise[level["moe"], level["mlp"], s] - 0.3 * (level["moe"] + level["mlp"]),
+    )  # fmt: skip
+    plan = {"negative_control": {"factor": "norm", "tolerance_nats": 1e-3}}
+    whole = joint(losses, levels=levels, plan=plan)
+    for lost in ("moe", "norm_moe"):
+        gap = joint({**losses, lost: [*losses[lost][:4], None]}, levels=levels, plan=plan)  # type: ignore[list-item]
+        others = [cell for cell in whole.index if cell != lost]
+        columns = [*JOINT_COLUMNS, "verdict"]
+        pd.testing.assert_frame_equal(gap.loc[others, columns], whole.loc[others, columns])
+        assert gap.loc[lost, list(JOINT_COLUMNS)].isna().all()
+        assert gap.loc[lost, "verdict"] == f"better{ALONE}"
+    both = {cell: [*losses[cell][:4], None] if cell.endswith("moe") else losses[cell] for cell in losses}
+    assert joint(both, levels=levels, plan=plan)["p_joint"].isna().all()  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("cells", [1, 2])
 def test_a_comparison_that_nothing_stands_beside_lacks_no_joint_analysis(cells: int) -> None:
     """One model, whatever its names, and one that is its baseline's under another."""
