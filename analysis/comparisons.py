@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import effects, equivalence, outcomes, plan_check, schema
+from analysis.divergence import survivors
 from analysis.errors import AnalysisError
 from analysis.joint import JOINT_COLUMNS, joint_table, primary_table
 from analysis.looks import at_look
@@ -62,26 +63,21 @@ COMPARISON_COLUMNS = {
     "family": "comparisons in the family: all that are tested in this table, without the primary one (1)",
     "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
     "assumes equal variances; of the plan's primary comparison by itself, with the residual of all cells; null with "
-    "less than two models to compare or unequal seeds",
+    "less than two models to compare, where one lacks a seed that others have under all its names, and for a name that "
+    "does",
     "joint_low": "lower end of the simultaneous 95 % interval of the difference by the joint analysis; of the primary "
     "comparison, of it alone",
     "joint_high": "its upper end",
     "joint_family": "comparisons that p_joint is adjusted for: different models, however many names they have",
-    "simultaneous_low": "lower end of the 95 % interval of all comparisons of this table together, from this one's own "
-    "paired differences (level 1 - 5 % / their number): needs no equal variances",
-    "simultaneous_high": "its upper end",
-    "p_equivalence": "two one-sided t tests that the difference is the plan's equivalence margin or more, "
-    "Holm-corrected over the family; null where the plan has no margin",
-    "showable_margin": "smallest margin within which a true difference of 0 would be shown with 80 % power at this n, "
-    "sd and alpha = 5 % / family: where the plan's is smaller, the seeds are too few to show equivalence; null where "
-    "the plan has no margin",
+    **equivalence.EQUIVALENCE_COLUMNS,
     "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
     "p_max_t": "exact sign flips of whole seeds, all paired comparisons together, largest t, stepping down: adjusted "
     "for the family; assumes that differences are together symmetric; null above 20 seeds",
     "sign_flip_floor": "smallest p that either sign-flip test can give with this n, 2 / 2^n",
     "detectable": "smallest true |difference| found with 80 % power at this n, sd_difference and alpha = 5 % / family",
     "plan": plan_check.PLAN_MEANING,
-    "verdict": "in words",
+    "verdict": "in words; 'by the paired t test alone' (or Welch's) where cells have unequal seeds, so that the second "
+    "analysis, the joint one, is not there",
 }
 
 CONTROL_COLUMNS = {
@@ -135,7 +131,8 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     plan = plan_check.standing(results, pairs)
     differences = plan_check.of_registered_seeds(at_look(cells - bases, results.looks), plan, results)
     unpaired = unpaired_rows(cells, bases, plan_check.additions(results, values.columns))
-    blocked, primary = _no_test(results, pairs, control), plan == plan_check.PRIMARY
+    blocked, primary = why_untested(results, pairs), plan == plan_check.PRIMARY
+    blocked = blocked.mask(blocked == "", _same_up_to_rounding(pairs, control))
     twins = _twins(differences, pairs, models, primary) & (blocked == "")
     table = paired_table(differences, blocked, results, unpaired, primary, twins)
     by_seed = table["estimated"] & (table["pairing"] == PAIRED)
@@ -158,6 +155,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     own = table[~twins]
     table = table.join(_joint(own, values, pairs, models, results, primary[~twins]))
     table["plan"] = plan
+    table["alone"] = _lack_joint(table.loc[own.index], pairs, models, results).reindex(table.index, fill_value=False)
     table["verdict"] = [_beside_joint(row, results.direction) for row in records(table)]
     better = differences < 0 if results.direction == "min" else differences > 0
     table["improved"] = better.sum(axis=1).where(by_seed)
@@ -231,8 +229,35 @@ def _of_added_seeds(values: pd.DataFrame, pairs: Mapping[str, str], results: Res
     return values
 
 
+def _lack_joint(
+    table: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[str, str], results: Results
+) -> pd.Series:
+    """Return for each row with JOINT_COLUMNS whether it is tested without the joint analysis because of unequal seeds.
+
+    A race has none, nor has a comparison beside which no other model is compared: there they lack nothing.
+    """
+    baseline, model = (
+        pd.Series({cell: names[cell] for cell in table.index}, dtype=object) for names in (pairs, models)
+    )
+    another = model != baseline.map(models)
+    estimated = table["estimated"] & another
+    primary = table["plan"] == plan_check.PRIMARY
+    # The primary comparison's residual is that of all; the family is without it.
+    beside, beside_primary = (
+        baseline.map(model[rows].groupby(baseline[rows]).nunique()) > 1 for rows in (estimated & ~primary, estimated)
+    )
+    together = beside.mask(primary, beside_primary) & another & (not results.looks)
+    return together & table["p"].notna() & table["p_joint"].isna()
+
+
 def _beside_joint(row: Mapping[str, Any], direction: str) -> str:
-    """Return the verdict after both analyses: where they disagree it depends on the joint one's assumption."""
+    """Return the verdict after both analyses: where they disagree it depends on the joint one's assumption.
+
+    What is found without the joint one, for want of equal seeds, says so.
+    """
+    if row["alone"] and row["p_holm"] <= ALPHA:
+        test = "the paired" if row["pairing"] == PAIRED else "Welch's"
+        return f"{row['verdict']} by {test} t test alone: no joint analysis of unequal seeds"
     if pd.isna(row["p_joint"]) or (row["p_holm"] <= ALPHA) == (row["p_joint"] <= ALPHA):
         return str(row["verdict"])
     which = "joint analysis" if row["p_joint"] <= ALPHA else "paired t test"
@@ -321,23 +346,23 @@ def _control_verdict(statuses: pd.DataFrame, largest: float, n: int, tolerance: 
     return f"identical in {n} of {n} seeds" if largest == 0 else WITHIN_TOLERANCE.format(tolerance)
 
 
-def _no_test(results: Results, pairs: dict[str, str], control: pd.DataFrame) -> pd.Series:
-    """Return for each cell why it is not to be tested against its baseline, or empty text."""
-    diverged, runs = results.count(schema.DIVERGED), results.statuses.notna().sum(axis=1)
-    invalid = results.count(schema.INVALID)
+def why_untested(results: Results, pairs: Mapping[str, str]) -> pd.Series:
+    """Return for each cell why its runs allow no test against its baseline, or empty text."""
+    runs, invalid = results.statuses.notna().sum(axis=1), results.count(schema.INVALID)
     nothing_left = (invalid > 0) & (results.count(schema.FINISHED) == 0)
-    same = control[(control["largest"] > 0) & (control["largest"] <= control["tolerance"])]
-    rounded = dict(zip(zip(same["cell"], same["partner"], strict=True), same["verdict"], strict=True))
-    reasons = {}
+    reasons = survivors(results, pairs)
     for cell, baseline in pairs.items():
-        if diverged[cell]:
-            reasons[cell] = f"diverged in {diverged[cell]} of {runs[cell]} seeds"
-        elif diverged[baseline]:
-            reasons[cell] = f"baseline diverged in {diverged[baseline]} of {runs[baseline]} seeds"
-        elif nothing_left[cell]:
+        if reasons[cell]:
+            continue
+        if nothing_left[cell]:
             reasons[cell] = f"no valid run left: audits found {invalid[cell]} of {runs[cell]} invalid"
         elif nothing_left[baseline]:
             reasons[cell] = f"no valid run of the baseline left: audits found {invalid[baseline]} invalid"
-        else:
-            reasons[cell] = rounded.get((cell, baseline), "")
-    return pd.Series(reasons, dtype=object)
+    return reasons
+
+
+def _same_up_to_rounding(pairs: Mapping[str, str], control: pd.DataFrame) -> pd.Series:
+    """Return the control's verdict for each cell that differs from its baseline by rounding alone, else empty text."""
+    same = control[(control["largest"] > 0) & (control["largest"] <= control["tolerance"])]
+    rounded = dict(zip(zip(same["cell"], same["partner"], strict=True), same["verdict"], strict=True))
+    return pd.Series({cell: rounded.get((cell, base), "") for cell, base in pairs.items()}, dtype=object)

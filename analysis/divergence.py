@@ -10,6 +10,7 @@ plan_check.py. A race's looks spend no error on it: there it is exploratory.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,24 @@ DIVERGENCE_COLUMNS = {
     "floor": "smallest p_sign that so many seeds can give, 2 / 2^n",
     "verdict": "of the sign test, in words",
 }
+SURVIVORS_COLUMN = {
+    "survivors": "where the row's figures are of survivors alone, which flatter: how many runs of the cell, or of what "
+    "it is compared with, diverged; empty elsewhere",
+}
+"""Of every table that shows figures of cells with diverged runs and has no verdict to say so."""
+
+
+def survivors(results: Results, pairs: Mapping[str, str]) -> pd.Series:
+    """Return for each cell how many runs of it, or else of what it is compared with, diverged; empty text for none.
+
+    Args:
+        results: the study.
+        pairs: cell -> the cell that it is compared with; itself where it is described alone.
+    """
+    diverged, runs = results.count(schema.DIVERGED), results.statuses.notna().sum(axis=1)
+    words = ("diverged in " + diverged.astype(str) + " of " + runs.astype(str) + " seeds").where(diverged > 0, "")
+    said = [words[cell] or (words[base] and f"baseline {words[base]}") for cell, base in pairs.items()]
+    return pd.Series(said, index=list(pairs), dtype=object)
 
 
 def divergence(results: Results) -> pd.DataFrame:

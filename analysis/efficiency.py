@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis import schema
+from analysis.divergence import SURVIVORS_COLUMN, survivors
 from analysis.results import Results
 
 EFFICIENCY_COLUMNS = {
@@ -17,7 +18,7 @@ EFFICIENCY_COLUMNS = {
     "loss_per_million_parameters": "loss / million live parameters",
     "loss_per_minute": "loss / minutes",
     "loss_per_gb": "loss / GB",
-}
+} | SURVIVORS_COLUMN
 """Each score's text is its formula: the validation loss in nats, minutes of training, 10^6 live parameters (all but
 those that training never reached, where the source knows these), peak memory in 10^9 bytes. A score is null where any
 of the cell's runs lacks a figure that it needs."""
@@ -48,4 +49,5 @@ def efficiency(results: Results, order: Sequence[str]) -> pd.DataFrame:
     }
     for name, values in scores.items():
         table[name] = values.mean(axis=1).where(values.count(axis=1) == n)
+    table["survivors"] = survivors(results, {cell: cell for cell in order})
     return table[list(EFFICIENCY_COLUMNS)].reset_index(drop=True)

@@ -25,7 +25,16 @@ from analysis.significance import ALPHA, POWER, Array, holm
 
 MARGIN = "equivalence_margin"
 """Key of the plan: the largest difference, nats, that is as good as none."""
-EQUIVALENCE_COLUMNS = ("simultaneous_low", "simultaneous_high", "p_equivalence", "showable_margin")
+EQUIVALENCE_COLUMNS = {
+    "simultaneous_low": "lower end of the 95 % interval of all differences of this table together, from this one's own "
+    "values by seed (level 1 - 5 % / their number): needs no equal variances",
+    "simultaneous_high": "its upper end",
+    "p_equivalence": "two one-sided t tests that the difference is the plan's equivalence margin or more, "
+    "Holm-corrected over the family; null where the plan has no margin",
+    "showable_margin": "smallest margin within which a true difference of 0 would be shown with 80 % power at this n, "
+    "sd and alpha = 5 % / family: where the plan's is smaller, the seeds are too few to show equivalence; null where "
+    "the plan has no margin",
+}
 SDS = 2_000
 """Equally likely sds over which the power of equivalence is averaged: it is good to 1e-3."""
 

@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import outcomes, schema
+from analysis.divergence import SURVIVORS_COLUMN, survivors
 from analysis.results import Results, StudyAudit
 from analysis.runs import records
 from analysis.significance import LEVEL, Array
@@ -45,7 +46,7 @@ EVALUATION_NOISE_COLUMNS = {
     "both_low": "lower end of the 95 % interval of the difference with other seeds on other documents, of one "
     "comparison",
     "both_high": "its upper end",
-}
+} | SURVIVORS_COLUMN
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,10 @@ def evaluation_noise(results: Results, order: Sequence[str]) -> pd.DataFrame:
     seeds: dict[str, list[int]] = {}
     for cell, seed in sorted(kept):
         seeds.setdefault(cell, []).append(seed)
+    baselines = {cell: results.baselines.get(cell, cell) for cell in order}
+    diverged = survivors(results, baselines)
     rows = []
-    for cell in order:
-        baseline = results.baselines.get(cell, cell)
+    for cell, baseline in baselines.items():
         pairs = [
             (kept[cell, seed], kept[baseline, seed])
             for seed in seeds.get(cell, ())
@@ -145,6 +147,7 @@ def evaluation_noise(results: Results, order: Sequence[str]) -> pd.DataFrame:
                 **vars(found),
                 "both_low": low,
                 "both_high": high,
+                "survivors": diverged[cell],
             }
         )
     return pd.DataFrame(rows, columns=list(EVALUATION_NOISE_COLUMNS))

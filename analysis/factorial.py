@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import outcomes, schema, text
+from analysis import equivalence, outcomes, schema, text
 from analysis.design import pair_sum
 from analysis.grid import FEED_FORWARD, NEITHER, ON, Grid, complete_grids
 from analysis.joint import pooled_residual
-from analysis.looks import at_look, repeated_t_interval
+from analysis.looks import at_look
 from analysis.paired import WITHIN_TOLERANCE, paired_table, rounding
 from analysis.results import Results
 from analysis.runs import records
-from analysis.significance import ALPHA, LEVEL
+from analysis.significance import LEVEL
 
 MAIN_EFFECT, INTERACTION, TIMES = "main effect", "interaction", " x "
 LEVEL_EFFECT = "level"
@@ -40,8 +40,7 @@ MAIN_EFFECT_COLUMNS = {
     "interaction (and equal variances); lower end, null where no test is made",
     "pooled_high": "upper end",
     "pooled_df": "degrees of freedom of its pooled residual, (models - 1) (n - 1)",
-    "simultaneous_low": "lower end of the 95 % interval of all effects of the family together (level 1 - 5 % / family)",
-    "simultaneous_high": "upper end",
+    **equivalence.EQUIVALENCE_COLUMNS,
     "p": "one-sample t test of the per-seed contrasts, two-sided; null where no test is made (see verdict)",
     "p_holm": "p, Holm-corrected over the family",
     "family": "contrasts in the family: all that are tested in this table",
@@ -85,13 +84,15 @@ def main_effects(results: Results) -> tuple[pd.DataFrame, tuple[str, ...]]:
     half = np.where(tested & (not results.looks), stats.t.ppf((1 + LEVEL) / 2, df) * error, np.nan)
     table["pooled_low"], table["pooled_high"] = table["difference"] - half, table["difference"] + half
     table["pooled_df"] = np.where(np.isnan(half), np.nan, df)
-    moments = table["difference"], table["t_sd"], table["t_n"].where(tested, 0)
-    together = repeated_t_interval(*moments, results.looks, level=1 - ALPHA / max(int(tested.sum()), 1))
-    table["simultaneous_low"], table["simultaneous_high"] = together
+    margin = equivalence.margin(results)
+    table = table.join(equivalence.equivalence(table, margin, results.looks))
     words = {"better": "better together than the sum", "worse": "worse together than the sum"}
     table["verdict"] = table["verdict"].mask(table["kind"] == INTERACTION, table["verdict"].replace(words))
     sums = {word: f"{word} together than the sum: one or more of these" for word in words}
     table["verdict"] = table["verdict"].mask(table["kind"] == ALIASED, table["verdict"].replace(sums))
+    # A sum near zero says nothing of its interactions: they may cancel.
+    shown = pd.Series([equivalence.verdict(row, margin) for row in records(table)], index=table.index, dtype=object)
+    table["verdict"] = shown.where(table["kind"] != ALIASED, table["verdict"])
     return table[list(MAIN_EFFECT_COLUMNS)], notes
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import plan_check, schema, text
+from analysis.divergence import SURVIVORS_COLUMN, survivors
 from analysis.errors import AnalysisError
 from analysis.racing import race
 from analysis.registered import Registration, registration
@@ -39,7 +40,7 @@ FINAL_TEST_COLUMNS = {
     "difference_low": "95 % t interval of one comparison, lower end",
     "difference_high": "upper end",
     "validation_difference": "the same difference on the validation split, of the same runs",
-}
+} | SURVIVORS_COLUMN
 PURPOSE = (
     "The registered tests are on the validation split; here are estimates alone, a check on text that nothing was "
     "chosen by."
@@ -154,7 +155,8 @@ def final_test(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
         comparisons: `comparisons.compare`, with its column `plan`: the primary one is on the registered seeds.
 
     Returns:
-        FINAL_TEST_COLUMNS; empty while the split is closed.
+        FINAL_TEST_COLUMNS, of each scale the best first and cells with diverged runs last, as in the ranking; empty
+        while the split is closed.
     """
     if not is_open(results):
         return pd.DataFrame(columns=list(FINAL_TEST_COLUMNS))
@@ -172,9 +174,11 @@ def final_test(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     table["difference_low"], table["difference_high"] = t_interval(*moments)
     validation = _against(results.finished(schema.VAL_LOSS), table, is_baseline)
     table["validation_difference"] = validation.where(difference.notna()).mean(axis=1)
-    table = table[n > 0].sort_values("test_loss", kind="stable")
-    order = {scale: place for place, scale in enumerate(results.scales.unique())}
-    table = table.sort_values("scale", kind="stable", key=lambda scales: scales.map(order))
+    table["survivors"] = survivors(results, dict(zip(table["cell"], table["baseline"], strict=True)))
+    diverged = results.count(schema.DIVERGED) > 0
+    place = {scale: place for place, scale in enumerate(results.scales.unique())}
+    table = table.assign(place=table["scale"].map(place), diverged=diverged)[(n > 0) | diverged]
+    table = table.sort_values(["place", "diverged", "test_loss"], kind="stable")
     return table[list(FINAL_TEST_COLUMNS)].reset_index(drop=True)
 
 

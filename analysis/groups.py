@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.effects import MIN_PAIRS
-from analysis.joint import pooled_residual
+from analysis.joint import pooled_residual, stand_ins
 from analysis.results import Results
 from analysis.significance import ALPHA, Array
 
@@ -38,7 +38,7 @@ def groups(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -
         models: `joint.one_model`; cells that are one model share their letters and count once.
     """
     table = pd.DataFrame({"groups": pd.Series(None, index=ranking.index, dtype=object)})
-    for rows, data in _blocks(results, ranking, models):
+    for data, names in _blocks(results, ranking, models):
         seeds = data.shape[1]
         if seeds < MIN_PAIRS:
             continue
@@ -48,25 +48,25 @@ def groups(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -
         means = data.mean(axis=1)
         gap = float(tukey(len(means), df) * np.sqrt(variance / seeds))
         letters = dict(zip(means.index, letter(runs(means.to_numpy(), gap), len(means)), strict=True))
-        table.loc[rows.index, "groups"] = [letters[models[cell]] for cell in rows["cell"]]
+        table.loc[names.index, "groups"] = [letters[name] for name in names]
     return table
 
 
-def _blocks(
-    results: Results, ranking: pd.DataFrame, models: Mapping[str, str]
-) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Return of each scale the rows that compete and their models' values, models x seeds, the best mean first.
+def _blocks(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -> list[tuple[pd.DataFrame, pd.Series]]:
+    """Return of each scale the values of its models, models x seeds, the best mean first, and where they belong.
 
-    Scales with less than two models, or in which a cell lacks a seed that another has, are left out.
+    A model is named by the cell that stands in for it: of each row that competes its name is the second part. Scales
+    with less than two models, or in which one lacks a seed that another has, are left out.
     """
     values = results.finished(results.metric)
     competing = ranking[ranking["rank"].notna() & ~ranking["cell"].isin(results.marks)]
     found = []
     for _, rows in competing.groupby("scale", sort=False):
-        data = values.loc[list(dict.fromkeys(models[cell] for cell in rows["cell"]))].dropna(axis=1, how="all")
+        names = rows["cell"].map(stand_ins(values.loc[rows["cell"]], models))
+        data = values.loc[names.unique()].dropna(axis=1, how="all")
         if len(data) > 1 and not data.isna().any(axis=None):
             order = data.mean(axis=1).sort_values(ascending=results.direction == "min", kind="stable").index
-            found.append((rows, data.loc[order]))
+            found.append((data.loc[order], names))
     return found
 
 
@@ -122,7 +122,7 @@ class MeanRanks:
 def mean_ranks(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -> list[MeanRanks]:
     """Return the mean ranks of each scale that has three or more models and MIN_SEEDS or more common seeds."""
     found = []
-    for rows, data in _blocks(results, ranking, models):
+    for data, names in _blocks(results, ranking, models):
         cells, seeds = data.shape
         if seeds < MIN_SEEDS or cells < 3:
             continue
@@ -131,7 +131,7 @@ def mean_ranks(results: Results, ranking: pd.DataFrame, models: Mapping[str, str
         order = np.argsort(ranks, kind="stable")
         found.append(
             MeanRanks(
-                scale=str(rows["scale"].iloc[0]),
+                scale=str(ranking.loc[names.index[0], "scale"]),
                 cells=tuple(str(cell) for cell in data.index[order]),
                 ranks=ranks[order],
                 seeds=seeds,

@@ -123,6 +123,24 @@ def one_model(values: pd.DataFrame, control: pd.DataFrame) -> dict[str, str]:
     return {cell: names[partner.get(cell, cell)] for cell in names}
 
 
+def stand_ins(values: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
+    """Return for each cell the one of these cells that its model is counted by.
+
+    A model's first name may be one that does not compete, or that lacks a seed. So it is that of the names here with
+    all seeds that any of these cells has, the first one if it is among them; without such a one the first name here.
+
+    Args:
+        values: the cells that compete x seeds, NaN where there is none.
+        models: `one_model`.
+    """
+    seen = values.loc[:, values.notna().any()]
+    lacks_a_seed = seen.isna().any(axis=1)
+    chosen: dict[str, str] = {}
+    for cell in sorted(values.index, key=lambda cell: (lacks_a_seed[cell], models[cell] != cell)):
+        chosen.setdefault(models[cell], cell)
+    return {cell: chosen[models[cell]] for cell in values.index}
+
+
 def _rows(values: pd.DataFrame) -> zip[tuple[str, Array]]:
     return zip(values.index, np.ascontiguousarray(values.to_numpy(dtype=float)), strict=True)
 
@@ -133,8 +151,16 @@ class _Family:
 
     baseline: str
     cells: list[str]
+    block: pd.DataFrame
+    """Values of all of these, cells x the seeds that one of them has; NaN where there is none."""
     distinct: list[str]
-    """Of each model the first cell."""
+    """Of each model that is not the baseline's one cell, by `stand_ins`."""
+
+    @property
+    def models(self) -> pd.DataFrame | None:
+        """The values of baseline and models; None with less than two models, or where one lacks a seed."""
+        found = self.block.loc[[self.baseline, *self.distinct]]
+        return None if len(self.distinct) < 2 or found.isna().any(axis=None) else found
 
 
 def joint_table(values: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[str, str]) -> pd.DataFrame:
@@ -147,22 +173,24 @@ def joint_table(values: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[
 
     Returns:
         JOINT_COLUMNS by cell: p adjusted for all comparisons, simultaneous 95 % interval of the difference, and the
-        different comparisons behind both. NaN where there are less than two, or a cell lacks a seed that another has.
+        different comparisons behind both. NaN where there are less than two, where the baseline or a model lacks,
+        under all its names, a seed that another has, and for a name that does.
     """
-    families = _families(pairs, models)
+    families = _families(values, pairs, models)
     table = pd.DataFrame(np.nan, index=list(pairs), columns=list(JOINT_COLUMNS))
     for family in families:
-        block = values.loc[[family.baseline, *family.cells]].dropna(axis=1, how="all")
-        k = len(family.distinct)
-        if k < 2 or block.isna().any(axis=None):
+        of_models = family.models
+        if of_models is None:
             continue
-        variance, df = pooled_residual(block.loc[[family.baseline, *family.distinct]].to_numpy())
-        means = block.mean(axis=1)
-        difference = means[family.cells] - means[family.baseline]
-        error = np.sqrt(2 * variance / block.shape[1])
+        k, seeds = len(family.distinct), of_models.shape[1]
+        variance, df = pooled_residual(of_models.to_numpy())
+        means = family.block.mean(axis=1)
+        cells = [cell for cell in family.cells if family.block.loc[cell].notna().all()]
+        difference = means[cells] - means[family.baseline]
+        error = np.sqrt(2 * variance / seeds)
         half = dunnett_critical(k, df, ALPHA / len(families)) * error
         p = np.clip(len(families) * (1 - dunnett_cdf(difference.abs() / error, k, df)), 0, 1)
-        table.loc[family.cells] = np.column_stack([p, difference - half, difference + half, np.full(p.shape, k)])
+        table.loc[cells] = np.column_stack([p, difference - half, difference + half, np.full(p.shape, k)])
     return table
 
 
@@ -179,27 +207,29 @@ def primary_table(
 
     Returns:
         JOINT_COLUMNS, one row: p, 95 % interval, and 1. NaN where there are less than two models beside the baseline,
-        or a cell lacks a seed that another has.
+        or it, the baseline or a model under all its names lacks a seed that another has.
     """
     table = pd.DataFrame(np.nan, index=[primary], columns=list(JOINT_COLUMNS))
-    (family,) = _families({cell: base for cell, base in pairs.items() if base == pairs[primary]}, models)
-    block = values.loc[[family.baseline, *dict.fromkeys([primary, *family.cells])]].dropna(axis=1, how="all")
-    if len(family.distinct) < 2 or block.isna().any(axis=None):
+    (family,) = _families(values, {cell: base for cell, base in pairs.items() if base == pairs[primary]}, models)
+    of_models = family.models
+    by_seed = (values.loc[primary] - values.loc[family.baseline])[family.block.columns].to_numpy(dtype=float)
+    if of_models is None or np.isnan(by_seed).any():
         return table
-    variance, df = pooled_residual(block.loc[[family.baseline, *family.distinct]].to_numpy())
+    variance, df = pooled_residual(of_models.to_numpy())
     if variance > 0:
-        means = block.mean(axis=1)
-        difference = float(means[primary] - means[family.baseline])
-        error = float(np.sqrt(2 * variance / block.shape[1]))
+        difference = float(by_seed.mean())
+        error = float(np.sqrt(2 * variance / of_models.shape[1]))
         half = float(stats.t.isf(ALPHA / 2, df)) * error
         p = 2 * float(stats.t.sf(abs(difference) / error, df))
         table.loc[primary] = (p, difference - half, difference + half, 1)
     return table
 
 
-def _families(pairs: Mapping[str, str], models: Mapping[str, str]) -> Sequence[_Family]:
+def _families(values: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[str, str]) -> Sequence[_Family]:
     families = []
     for baseline in dict.fromkeys(pairs.values()):
         cells = [cell for cell, base in pairs.items() if base == baseline and models[cell] != models[baseline]]
-        families.append(_Family(baseline, cells, list({models[cell]: cell for cell in reversed(cells)}.values())))
+        block = values.loc[[baseline, *cells]].dropna(axis=1, how="all")
+        distinct = list(dict.fromkeys(stand_ins(block.loc[cells], models).values()))
+        families.append(_Family(baseline, cells, block, distinct))
     return families

@@ -110,7 +110,7 @@ def _findings(results: Results, ranking: pd.DataFrame, found: pd.DataFrame) -> l
     ):
         rows = found[found["outcome"] == kind]
         if len(found):
-            findings.append(Finding(kind, claim, _cells(rows, lambda row: _figures(row, unit))))
+            findings.append(Finding(kind, claim, _cells(rows, lambda row: _found(row, unit))))
     rows = found[found["outcome"] == outcomes.DEPENDS]
     if len(rows):
         cells = _cells(rows, lambda row: f"{_figures(row, unit)}; {_after_colon(row['verdict'])}")
@@ -199,6 +199,12 @@ def _cells(rows: pd.DataFrame, words: Callable[[dict[str, Any]], str]) -> tuple[
 
 def _figures(row: dict[str, Any], unit: str) -> str:
     return text.estimate(shown_difference(row), row["difference_low"], row["difference_high"], sign=True) + unit
+
+
+def _found(row: dict[str, Any], unit: str) -> str:
+    """Return the figures of a difference that is found, and by which analysis where it is not by both."""
+    alone = row["verdict"].partition(" ")[2]
+    return f"{_figures(row, unit)}; {alone}" if alone else _figures(row, unit)
 
 
 def _unresolved(row: dict[str, Any], unit: str, margin: float | None) -> str:

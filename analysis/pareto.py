@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import schema
+from analysis.divergence import SURVIVORS_COLUMN, survivors
 from analysis.effects import MIN_PAIRS
-from analysis.joint import pooled_residual
+from analysis.joint import pooled_residual, stand_ins
 from analysis.results import Results
 from analysis.significance import Array, t_interval
 
@@ -58,7 +59,7 @@ PARETO_COLUMNS = {
          "a log scale); null below 3 seeds and for unequal seeds; exploratory: no plan registers it"),
         ("_dominated_by", "the best of the cells that have both; null on the front"),
     )
-}  # fmt: skip
+} | SURVIVORS_COLUMN  # fmt: skip
 
 
 def pareto(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -> pd.DataFrame:
@@ -70,6 +71,7 @@ def pareto(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -
         models: `joint.one_model`; cells that are one model have one mean.
     """
     table = ranking[["scale", "cell", "n", "mean", "ci_low", "ci_high"]].copy()
+    table["survivors"] = survivors(results, {cell: cell for cell in table["cell"]}).to_numpy()
     metric = results.finished(results.metric)
     competing = ranking["rank"].notna() & ~ranking["cell"].isin(results.marks)
     for cost in COSTS:
@@ -83,8 +85,8 @@ def pareto(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -
         judged = pd.DataFrame(None, index=table.index, columns=["_front", "_p_front", "_dominated_by"], dtype=object)
         for _, rows in table[competing & table[cost.name].notna()].groupby("scale", sort=False):
             cells = list(rows["cell"])
-            names = [models[cell] for cell in cells]
-            judged.loc[rows.index] = _judge(results, metric, values, cells, names)
+            names = stand_ins(metric.loc[cells], models)
+            judged.loc[rows.index] = _judge(results, metric, values, cells, [names[cell] for cell in cells])
         judged["_p_front"] = judged["_p_front"].astype(float)
         table = table.join(judged.add_prefix(cost.name))
     return table[list(PARETO_COLUMNS)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,7 +14,10 @@ from analysis.figure_style import new_figure
 from analysis.results import Results
 from analysis.runs import records
 from analysis.scaling import ABSCISSAS, points
-from analysis.schema import FLAWS
+from analysis.schema import DIVERGED, FLAWS
+
+OF_SURVIVORS = " (survivors)"
+"""Follows a cell's name where some of its runs diverged."""
 
 
 def scaling_figure(results: Results, laws: pd.DataFrame) -> Figure | None:
@@ -27,8 +32,10 @@ def scaling_figure(results: Results, laws: pd.DataFrame) -> Figure | None:
         marks.warning(results),
     )  # fmt: skip
     panels = list(figure.subplots(rows, 2, squeeze=False).flat)
-    cells = list(dict.fromkeys(laws["cell"]))
-    colours = {cell: figure_style.COLOURS[i % len(figure_style.COLOURS)] for i, cell in enumerate(cells)}
+    counts = results.count(DIVERGED)
+    names = {cell: str(cell).rpartition("@")[0] for cell in counts.index}
+    diverged = {names[cell] for cell in counts.index[counts > 0]}
+    colours = dict(zip(dict.fromkeys(names.values()), itertools.cycle(figure_style.COLOURS), strict=False))
     flawed = set(laws.loc[laws[FLAWS] != "", "cell"])
     for axes, (column, words) in zip(panels, shown, strict=False):
         axes.set_xscale("log")
@@ -37,10 +44,12 @@ def scaling_figure(results: Results, laws: pd.DataFrame) -> Figure | None:
             colour = figure_style.FLAWED if cell in flawed else colours[str(cell)]
             x, mean = found["x"].to_numpy(), found["mean"].to_numpy()
             bars = np.nan_to_num([mean - found["low"], found["high"] - mean])
-            label = marks.marked(str(cell), "flawed" if cell in flawed else "")
+            name = f"{cell}{OF_SURVIVORS if cell in diverged else ''}"
+            label = marks.marked(name, "flawed" if cell in flawed else "")
             axes.errorbar(x, mean, bars, fmt="o", color=colour, markersize=4, elinewidth=1.2, label=label)
-            (law,) = records(laws[(laws["cell"] == cell) & (laws["against"] == words)])
-            axes.plot(x, law["loss_at_end"] * (x / x[-1]) ** -law["exponent"], color=colour, linewidth=1, alpha=0.7)
+            for law in records(laws[(laws["cell"] == cell) & (laws["against"] == words)]):  # one, or none
+                line = law["loss_at_end"] * (x / x[-1]) ** -law["exponent"]
+                axes.plot(x, line, ":" if cell in diverged else "-", color=colour, linewidth=1, alpha=0.7)
         axes.set_xlabel(words)
         axes.set_ylabel(results.metric.replace("val_", "validation "))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

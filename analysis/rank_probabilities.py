@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.effects import MIN_PAIRS
-from analysis.joint import pooled_residual
+from analysis.joint import pooled_residual, stand_ins
 from analysis.results import Results
 from analysis.significance import LEVEL, Array
 
@@ -40,14 +40,12 @@ def rank_probabilities(results: Results, ranking: pd.DataFrame, models: Mapping[
     table = pd.DataFrame(np.nan, index=ranking.index, columns=list(RANK_PROBABILITY_COLUMNS))
     ranked = ranking[ranking["rank"].notna() & ~ranking["cell"].isin(results.marks)]
     for _, rows in ranked.groupby("scale", sort=False):
-        block = values.loc[rows["cell"]].dropna(axis=1, how="all")
-        names = rows["cell"].map(models)
+        names = rows["cell"].map(stand_ins(values.loc[rows["cell"]], models))
         distinct = list(dict.fromkeys(names))
-        seeds = block.shape[1]
-        if len(distinct) < 2 or seeds < MIN_PAIRS or block.isna().any(axis=None):
+        data = values.loc[distinct].dropna(axis=1, how="all")
+        seeds = data.shape[1]
+        if len(distinct) < 2 or seeds < MIN_PAIRS or data.isna().any(axis=None):
             continue
-        data = block.set_axis(names.to_numpy())
-        data = data[~data.index.duplicated()]
         variance, df = pooled_residual(data.to_numpy())
         if variance <= 0:
             continue

@@ -6,15 +6,19 @@ fitted to each seed's losses, and its interval is over seeds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis import schema
-from analysis.paired import paired_table
+from analysis import equivalence, schema
+from analysis.comparisons import why_untested
+from analysis.divergence import survivors
+from analysis.paired import WITHIN_TOLERANCE, paired_table
 from analysis.results import Results
+from analysis.runs import records
 from analysis.significance import Array, t_interval
 
 FEWEST_SCALES = 3
@@ -38,7 +42,8 @@ SCALING_COLUMNS = {
     "curvature": "coefficient of (log x)^2 where it is fitted too, the mean over seeds: 0 for a pure power law",
     "curvature_low": "95 % t interval over seeds, lower end; null where there are only three scales or n = 1",
     "curvature_high": "upper end",
-    "verdict": "whether the points lie on a power law, in words",
+    "verdict": "whether the points lie on a power law, in words; where runs diverged that alone, since the law is the "
+    "survivors'",
 }
 GROWTH_COLUMNS = {
     "cell": "name of the cell, the same at all scales",
@@ -47,15 +52,18 @@ GROWTH_COLUMNS = {
     "to_scale": "largest scale",
     "n": "seeds that finished in both cells at both scales",
     "n_tested": "of these what p and verdict rest on: all, save where seeds were added after results were known",
-    "at_first": "mean paired difference of the metric at the smallest scale, cell - baseline",
-    "at_last": "at the largest scale",
+    "at_first": "mean paired difference of the metric at the smallest scale, cell - baseline, over these n seeds",
+    "at_last": "at the largest scale, over the same",
     "difference": "at_last - at_first: how the difference changes as models grow, paired by seed",
     "difference_low": "95 % t interval of the change, lower end",
     "difference_high": "upper end",
-    "p": "one-sample t test that the change is 0, two-sided; null below 3 seeds",
+    "p": "one-sample t test that the change is 0, two-sided; null below 3 seeds and where the verdict says why no test "
+    "is made",
     "p_holm": "p, Holm-corrected over the family",
+    **equivalence.EQUIVALENCE_COLUMNS,
     "family": "changes in the family: one a cell",
-    "crossings": "neighbouring scales between which the mean difference changes its sign",
+    "crossings": "neighbouring scales between which the mean difference over these n seeds changes its sign, and at "
+    "which scales it is unknown, because runs diverged or none of these seeds finished",
     "verdict": "in words",
 }
 
@@ -69,15 +77,20 @@ class _Family:
     scales: tuple[str, ...]
 
 
-def scaling(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+def scaling(results: Results, control: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return SCALING_COLUMNS (a row a cell and abscissa) and GROWTH_COLUMNS (a row a cell that is no baseline).
 
     Both are empty where the study has fewer than FEWEST_SCALES scales, or is not compared by a loss. Seeds that did
     not finish at every scale are left out of a cell's law; n says how many are in it.
+
+    Args:
+        results: the study.
+        control: `comparisons.negative_control(results)`; a change between models that it finds to be one up to
+            rounding is not tested.
     """
     families = _families(results)
     laws = [row for family in families for row in _laws(results, family)]
-    return pd.DataFrame(laws, columns=list(SCALING_COLUMNS)), _growth(results, families)
+    return pd.DataFrame(laws, columns=list(SCALING_COLUMNS)), _growth(results, families, control)
 
 
 def points(results: Results, against: str) -> pd.DataFrame:
@@ -98,7 +111,7 @@ def _families(results: Results) -> list[_Family]:
     """Return the cells that stand at FEWEST_SCALES scales or more, their scales by the baseline's parameters."""
     if schema.SCALE not in results.factors or results.metric not in (schema.VAL_LOSS, schema.TRAIN_LOSS):
         return []
-    size = results.finished(schema.PARAMS_TOTAL).mean(axis=1)
+    size = results.runs.groupby(schema.CELL)[schema.PARAMS_TOTAL].mean()  # with those of runs that did not finish
     of_scale = {results.scales[cell]: size[baseline] for cell, baseline in results.baselines.items()}
     by_name: dict[str, list[str]] = {}
     for cell in results.cells.index:
@@ -122,6 +135,7 @@ def _abscissa(results: Results, against: str) -> pd.DataFrame:
 
 def _laws(results: Results, family: _Family) -> Iterator[tuple[object, ...]]:
     losses = results.finished(results.metric).loc[list(family.cells)]
+    diverged = _at_scales(family, survivors(results, {cell: cell for cell in family.cells}))
     for against, words in ABSCISSAS.items():
         x = _abscissa(results, against).loc[list(family.cells)]
         both = (losses.notna() & (x > 0)).all()
@@ -137,8 +151,15 @@ def _laws(results: Results, family: _Family) -> Iterator[tuple[object, ...]]:
         if len(family.cells) > FEWEST_SCALES:
             bend = _over_seeds(np.array([np.polyfit(log_x[:, i], y[:, i], 2)[0] for i in range(y.shape[1])]))
         yield (
-            family.name, words, len(family.cells), y.shape[1], *exponent, end, *bend, _straight(*bend[1:]),
+            family.name, words, len(family.cells), y.shape[1], *exponent, end, *bend,
+            diverged or _straight(*bend[1:]),
         )  # fmt: skip
+
+
+def _at_scales(family: _Family, reasons: pd.Series) -> str:
+    """Return what is said of a family's cells, each with its scale; empty text where nothing is said of any."""
+    said = zip(family.cells, family.scales, strict=True)
+    return "; ".join(f"{reasons[cell]} at {scale}" for cell, scale in said if reasons.get(cell))
 
 
 def _straight(low: float, high: float) -> str:
@@ -155,34 +176,52 @@ def _over_seeds(values: Array) -> tuple[float, float, float]:
     return mean, float(low), float(high)
 
 
-def _growth(results: Results, families: list[_Family]) -> pd.DataFrame:
+def _growth(results: Results, families: list[_Family], control: pd.DataFrame) -> pd.DataFrame:
     """Return how each cell's difference from its baseline changes from the smallest to the largest scale."""
     values = results.finished(results.metric)
-    rows, changes = [], []
+    rows, changes, blocked = [], [], []
     for family in families:
-        pairs = [(cell, results.baselines.get(cell, cell)) for cell in family.cells]
-        if all(cell == baseline for cell, baseline in pairs):
+        pairs = {cell: results.baselines.get(cell, cell) for cell in family.cells}
+        if all(cell == baseline for cell, baseline in pairs.items()):
             continue
-        differences = pd.DataFrame([values.loc[cell] - values.loc[baseline] for cell, baseline in pairs])
-        means = differences.mean(axis=1).to_numpy()
-        crossings = [
-            f"{before} to {after}"
-            for before, after, first, second in zip(family.scales, family.scales[1:], means, means[1:], strict=False)
-            if first * second < 0
-        ]
+        reasons = why_untested(results, pairs)
+        differences = values.loc[list(pairs)] - values.loc[list(pairs.values())].set_axis(list(pairs))
         common = differences.iloc[[0, -1]].dropna(axis=1)
-        changes.append((common.iloc[-1] - common.iloc[0]).reindex(values.columns))
-        baseline = pairs[0][1].rpartition("@")[0]
+        means = differences[common.columns].mean(axis=1)
+        change = common.iloc[-1] - common.iloc[0]
+        ends = {cell: pairs[cell] for cell in common.index}
+        changes.append(change.reindex(values.columns))
+        blocked.append(_at_scales(family, reasons[list(ends)]) or _rounding(change, ends, control))
         rows.append(
             {
-                "cell": family.name, "baseline": baseline, "from_scale": family.scales[0],
-                "to_scale": family.scales[-1], "at_first": means[0], "at_last": means[-1],
-                "crossings": "; ".join(crossings) or "none",
+                "cell": family.name, "baseline": next(iter(ends.values())).rpartition("@")[0],
+                "from_scale": family.scales[0], "to_scale": family.scales[-1], "at_first": means.iloc[0],
+                "at_last": means.iloc[-1], "crossings": _crossings(family, means.where(reasons == "")),
             }
         )  # fmt: skip
     if not rows:
         return pd.DataFrame(columns=list(GROWTH_COLUMNS))
-    table = paired_table(pd.DataFrame(changes).reset_index(drop=True), pd.Series("", index=range(len(rows))), results)
+    table = paired_table(pd.DataFrame(changes).reset_index(drop=True), pd.Series(blocked, dtype=object), results)
     verdicts = {"better": "gains as models grow", "worse": "loses as models grow"}
     table["verdict"] = table["verdict"].replace(verdicts)
+    margin = equivalence.margin(results)
+    table = table.join(equivalence.equivalence(table, margin, results.looks))
+    table["verdict"] = [equivalence.verdict(row, margin) for row in records(table)]
     return table.join(pd.DataFrame(rows))[list(GROWTH_COLUMNS)]
+
+
+def _rounding(change: pd.Series, ends: Mapping[str, str], control: pd.DataFrame) -> str:
+    """Return that a change is one of rounding where the control finds one model at both ends, else empty text."""
+    same = control[control["largest"] <= control["tolerance"]]
+    tolerances = dict(zip(zip(same["cell"], same["partner"], strict=True), same["tolerance"], strict=True))
+    first, last = ends.items()
+    one_model = first in tolerances and last in tolerances
+    return WITHIN_TOLERANCE.format(tolerances[first]) if one_model and change.any() else ""
+
+
+def _crossings(family: _Family, means: pd.Series) -> str:
+    """Return between which scales a difference changes its sign, and at which it is unknown (NaN)."""
+    steps = zip(itertools.pairwise(family.scales), itertools.pairwise(means), strict=True)
+    crossed = [f"{before} to {after}" for (before, after), (first, second) in steps if first * second < 0]
+    unknown = [scale for scale, mean in zip(family.scales, means, strict=True) if np.isnan(mean)]
+    return "; ".join([*crossed, *([f"unknown at {', '.join(unknown)}"] if unknown else [])]) or "none"

@@ -132,7 +132,7 @@ def analyse(results: Results) -> Analysis:
     effects, effect_notes = main_effects(results)
     effects = effects.assign(plan=plan_check.standing_of(results, WHOLE_FACTORS))
     beyond = plan_check.standing_beyond(results)
-    laws, growth = scaling(results)
+    laws, growth = scaling(results, control)
     laws = laws.assign(plan=beyond)
     growth = growth.assign(plan=plan_check.standing_of(results, SCALE_CHANGES))
     errors = noise.evaluation_noise(results, order)
@@ -147,6 +147,7 @@ def analyse(results: Results) -> Analysis:
         *_gap_notes(results),
         *_spread_notes(results, ranking),
         *_tie_notes(results, ranking),
+        *_unequal_notes(results, ranking),
         *race_notes(raced),
         *([] if results.looks else pairs.left_out(results, comparisons)),
         *_unpaired_notes(comparisons),
@@ -263,6 +264,22 @@ def _tie_notes(results: Results, ranking: pd.DataFrame) -> list[str]:
     return [f"ties: these have the same mean up to rounding and share a rank: {'; '.join(ties)}"] if ties else []
 
 
+def _unequal_notes(results: Results, ranking: pd.DataFrame) -> list[str]:
+    """Name the cells for whose missing seeds a scale has none of the figures that need equal seeds of all cells."""
+    notes = []
+    values = results.finished(results.metric)
+    ranked = ranking[ranking["rank"].notna() & ~ranking["cell"].isin(results.marks)]
+    for scale, rows in ranked.groupby("scale", sort=False):
+        lacking = values.loc[rows["cell"]].dropna(axis=1, how="all").isna().any(axis=1)
+        if lacking.any() and rows["p_best"].isna().all() and rows["n"].max() >= MIN_PAIRS:
+            where = f" at scale {rows['scale'].iloc[0]}" if scale else ""
+            notes.append(
+                f"no P(best), likely ranks, groups and probabilities of fronts{where}: they need equal seeds of all "
+                f"cells, and there are seeds without {', '.join(lacking.index[lacking])}"
+            )
+    return notes
+
+
 def _unpaired_notes(comparisons: pd.DataFrame) -> list[str]:
     """Name the comparisons without a common seed, and say how they are made."""
     cells = ", ".join(comparisons.loc[comparisons["pairing"] == UNPAIRED, "cell"])
@@ -344,7 +361,7 @@ def _joint_notes(comparisons: pd.DataFrame) -> list[str]:
     if len(alone) and len(tested) > 1:
         notes.append(
             f"no joint analysis of {', '.join(alone)}: it needs two or more models beside their baseline, all with the "
-            "same seeds"
+            "same seeds; their verdicts rest on the paired t test with Holm's correction alone"
         )
     return notes
 

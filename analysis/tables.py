@@ -58,6 +58,11 @@ def _count(source: str, header: str | None = None) -> _Column:
     return _Column(header or source, source, lambda row: text.whole(row[source]))
 
 
+def _survivors() -> _Column:
+    """Return why a row's figures are of survivors alone; left out where nothing diverged."""
+    return _Column("survivors alone", "survivors", lambda row: row["survivors"] or text.NOTHING, words=True)
+
+
 def _tested() -> _Column:
     """Return the seeds that tests rest on; left out where they are those of the estimates."""
     return _Column(
@@ -79,6 +84,13 @@ def _estimate(source: str, header: str, decimals: int, low: str, high: str, sign
 
 def _signed(source: str, header: str, decimals: int) -> _Column:
     return _estimate(source, header, decimals, f"{source}_low", f"{source}_high")
+
+
+def _interval(source: str, header: str) -> _Column:
+    return _Column(
+        header, f"{source}_low",
+        lambda row: text.interval(row[f"{source}_low"], row[f"{source}_high"], sign=True) or text.NOTHING,
+    )  # fmt: skip
 
 
 def _p(source: str, header: str) -> _Column:
@@ -170,24 +182,19 @@ def _comparisons(results: Results) -> list[_Column]:
         _Column("exact p (max-t)", "p_max_t", _exact),
         _p("p_joint", "joint p"),
         _count("joint_family", "joint family"),
-        _Column(
-            "joint interval [95 %, all together]", "joint_low",
-            lambda row: text.interval(row["joint_low"], row["joint_high"], sign=True) or text.NOTHING,
-        ),
-    ]  # fmt: skip
+        _interval("joint", "joint interval [95 %, all together]"),
+    ]
 
 
 EVALUATION_NOISE = [
     _name("cell"),
+    _survivors(),
     _count("n"),
     _Column("difference", "difference", lambda row: text.number(row["difference"], sign=True)),
     _Column("error over seeds", "seed_error", lambda row: text.number(row["seed_error"])),
     _Column("error over documents", "document_error", lambda row: text.number(row["document_error"])),
     _Column("error over both", "both_error", lambda row: text.number(row["both_error"])),
-    _Column(
-        "difference [95 %, both]", "both_low",
-        lambda row: text.interval(row["both_low"], row["both_high"], sign=True) or text.NOTHING,
-    ),
+    _interval("both", "difference [95 %, both]"),
     _count("documents"),
     _count("clusters"),
 ]  # fmt: skip
@@ -232,11 +239,9 @@ MAIN_EFFECTS = [
     _p("p", "p"),
     _p("p_holm", "Holm p"),
     _count("family"),
-    _Column(
-        "pooled [95 %], assumes no factor x seed interaction", "pooled_low",
-        lambda row: text.interval(row["pooled_low"], row["pooled_high"], sign=True) or text.NOTHING,
-    ),
-]  # fmt: skip
+    _interval("simultaneous", "interval [95 %, all together]"),
+    _interval("pooled", "pooled [95 %], assumes no factor x seed interaction"),
+]
 SHAPLEY = [
     _name("factor"),
     _plan(),
@@ -258,6 +263,7 @@ ALL_PAIRS = [
 ]
 EFFICIENCY = [
     _name("cell"),
+    _survivors(),
     _count("n"),
     _score("score", "score", COLUMNS["efficiency"]["score"]),
     _score("loss_per_million_parameters", "per size", COLUMNS["efficiency"]["loss_per_million_parameters"]),
@@ -291,6 +297,7 @@ def _front(cost: Cost) -> _Column:
 def _pareto(results: Results) -> list[_Column]:
     return [
         _name("cell"),
+        _survivors(),
         _count("n"),
         _estimate("mean", f"{results.metric} [95 %]", 4, "ci_low", "ci_high", sign=False),
         *(column(cost) for cost in COSTS for column in (_value, _front)),
@@ -321,6 +328,7 @@ GROWTH = [
     _p("p", "p"),
     _p("p_holm", "Holm p"),
     _count("family"),
+    _interval("simultaneous", "interval [95 %, all together]"),
     _word("crossings", "changes sign between"),
     _word("verdict"),
 ]
@@ -352,6 +360,7 @@ DIVERGENCE = [
 ]  # fmt: skip
 FINAL_TEST = [
     _name("cell"),
+    _survivors(),
     _count("n"),
     _estimate("test_loss", "test loss [95 %]", 4, "test_loss_low", "test_loss_high", sign=False),
     _signed("difference", "difference [95 %]", 4),

@@ -155,6 +155,7 @@ def test_one_common_seed_keeps_the_pairing_and_pairs_and_arms_are_one_family() -
     assert mixed.loc["c", "pairing"] == "paired"
     assert mixed["family"].eq(3).all()
     assert mixed["p_joint"].isna().all()
+    assert mixed.loc["a", "verdict"] == "better by Welch's t test alone: no joint analysis of unequal seeds"
     few = comparison({**APART, "b": [*[None] * 7, 5.1, 5.4, None, None]})
     assert few.loc["b", "verdict"] == "n too small (2 of the 3 runs needed)"
     assert np.isnan(few.loc["b", "p"])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from scipy import stats
 
+from analysis import text
 from analysis.divergence import divergence
+from analysis.load import load_results
 from analysis.render import content, markdown
 from analysis.summary import analyse
+from analysis.tables import tables
+from tests.fakes import make_study
 from tests.fakes_plan import added, registered
 from tests.fakes_results import make_results
 
@@ -45,6 +51,18 @@ def test_diverged_runs_count_as_worst_in_an_exact_sign_test() -> None:
     assert lost["p_sign"] == pytest.approx(2 / 2**7)
     assert lost["p_holm"] == pytest.approx(2 * 2 / 2**7)
     assert (wild["verdict"], lost["verdict"]) == ("not resolved", "worse")
+
+
+def test_every_table_that_shows_survivors_says_so(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", cells=("baseline", "mlp", "moe"), seeds=4, documents=8, diverged={("moe", 2)})
+    results = load_results(folder)
+    shown = tables(results, analyse(results))
+    for name in ("efficiency", "evaluation_noise", "pareto"):
+        place, table = shown[name].headers.index("survivors alone"), shown[name]
+        said = {row[0]: row[place] for row in table.rows}
+        assert said == {row[0]: text.NOTHING for row in table.rows} | {"moe": "diverged in 1 of 4 seeds"}
+    sound = load_results(make_study(tmp_path / "t", cells=("baseline", "mlp"), seeds=3, documents=8))
+    assert not any("survivors alone" in table.headers for table in tables(sound, analyse(sound)).values())
 
 
 def test_the_median_counts_them_as_worst_and_the_mean_is_of_survivors() -> None:

@@ -44,6 +44,7 @@ def test_only_finished_runs_count() -> None:
     assert table["n"].tolist() == [0, 1]
     assert math.isnan(table["score"][0])
     assert table["score"][1] == pytest.approx(0.25)
+    assert table["survivors"].tolist() == ["", "diverged in 1 of 2 seeds"]
 
 
 def test_scores_are_of_live_parameters() -> None:

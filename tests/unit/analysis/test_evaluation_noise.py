@@ -129,6 +129,7 @@ def test_a_study_s_table_pairs_by_document_and_clusters_by_group(tmp_path: Path)
     assert list(table.index) == ["mlp", "moe"]
     assert [*table.loc["mlp", ["n", "documents", "clusters"]]] == [4, 30, 10]
     assert table.loc["moe", "n"] == 3
+    assert table["survivors"].to_dict() == {"mlp": "", "moe": "diverged in 1 of 4 seeds"}
     comparisons = analyse(load_results(folder)).comparisons.set_index("cell")
     assert table["difference"].to_numpy() == pytest.approx(comparisons["difference"].to_numpy(), abs=1e-12)
     assert table.loc["mlp", "seed_error"] == pytest.approx(comparisons.loc["mlp", "sd_difference"] / 2)

@@ -15,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from analysis import text
+from analysis.design import standard_fraction
 from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.interactions import INTERACTION_COLUMNS, interactions
 from analysis.shapley import SHAPLEY_COLUMNS, TOTAL, shapley, shapley_weights
 from analysis.summary import analyse
+from analysis.tables import tables
 from tests.fakes_results import factorial_losses, make_results
 
 FACTORS = ("attention", "norm", "mlp", "moe")
@@ -59,6 +62,32 @@ def test_effects_of_the_two_by_two_by_hand() -> None:
     assert table.index.tolist() == ["a", "b", "a x b"]
     assert table["kind"].tolist() == ["main effect", "main effect", "interaction"]
     assert not notes
+
+
+def test_an_effect_within_the_margin_is_a_finding_and_a_sum_of_interactions_is_none() -> None:
+    noise = np.random.default_rng(4).normal(0, 1e-4, (64, 6))
+    losses, levels = factorial_losses(
+        tuple("abcdef"), 6, lambda level, seed: 5 + float(noise[int("".join(map(str, level.values())), 2), seed])
+    )
+    fraction = standard_fraction(tuple("abcdef"))
+    chosen = ["_".join(f for f in "abcdef" if level[f]) or "baseline" for level in fraction.cells()]
+    plan = {"factorial": True, "fraction": fraction.to_json(), "equivalence_margin": 0.01}
+    results = make_results(
+        {cell: losses[cell] for cell in chosen}, levels={cell: levels[cell] for cell in chosen}, plan=plan
+    )
+    table, _ = main_effects(results)
+    is_sum = table["kind"] == "aliased interactions"
+    assert 0 < is_sum.sum() < len(table)
+    assert set(table.loc[~is_sum, "verdict"]) == {"equivalent within \u00b10.01 nats"}
+    assert table.loc[is_sum, "verdict"].str.startswith("not resolved").all()
+    contrasts = results.finished("val_loss")
+    a = contrasts[[levels[cell]["a"] == 1 for cell in contrasts.index]].mean()
+    a = a - contrasts[[levels[cell]["a"] == 0 for cell in contrasts.index]].mean()
+    row = table.set_index("effect").loc["a"]
+    interval = stats.t.interval(1 - 0.05 / len(table), 5, a.mean(), stats.sem(a))
+    assert (row["simultaneous_low"], row["simultaneous_high"]) == pytest.approx(interval, abs=1e-9)
+    shown = tables(results, analyse(results))["main_effects"]
+    assert text.interval(*interval, sign=True) in shown.rows[table["effect"].tolist().index("a")]
 
 
 def test_full_grid_agrees_with_effect_coded_regression() -> None:

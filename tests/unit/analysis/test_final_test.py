@@ -56,6 +56,26 @@ def test_a_failed_run_keeps_it_closed_and_a_diverged_one_does_not(tmp_path: Path
     assert table.loc["mlp", "n"] == 4
 
 
+@pytest.mark.parametrize("lost", [2, 5])
+def test_survivors_come_last_and_say_so(tmp_path: Path, lost: int) -> None:
+    best = [3.0, 3.1, 3.05, 3.02, 3.08]
+    results = open_test(scored({**LOSSES, "mlp": [*best[lost:], *["diverged"] * lost]}, tmp_path))
+    table = analyse(results).final_test
+    assert table["cell"].iloc[-1] == "mlp"
+    assert table["n"].tolist() == [5, 5, 5, 5 - lost]
+    assert table["survivors"].tolist() == ["", "", "", f"diverged in {lost} of 5 seeds"]
+    section = report(results).partition("## Final test")[2].partition("\n## ")[0]
+    (line,) = [line for line in section.splitlines() if line.startswith("| mlp |")]
+    assert f"| mlp | diverged in {lost} of 5 seeds | {5 - lost} |" in line
+
+
+def test_differences_from_a_baselines_survivors_say_so(tmp_path: Path) -> None:
+    results = open_test(scored({**LOSSES, "baseline": [*LOSSES["baseline"][:4], "diverged"]}, tmp_path))
+    table = analyse(results).final_test.set_index("cell")
+    assert table["survivors"].drop("baseline").eq("baseline diverged in 1 of 5 seeds").all()
+    assert table.index[-1] == "baseline"
+
+
 def test_a_complete_study_opens_it_once_and_writes_so_first(tmp_path: Path) -> None:
     sealed = scored(LOSSES, tmp_path)
     assert analyse(sealed).final_test.empty  # analysing alone opens nothing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from analysis import figure_style
 from analysis.groups import critical_difference, letter, runs, tukey
 from analysis.joint import pooled_residual
 from analysis.plot_ranks import ranks_figure
+from analysis.results import Results
 from analysis.summary import Analysis, analyse
 from tests.fakes_results import make_results
 
@@ -62,6 +64,56 @@ def test_one_model_under_two_names_has_the_same_letters_and_counts_once() -> Non
     both = analyse(make_results(losses | {"twin": losses["c"]})).ranking.set_index("cell")["groups"]
     assert both["twin"] == both["c"]
     pd.testing.assert_series_equal(both.drop("twin").loc[alone.index], alone)
+
+
+CONTROL = {"negative_control": {"factor": "norm", "tolerance_nats": 1e-3}}
+
+
+def with_twins(lost: float | str | None = None, seeds: int = 5) -> tuple[Results, dict[str, list]]:
+    """Return a study of pairs of names of one model, `b` with a last run that ended so, and the models' losses."""
+    rng = np.random.default_rng(2)
+    models = {cell: list(mean + rng.normal(0, 0.02, seeds)) for cell, mean in MEANS.items()}
+    losses = models | {f"{cell}_norm": values for cell, values in models.items()}
+    losses["b"] = [*losses["b"][:-1], lost]
+    levels = {
+        cell: {"norm": int(cell.endswith("_norm")), "part": "baseline abc".index(cell.removesuffix("_norm"))}
+        for cell in losses
+    }
+    return make_results(losses, levels=levels, plan=CONTROL), models
+
+
+@pytest.mark.parametrize("lost", ["diverged", "failed", None])
+def test_a_model_counts_by_a_name_that_competes(lost: str | None) -> None:
+    results, models = with_twins(lost)
+    ranking = analyse(results).ranking.set_index("cell")
+    alone = analyse(make_results(models)).ranking.set_index("cell")
+    columns = ["groups", "p_best"]
+    for cell in MEANS:
+        assert ranking.loc[f"{cell}_norm", "groups"] == alone.loc[cell, "groups"]
+        assert ranking.loc[f"{cell}_norm", "p_best"] == pytest.approx(alone.loc[cell, "p_best"], abs=0.02)
+    if lost == "diverged":
+        assert ranking.loc["b", columns].isna().all()
+    else:
+        assert ranking.loc["b", columns].tolist() == ranking.loc["b_norm", columns].tolist()
+
+
+def test_mean_ranks_name_a_cell_that_competes() -> None:
+    (found,) = analyse(with_twins("diverged", seeds=12)[0]).mean_ranks
+    assert found.cells == ("baseline", "a", "b_norm", "c")
+
+
+@pytest.mark.parametrize("twin", [True, False])
+def test_without_a_complete_name_the_report_says_what_is_missing(twin: bool) -> None:
+    results, _ = with_twins()
+    if not twin:
+        results = dataclasses.replace(results, runs=results.runs[results.runs["cell"] != "b_norm"])
+    analysis = analyse(results)
+    said = [note for note in analysis.notes if note.startswith("no P(best)")]
+    assert analysis.ranking["groups"].notna().any() == twin
+    assert said == ([] if twin else [
+        "no P(best), likely ranks, groups and probabilities of fronts: they need equal seeds of all cells, and there "
+        "are seeds without b"
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize("losses", [[4.0, 4.1], [4.0, 4.1, None], [4.0, 4.1, "diverged"]])

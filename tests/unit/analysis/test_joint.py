@@ -13,6 +13,7 @@ from scipy import stats
 from statsmodels.formula.api import ols
 
 from analysis.joint import JOINT_COLUMNS, dunnett_cdf, dunnett_critical, pooled_residual
+from analysis.narrative import verdict
 from analysis.summary import analyse
 from tests.fakes_results import factorial_losses, make_results
 
@@ -155,6 +156,58 @@ def test_where_the_two_analyses_disagree_the_verdict_says_so() -> None:
     noisy = {**study(5, 6), "wild": list(rng.normal(5, 3, 6))}
     noisy["c1"] = [x + 0.1 + 0.001 * k for k, x in enumerate(noisy["baseline"])]
     assert joint(noisy).loc["c1", "verdict"] == "depends on equal variances: worse by the paired t test alone"
+
+
+ALONE = " by the paired t test alone: no joint analysis of unequal seeds"
+
+
+def test_what_is_found_without_the_joint_analysis_says_so() -> None:
+    losses: dict = study(4, 5, effect=0.2)
+    assert set(joint(losses)["verdict"]) == {"better"}
+    for lost in (None, "failed"):
+        gap = {**losses, "c1": [*losses["c1"][:4], lost], "open": [x + (-1) ** k for k, x in enumerate(losses["c1"])]}
+        results = make_results(gap)
+        analysis = analyse(results)
+        table = analysis.comparisons.set_index("cell")
+        assert set(table.loc[["c1", "c2", "c3"], "verdict"]) == {f"better{ALONE}"}
+        assert table.loc["open", "verdict"].startswith("not resolved (could detect")
+        (found,) = [finding for finding in verdict(results, analysis)[""] if finding.kind == "better"]
+        assert all(words.endswith(f"nats; {ALONE.strip()}") for _, words in found.cells)
+        assert len(found.cells) == 3
+        (note,) = [note for note in analysis.notes if note.startswith("no joint analysis of")]
+        assert note.endswith("rest on the paired t test with Holm's correction alone")
+
+
+def test_a_run_that_a_models_other_name_has_is_not_missed() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.02, (2, 2, 5))
+    losses, levels = factorial_losses(
+        ("norm", "moe", "mlp"), 5,
+        lambda level, s: 5 + noise[level["moe"], level["mlp"], s] - 0.3 * (level["moe"] + level["mlp"]),
+    )  # fmt: skip
+    plan = {"negative_control": {"factor": "norm", "tolerance_nats": 1e-3}}
+    whole = joint(losses, levels=levels, plan=plan)
+    for lost in ("moe", "norm_moe"):
+        gap = joint({**losses, lost: [*losses[lost][:4], None]}, levels=levels, plan=plan)  # type: ignore[list-item]
+        others = [cell for cell in whole.index if cell != lost]
+        columns = [*JOINT_COLUMNS, "verdict"]
+        pd.testing.assert_frame_equal(gap.loc[others, columns], whole.loc[others, columns])
+        assert gap.loc[lost, list(JOINT_COLUMNS)].isna().all()
+        assert gap.loc[lost, "verdict"] == f"better{ALONE}"
+    both = {cell: [*losses[cell][:4], None] if cell.endswith("moe") else losses[cell] for cell in losses}
+    assert joint(both, levels=levels, plan=plan)["p_joint"].isna().all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_a_comparison_that_nothing_stands_beside_lacks_no_joint_analysis(cells: int) -> None:
+    """One model, whatever its names, and one that is its baseline's under another."""
+    losses: dict = study(2, 5, effect=0.2)
+    losses = {**losses, "again": losses["c1"]} if cells == 2 else {**losses, "same": losses["baseline"]}
+    table = joint(losses)
+    assert table["p_joint"].isna().all()
+    assert set(table["verdict"]) == ({"better"} if cells == 2 else {"better", "identical in 5 of 5 seeds"})
+    gap = joint({**losses, "c1": [*losses["c1"][:4], None]})
+    assert (gap.loc["c1", "verdict"] == "better") == (cells == 1)
 
 
 def test_several_baselines_share_the_level() -> None:

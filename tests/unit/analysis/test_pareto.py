@@ -102,6 +102,23 @@ def test_one_model_under_two_names_shares_its_place() -> None:
     assert table.loc[["twin", "wide"], "live_parameters_front"].all()
 
 
+def test_a_model_is_on_a_front_by_a_name_that_competes() -> None:
+    """Without the survivors' mean of the name that diverged, which is worse than `small`'s."""
+    results = study({"baseline": (4.0, 5e6), "small": (4.02, 1e6), "wide": (3.5, 9e6)})
+    twin = results.runs[results.runs["cell"] == "baseline"].assign(cell="norm", norm=1)
+    runs = pd.concat([results.runs.assign(norm=0), twin], ignore_index=True)
+    runs.loc[(runs["cell"] == "baseline") & (runs["seed"] == 2), ["status", "val_loss"]] = ["diverged", np.nan]
+    control = {"negative_control": {"factor": "norm", "tolerance_nats": 1e-3}}
+    baselines = results.baselines | {"norm": "baseline"}
+    both = Results("study", runs, results.curves, ("variant", "norm"), baselines, control)
+    here, alone = fronts(both), fronts(results)
+    columns = ["live_parameters_front", "live_parameters_p_front"]
+    for cell, name in (("norm", "baseline"), ("small", "small"), ("wide", "wide")):
+        assert here.loc[cell, columns].tolist() == pytest.approx(alone.loc[name, columns].tolist(), abs=0.02)
+    assert here.loc["baseline", columns].isna().all()
+    assert here.loc["baseline", "survivors"] == "diverged in 1 of 5 seeds"
+
+
 @pytest.mark.parametrize("lost", ["diverged", "flawed", "unknown"])
 def test_what_is_no_result_is_on_no_front(lost: str) -> None:
     results = study({"baseline": (4.0, 5e6), "small": (4.5, 1e6), "wide": (3.5, 9e6)})

@@ -113,6 +113,31 @@ def test_the_primary_comparison_may_depend_on_equal_variances_too() -> None:
     )  # fmt: skip
 
 
+def test_a_run_missing_under_another_name_takes_nothing_from_the_primary_comparison() -> None:
+    names = {cell: cell for cell in CELLS} | {"mlp_norm": "mlp"}
+    losses = {name: LOSSES[cell] for name, cell in names.items()}
+    plan = registered(list(names)) | {"negative_control": {"factor": "norm", "tolerance_nats": 1e-3}}
+    levels = {name: {"variant": CELLS.index(cell), "norm": int(name != cell)} for name, cell in names.items()}
+    for entry in plan["cells"]:
+        entry["factors"] = levels[entry["name"]]
+    whole, gap = (
+        row(analyse(make_results({**losses, "mlp_norm": found}, levels=levels, plan=plan)), "attention")
+        for found in (losses["mlp"], [*losses["mlp"][:4], "failed"])
+    )
+    assert gap["verdict"] == "better"
+    assert gap["p_joint"] == whole["p_joint"] < 0.05
+
+
+@pytest.mark.parametrize(("lost", "alone"), [("mlp", True), (None, False)])
+def test_a_missing_run_takes_the_joint_analysis_from_the_primary_comparison(lost: str | None, alone: bool) -> None:
+    losses = {cell: [*values[:4], None] if cell == lost else values for cell, values in LOSSES.items()}
+    results, analysis = analysed(losses)
+    words = " by the paired t test alone: no joint analysis of unequal seeds" if alone else ""
+    assert row(analysis, "attention")["verdict"] == f"better{words}"
+    (found,) = [finding for finding in narrative.verdict(results, analysis)[""] if finding.kind == "primary"]
+    assert found.cells[0][1].startswith(f"better{words}: ")
+
+
 @pytest.mark.parametrize("attention", [LOSSES["attention"], NEAR["attention"]], ids=["better", "open"])
 def test_the_primary_comparisons_model_under_another_name_has_its_verdict_and_no_test(attention: list[float]) -> None:
     losses = {**LOSSES, "attention": attention, "attention_rmsnorm": attention}

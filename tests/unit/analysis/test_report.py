@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import report, text
+from analysis import outcomes, report, text
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.narrative import facts, verdict
@@ -162,7 +162,7 @@ def test_the_verdict_follows_the_comparisons(results: Results, analysis: Analysi
     findings = {finding.kind: dict(finding.cells) for finding in verdict(results, analysis)[""]}
     table = analysis.comparisons.set_index("cell")["verdict"]
     for kind in ("better", "worse"):
-        assert list(findings[kind]) == list(table.index[table == kind])
+        assert list(findings[kind]) == list(table.index[table.map(outcomes.outcome) == kind])
         assert findings[kind]
     unresolved = table.index[table.str.startswith("not resolved")]
     assert list(findings["not resolved"]) == list(unresolved)

@@ -8,17 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis import text
+from analysis.comparisons import negative_control
 from analysis.figure_style import style
 from analysis.plot_scaling import scaling_figure
 from analysis.registered import SCALE_CHANGES, Family
 from analysis.report import write_report
 from analysis.results import Results
 from analysis.runs import curves_table
-from analysis.scaling import scaling
+from analysis.scaling import scaling as scaling_with
 from analysis.summary import analyse
+from analysis.tables import tables
 from tests.fakes_plan import registered
 from tests.fakes_results import make_results
 
@@ -41,6 +45,26 @@ def results_of(loss: Callable[[str, float, int], float], cells: tuple[str, ...] 
 
 def power(cell: str, size: float, seed: int) -> float:
     return (20 + seed) * size ** -(0.1 + 0.01 * seed if cell == "baseline" else 0.12)
+
+
+def scaling(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return scaling_with(results, negative_control(results))
+
+
+def without(results: Results, cell: str, seeds: tuple[int, ...], status: str | None = "diverged") -> Results:
+    """Return the results with these runs of a cell ended so; None takes them away."""
+    chosen = (results.runs["cell"] == cell) & results.runs["seed"].isin(seeds)
+    if status is None:
+        return dataclasses.replace(results, runs=results.runs[~chosen].reset_index(drop=True))
+    runs = results.runs.assign(
+        status=results.runs["status"].mask(chosen, status), val_loss=results.runs["val_loss"].mask(chosen)
+    )
+    return dataclasses.replace(results, runs=runs)
+
+
+def gaining(cell: str, size: float, seed: int) -> float:
+    """Return a loss of which `mlp` surely gains more the larger the model."""
+    return power("baseline", size, seed) - (0.01 * math.log(size) * (1 + 0.01 * seed) if cell == "mlp" else 0)
 
 
 def test_an_exact_power_law_is_found() -> None:
@@ -115,6 +139,85 @@ def test_a_seed_that_lacks_a_scale_is_not_in_the_law() -> None:
     assert set(laws.loc[laws["cell"] == "mlp", "n"]) == {SEEDS - 1}
     assert set(laws.loc[laws["cell"] == "baseline", "n"]) == {SEEDS}
     assert growth.iloc[0]["n"] == SEEDS
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [("mlp@s4", "diverged in 1 of 4 seeds at s4"), ("baseline@s1", "baseline diverged in 1 of 4 seeds at s1")],
+)
+def test_survivors_at_either_end_are_no_finding(cell: str, words: str) -> None:
+    whole = results_of(gaining, ("baseline", "mlp", "moe"))
+    assert scaling(whole)[1].set_index("cell").loc["mlp", "verdict"] == "gains as models grow"
+    laws, growth = scaling(without(whole, cell, (2,)))
+    row = growth.set_index("cell").loc["mlp"]
+    assert row["verdict"] == words
+    assert row[["p", "p_holm"]].isna().all()
+    assert row["crossings"] == f"unknown at {cell[-2:]}"
+    verdicts = laws[laws["against"] == "parameters"].set_index("cell")["verdict"]
+    assert verdicts[cell[:-3]] == words.removeprefix("baseline ")
+    assert verdicts.drop(cell[:-3]).str.contains("bend").all()
+
+
+def test_a_run_that_diverged_in_between_leaves_the_ends_tested() -> None:
+    _, growth = scaling(without(results_of(gaining), "mlp@s3", (0, 1)))
+    assert growth.loc[0, ["verdict", "crossings"]].tolist() == ["gains as models grow", "unknown at s3"]
+
+
+def test_the_ends_are_over_the_seeds_of_their_difference() -> None:
+    results = without(results_of(gaining), "mlp@s4", (0,), status=None)
+    values = results.finished("val_loss").drop(columns=0)
+    _, growth = scaling(results)
+    row = growth.iloc[0]
+    assert row["at_last"] - row["at_first"] == pytest.approx(row["difference"], abs=1e-12)
+    for end, scale in (("at_first", "s1"), ("at_last", "s4")):
+        expected = (values.loc[f"mlp@{scale}"] - values.loc[f"baseline@{scale}"]).mean()
+        assert row[end] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(1e-3, "equivalent within \u00b10.01 nats"), (1e-1, "not resolved")])
+def test_a_change_within_the_margin_is_a_finding(size: float, verdict: str) -> None:
+    noise = [1, -1, 1.5, -1.2]
+    results = results_of(
+        lambda cell, params, seed: (
+            power("baseline", params, seed)
+            + (size * noise[seed] * math.log(params) / 15 if cell != "baseline" else 0) * (2 if cell == "moe" else 1)
+        ),
+        ("baseline", "mlp", "moe"),
+    )
+    plain = analyse(results)
+    found = analyse(dataclasses.replace(results, plan={"equivalence_margin": 0.01}))
+    assert plain.growth["verdict"].str.startswith("not resolved").all()
+    assert found.growth["verdict"].str.startswith(verdict).all()
+    row = found.growth.iloc[0]
+    change = [size * e * (math.log(4e6) - math.log(1e5)) / 15 for e in noise]
+    interval = stats.t.interval(0.975, SEEDS - 1, np.mean(change), stats.sem(change))
+    assert (row["simultaneous_low"], row["simultaneous_high"]) == pytest.approx(interval, abs=1e-9)
+    shown = tables(results, found)["growth"]
+    place = shown.headers.index("interval [95 %, all together]")
+    assert shown.rows[0][place] == text.interval(*interval, sign=True)
+
+
+def test_what_the_control_finds_to_be_one_model_does_not_grow_apart() -> None:
+    twin = results_of(
+        lambda cell, size, seed: power("baseline", size, seed) + (1e-9 * (seed + 2) * size if cell == "mlp" else 0)
+    )
+    assert scaling(twin)[1]["p"].notna().all()
+    plan = {"negative_control": {"factor": "model", "tolerance_nats": 0.1}}
+    (row,) = scaling(dataclasses.replace(twin, plan=plan))[1].to_dict("records")
+    assert row["verdict"] == "within tolerance (0.1 nats): the same model up to rounding"
+    assert math.isnan(row["p"])
+
+
+def test_the_figure_says_which_laws_are_of_survivors() -> None:
+    results = without(results_of(power, ("baseline", "mlp", "moe")), "mlp@s4", (0, 1))
+    results = without(results, "moe@s2", tuple(range(SEEDS)))  # of which there is no law
+    with style():
+        figure = scaling_figure(results, analyse(results).scaling)
+    assert figure is not None
+    assert figure.legends[0].get_texts()[0].get_text() == "baseline"
+    assert {words.get_text() for words in figure.legends[0].get_texts()[1:]} == {"mlp (survivors)", "moe (survivors)"}
+    drawn = [line for line in figure.axes[0].lines if line.get_linestyle() in (":", "-")]
+    assert sorted(str(line.get_linestyle()) for line in drawn) == ["-", ":"]
 
 
 def test_flawed_cells_make_no_finding() -> None:
