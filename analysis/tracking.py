@@ -14,6 +14,7 @@ import re
 import socket
 import sys
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -122,6 +123,11 @@ def public(text: str) -> str:
     """Return a URI, or a message that holds some, without users, passwords and other secrets: fit to be shown."""
     text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S*", _without_secrets, text)
     return re.sub(r"(?i)\b(\w*(?:password|passwd|pwd|token|secret)\w*)=[^&\s]*", r"\1=...", text)
+
+
+def print_traceback(error: Exception) -> None:
+    """Print an error's traceback on standard error, as Python does, and none of the secrets of any URI in it."""
+    print(public("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 def _names_a_file(uri: str) -> bool:

@@ -17,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from analysis.__main__ import main as analysis_main
 from analysis.errors import AnalysisError
 from analysis.schema import (
     CURVE_COLUMNS,
@@ -41,6 +42,7 @@ from analysis.tracking import (
 )
 from analysis.tuning_records import TuningRecord
 from analysis.tuning_tracking import TuningTracker
+from sweeps.engine.cli import EXIT_BAD_INPUT, EXIT_DEFECT, guarded
 from sweeps.engine.plan import Plan, PlannedRun
 from tests.unit.sweeps.test_race import RACE, loss_of
 
@@ -820,6 +822,59 @@ def test_a_server_that_asks_for_a_password_answers() -> None:
         thread.start()
         require_tracking(f"http://127.0.0.1:{server.server_port}")
         thread.join()
+
+
+class Dropping(http.server.BaseHTTPRequestHandler):
+    """Says that it is well, and answers nothing else."""
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self.send_response(200)
+            self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def dropping(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI, with a password, of a server that drops what it is asked; it is asked once."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dropping) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://me:hunter2@127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def tracks(uri: str, plan: Plan) -> int:
+    return guarded(["--debug"], lambda _: bool(MlflowTracker(plan.to_json(), ENVIRONMENT, uri, warn=pytest.fail)))
+
+
+def reports(uri: str, plan: Plan) -> int:
+    return analysis_main(["report", uri, "--debug"])
+
+
+def has_a_defect(uri: str, plan: Plan) -> int:
+    return guarded([], lambda _: bool(MlflowClient(uri).get_experiment_by_name(plan.name)))
+
+
+@pytest.mark.parametrize(("command", "code"), [(tracks, EXIT_BAD_INPUT), (reports, 1), (has_a_defect, EXIT_DEFECT)])
+def test_a_traceback_shows_no_password(
+    command: Callable[[str, Plan], int],
+    code: int,
+    dropping: str,
+    plan_for: Callable[..., Plan],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert command(dropping, plan_for(variants="baseline")) == code
+    shown = capfd.readouterr().err
+    assert "Traceback (most recent call last):" in shown
+    assert f"MlflowException: API request to {public(dropping)}/api/" in shown
+    assert "hunter2" not in shown
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////nowhere/mlflow.db", "ftp://host", "mlruns", "file:///tmp/mlruns"])
