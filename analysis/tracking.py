@@ -12,13 +12,14 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 import sys
 import time
 import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -216,14 +217,17 @@ def _database(uri: str) -> Path:
 def _make_database(database: Path) -> None:
     """Make MLflow's SQLite database, whole or not at all; under a lock, since two processes would break it.
 
-    MLflow makes it by some fifty migrations, and cannot go on where it was killed between two.
+    MLflow makes it by some fifty migrations, and cannot go on where it was killed between two. It is one in which who
+    reads keeps nobody from writing: its file says so, and beside it lie a `-wal` and a `-shm` while it is in use.
     """
     from mlflow import MlflowClient
 
     new = database.with_name(f"{database.name}.new")
-    for left in (new, new.with_name(f"{new.name}-journal")):
+    for left in (new, *(new.with_name(f"{new.name}-{what}") for what in ("journal", "wal", "shm"))):
         left.unlink(missing_ok=True)
     MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+    with closing(sqlite3.connect(new)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
     os.replace(new, database)
 
 
@@ -309,7 +313,7 @@ class MlflowTracker:
             self.experiment_id = self._experiment()
             self.parent_id = self._parent()
             self._find_children()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise AnalysisError(f"MLflow's store {public(self.uri)} cannot be used: {_reason(error)}") from error
         self._known = True
 
@@ -337,6 +341,7 @@ class MlflowTracker:
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # whose errors are raised, too
         if not self.uri.startswith("sqlite"):
             return MlflowClient(tracking_uri=self.uri)
         database = _database(self.uri).absolute()

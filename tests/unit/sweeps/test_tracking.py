@@ -5,11 +5,13 @@ import itertools
 import json
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -314,7 +316,8 @@ def test_a_run_id_in_the_environment_is_not_written_to(tracked: Any, monkeypatch
 def test_all_lies_where_the_store_is_and_nothing_in_the_current_folder(tracked: Any, database: str) -> None:
     one_run(tracked)
     store = Path(database.removeprefix("sqlite:///")).parent
-    assert {path.name for path in store.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns"}
+    in_use = {"mlflow.db-shm", "mlflow.db-wal"}
+    assert {path.name for path in store.iterdir()} - in_use == {"mlflow.db", "mlflow.db.lock", "mlruns"}
     assert list(store.rglob("plan.json"))
     assert [path.name for path in Path().iterdir()] == ["results"]
 
@@ -421,7 +424,29 @@ def test_a_driver_killed_while_it_makes_the_database_leaves_none(
     assert not (tmp_path / "new.db").exists()
     tracker = MlflowTracker(plan, ENVIRONMENT, uri, warn=lambda line: pytest.fail(line))
     assert len(all_runs(tracker.client)) == 1
-    assert sorted(path.name for path in tmp_path.glob("new.db*")) == ["new.db", "new.db.lock"]
+    assert list(tmp_path.glob("new.db.new*")) == []
+
+
+def test_a_program_that_reads_the_database_holds_nobody_up(tracked: Any, database: str) -> None:
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM runs").fetchone()
+        one_run(tracked)
+
+
+def test_a_database_that_fails_is_one_line_and_no_traceback(
+    tracked: Any, database: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan, _ = tracked
+    said: list[str] = []
+    tracker, run = MlflowTracker(plan.to_json(), ENVIRONMENT, database, warn=said.append), plan.runs()[0]
+    start(tracker, run)
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as other:
+        other.execute("ALTER TABLE metrics RENAME TO away")
+        tracker.log_rows(run.config_hash, [row(2)])
+        other.execute("ALTER TABLE away RENAME TO metrics")
+    assert [line.partition(" (")[0] for line in said] == ["MLflow cannot be written"]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
