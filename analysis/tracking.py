@@ -91,6 +91,8 @@ MLFLOW_STATUS = {FINISHED: "FINISHED", DIVERGED: "FINISHED", FAILED: "FAILED"}
 """Diverging is an outcome: the run has ended, its tag `ablatune.status` says how."""
 REPORT_FILES = (PLAN_FILE, RESULTS_CSV, RESULTS_JSON, REPORT_MD, REPORT_HTML, RANKING_TEX)
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+DRIVER_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""What installs a database driver whose module has another name."""
 FILE_KINDS = ("sqlite", "file")
 """Kinds of URI that name a file: they hold no password, and an `@` is part of a name."""
 HARMLESS = ("charset", "connect_timeout", "driver", "sslmode", "timeout")
@@ -144,6 +146,14 @@ def _without_secrets(uri: re.Match[str]) -> str:
 
 def _reason(error: Exception) -> str:
     return public((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def not_installed(error: ImportError) -> str:
+    """Return what to install for the database driver that a URI asks for, and that cannot be imported."""
+    if error.name is None:
+        return _reason(error)
+    module = error.name.partition(".")[0]
+    return f"the Python module {module} is not there: pip install '{DRIVER_PACKAGES.get(module, module)}'"
 
 
 def require_tracking(uri: str) -> None:
@@ -315,6 +325,8 @@ class MlflowTracker:
             self._find_children()
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise AnalysisError(f"MLflow's store {public(self.uri)} cannot be used: {_reason(error)}") from error
+        except ImportError as error:
+            raise AnalysisError(f"MLflow's store {public(self.uri)} cannot be used: {not_installed(error)}") from error
         self._known = True
 
     def is_there(self, *, again: bool = False) -> bool:

@@ -849,6 +849,36 @@ def test_a_server_that_asks_for_a_password_answers() -> None:
         thread.join()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [
+        ("postgresql", "psycopg", "psycopg[binary]"),
+        ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
+        ("mysql+pymysql", "pymysql", "pymysql"),
+    ],
+)
+def test_a_database_driver_that_is_not_installed_is_one_line(
+    scheme: str,
+    module: str,
+    package: str,
+    plan_for: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    why = f"the Python module {module} is not there: pip install '{package}'"
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        there.listen()
+        place = f"127.0.0.1:{there.getsockname()[1]}/db"
+        uri = f"{scheme}://me:hunter2@{place}"
+        with pytest.raises(AnalysisError) as caught:
+            MlflowTracker(plan_for(variants="baseline").to_json(), ENVIRONMENT, uri, warn=pytest.fail)
+    assert str(caught.value) == f"MLflow's store {scheme}://{place} cannot be used: {why}"
+    assert analysis_main(["report", uri]) == 1
+    assert capsys.readouterr().err == f"error: {scheme}://{place} cannot be read: {why}\n"
+
+
 class Dropping(http.server.BaseHTTPRequestHandler):
     """Says that it is well, and answers nothing else."""
 
