@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +23,7 @@ from analysis.seeds import show as show_seeds
 from analysis.significance import POWER
 from analysis.table_audit import audit_table
 from analysis.table_audit.show import show
-from analysis.tracking import sync_mlflow
+from analysis.tracking import print_traceback, sync_mlflow
 from analysis.tracking import tracking_uri as default_uri
 from analysis.variance_sources import show as show_variance
 
@@ -191,10 +190,12 @@ def main(arguments: list[str] | None = None) -> int:
             prog="python -m analysis",
             description="Analysis of ablation studies. With --debug, errors come with a traceback.",
         )
-    except AnalysisError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        for_users = isinstance(error, AnalysisError)
+        if debug or not for_users:
+            print_traceback(error)
+        if for_users:
+            print(f"error: {error}", file=sys.stderr)
         return 2 if arguments[0] == "audit" else 1
     return status or 0
 

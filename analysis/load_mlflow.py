@@ -53,7 +53,7 @@ from analysis.schema import (
     Audit,
 )
 from analysis.stored_runs import MOST_CURVES, Point, StoredRun, stored_curves, stored_runs
-from analysis.tracking import AUDIT_TAG, PARENT_TAG, PREFIX, ask_server, public, split_credentials
+from analysis.tracking import AUDIT_TAG, PARENT_TAG, PREFIX, ask_server, not_installed, public, split_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -165,6 +165,8 @@ def _client(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
     except MlflowException as error:
         raise AnalysisError(f"{public(uri)} is no MLflow store: {public(str(error).splitlines()[0])}") from error
+    except ImportError as error:
+        raise AnalysisError(f"{public(uri)} cannot be read: {not_installed(error)}") from error
 
 
 def _tag(label: str) -> str:

@@ -12,12 +12,14 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 import sys
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -89,6 +91,8 @@ MLFLOW_STATUS = {FINISHED: "FINISHED", DIVERGED: "FINISHED", FAILED: "FAILED"}
 """Diverging is an outcome: the run has ended, its tag `ablatune.status` says how."""
 REPORT_FILES = (PLAN_FILE, RESULTS_CSV, RESULTS_JSON, REPORT_MD, REPORT_HTML, RANKING_TEX)
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+DRIVER_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""What installs a database driver whose module has another name."""
 FILE_KINDS = ("sqlite", "file")
 """Kinds of URI that name a file: they hold no password, and an `@` is part of a name."""
 HARMLESS = ("charset", "connect_timeout", "driver", "sslmode", "timeout")
@@ -124,6 +128,11 @@ def public(text: str) -> str:
     return re.sub(r"(?i)\b(\w*(?:password|passwd|pwd|token|secret)\w*)=[^&\s]*", r"\1=...", text)
 
 
+def print_traceback(error: Exception) -> None:
+    """Print an error's traceback on standard error, as Python does, and none of the secrets of any URI in it."""
+    print(public("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+
+
 def _names_a_file(uri: str) -> bool:
     return uri.startswith(tuple(f"{kind}:///" for kind in FILE_KINDS))
 
@@ -137,6 +146,14 @@ def _without_secrets(uri: re.Match[str]) -> str:
 
 def _reason(error: Exception) -> str:
     return public((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def not_installed(error: ImportError) -> str:
+    """Return what to install for the database driver that a URI asks for, and that cannot be imported."""
+    if error.name is None:
+        return _reason(error)
+    module = error.name.partition(".")[0]
+    return f"the Python module {module} is not there: pip install '{DRIVER_PACKAGES.get(module, module)}'"
 
 
 def require_tracking(uri: str) -> None:
@@ -210,14 +227,17 @@ def _database(uri: str) -> Path:
 def _make_database(database: Path) -> None:
     """Make MLflow's SQLite database, whole or not at all; under a lock, since two processes would break it.
 
-    MLflow makes it by some fifty migrations, and cannot go on where it was killed between two.
+    MLflow makes it by some fifty migrations, and cannot go on where it was killed between two. It is one in which who
+    reads keeps nobody from writing: its file says so, and beside it lie a `-wal` and a `-shm` while it is in use.
     """
     from mlflow import MlflowClient
 
     new = database.with_name(f"{database.name}.new")
-    for left in (new, new.with_name(f"{new.name}-journal")):
+    for left in (new, *(new.with_name(f"{new.name}-{what}") for what in ("journal", "wal", "shm"))):
         left.unlink(missing_ok=True)
     MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+    with closing(sqlite3.connect(new)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
     os.replace(new, database)
 
 
@@ -303,8 +323,10 @@ class MlflowTracker:
             self.experiment_id = self._experiment()
             self.parent_id = self._parent()
             self._find_children()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise AnalysisError(f"MLflow's store {public(self.uri)} cannot be used: {_reason(error)}") from error
+        except ImportError as error:
+            raise AnalysisError(f"MLflow's store {public(self.uri)} cannot be used: {not_installed(error)}") from error
         self._known = True
 
     def is_there(self, *, again: bool = False) -> bool:
@@ -331,6 +353,7 @@ class MlflowTracker:
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # whose errors are raised, too
         if not self.uri.startswith("sqlite"):
             return MlflowClient(tracking_uri=self.uri)
         database = _database(self.uri).absolute()

@@ -9,8 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from analysis.errors import AnalysisError
-from moe_models.errors import ConfigError
+from sweeps.engine.cli import failed
 from sweeps.engine.lock import cancel as stop_driver
 from sweeps.engine.studies import export_study, find_plan, find_studies, show_status
 
@@ -96,9 +95,8 @@ def main() -> int:
     """Run the command line; bad input is one line on standard error."""
     try:
         return app.cli(prog="python -m sweeps", description=__doc__, config=CONFIG) or 0
-    except (ConfigError, AnalysisError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return failed(error, debug=False)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import dataclasses
 import json
 import math
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -99,13 +98,9 @@ def main(argv: Sequence[str] | None = None, trainable: Any = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command continues the search", file=sys.stderr)
         return cli.EXIT_INTERRUPTED
-    except (ValueError, OSError) as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        elif not cli.for_users(error):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return cli.EXIT_FAILURES if isinstance(error, FailedTrialsError) else cli.EXIT_BAD_INPUT
+    except Exception as error:
+        code = cli.failed(error, "--debug" in arguments)
+        return cli.EXIT_FAILURES if isinstance(error, FailedTrialsError) else code
 
 
 def tuned_study(study: Study) -> Study:

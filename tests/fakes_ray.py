@@ -62,6 +62,22 @@ class TrivialTrainable(tune.Trainable):
         return 3.0
 
 
+class NothingTrainable(tune.Trainable):
+    """Ends at its first step, with no record: it notes which process it had."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.settings = config
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        with Path(self.settings["processes"]).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return {"status": FINISHED, tune.result.DONE: True}
+
+
 class UnbornTrainable(TrivialTrainable):
     """Cannot be set up."""
 

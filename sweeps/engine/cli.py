@@ -6,7 +6,6 @@ import dataclasses
 import json
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -29,6 +28,8 @@ PIPE_WIDTH = 120
 """Characters a line where there is no terminal to say."""
 EXIT_FAILURES = 1
 """Some runs failed; the rest of the study is there."""
+EXIT_DEFECT = 1
+"""An error that is no user's, as where Python itself ends with one."""
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -49,13 +50,20 @@ def guarded(argv: Sequence[str], command: Callable[[list[str]], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command continues the study", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (ValueError, OSError) as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        elif not for_users(error):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    except Exception as error:
+        return failed(error, "--debug" in arguments)
+
+
+def failed(error: Exception, debug: bool) -> int:
+    """Print on standard error what ended a command: a line where it is for users; return the process's exit code."""
+    if debug or not for_users(error):
+        from analysis.tracking import print_traceback
+
+        print_traceback(error)
+    if not for_users(error):
+        return EXIT_DEFECT
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return EXIT_BAD_INPUT
 
 
 def for_users(error: Exception) -> bool:

@@ -85,28 +85,33 @@ class _Holder:
             raise ConfigError(self._refusal(now))
 
     def beat(self) -> None:
-        """Renew the lease until the study ends, or stop the study where it was taken."""
+        """Renew the lease until the study ends, or stop the study where it was lost."""
         failing = False
         while not self.ended.wait(BEAT_SECONDS):
-            problem, other = self._renew()
-            if other is not None:
-                self._say(f"{_name(other)} has taken this study over: this one stops")
+            problem, lost = self._renew()
+            if lost:
+                self._say(f"{lost}: this one stops")
                 os.kill(os.getpid(), signal.SIGINT)
                 return
             if problem is not None and not failing:
                 self._say(f"the lease of this study cannot be renewed, which is tried again: {problem}")
             failing = problem is not None
 
-    def _renew(self) -> tuple[Exception | None, dict[str, Any] | None]:
-        """Write the lease anew; return what went wrong, or whose it is now."""
+    def _renew(self) -> tuple[Exception | None, str]:
+        """Write the lease anew; return what went wrong, or how it was lost.
+
+        One that is gone was another's: who took it over while this process slept has ended since.
+        """
         try:
             now = self._read()
-            if now is not None and now["owner"] != self._me["owner"]:
-                return None, now
+            if now is None:
+                return None, "the lease of this study is gone, as after another driver that took it over"
+            if now["owner"] != self._me["owner"]:
+                return None, f"{_name(now)} has taken this study over"
             self._write()
         except (OSError, ConfigError) as error:
-            return error, None
-        return None, None
+            return error, ""
+        return None, ""
 
     def release(self) -> None:
         try:

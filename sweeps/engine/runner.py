@@ -455,8 +455,7 @@ def _fit(
             search_alg=suggestions,
             scheduler=scheduler,
             num_samples=2 * most,  # each may be tried once more
-            # Beyond the slots some trials wait, staged: only for such does Tune keep an actor to be reused.
-            max_concurrent_trials=2 * resources.slots,
+            max_concurrent_trials=_most_at_a_time(resources),
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -469,6 +468,15 @@ def _fit(
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     ).fit()
+
+
+def _most_at_a_time(resources: Resources) -> int:
+    """Return how many trials Tune may hold at a time, those included that wait for room.
+
+    In a Ray of our own, which has a core a slot, twice as many: what is to follow waits, staged, when a trial ends. A
+    cluster may have more cores than slots, and only this number keeps what waits from training there.
+    """
+    return resources.slots if resources.cluster else 2 * resources.slots
 
 
 def _resources_of(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:

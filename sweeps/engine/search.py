@@ -31,8 +31,6 @@ from trainables.config import TrialConfig
 if TYPE_CHECKING:
     import optuna
 
-CHECKPOINTS = "checkpoints"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -353,10 +351,9 @@ class Arm:
         self._drop_checkpoints(self.records.values())
 
     def _drop_checkpoints(self, records: Iterable[TuningRecord]) -> None:
-        ended = {f"{CHECKPOINTS}/{it.config_hash}.pt" for it in records if it.status not in (RUNNING, FAILED)}
+        ended = [it.config_hash for it in records if it.status not in (RUNNING, FAILED)]
         with suppress(OSError):  # what is left takes room, and costs no result
-            for name in sorted(ended.intersection(self.storage.store.list(CHECKPOINTS))):
-                self.storage.store.delete(name)
+            self.storage.drop_checkpoints(ended)
 
     def _keep(self, record: TuningRecord) -> None:
         path = record.write(self.storage.folder)

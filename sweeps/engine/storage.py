@@ -18,6 +18,7 @@ from analysis.tuning_records import RUNNING, TUNING_FOLDER, TuningRecord
 from moe_models.errors import ConfigError, require
 from trainables.store import Folder, Store, is_url, open_store
 
+CHECKPOINTS_FOLDER = "checkpoints"
 KEPT_FOLDERS = (RECORDS_FOLDER, FAILURES_FOLDER)
 READS_AT_A_TIME = 16
 Record = TypeVar("Record")
@@ -79,10 +80,20 @@ class Storage:
         self._folder.delete(name)
 
     def sweep(self, age: float) -> None:
-        """Remove from both what killed writers left half written, so many seconds ago or more."""
+        """Remove from both what killed writers left half written, so many seconds ago or more.
+
+        And the checkpoints of runs that have a record: a worker that dies after it wrote that leaves one.
+        """
         self._folder.sweep(age)
         if self.apart:
             self.store.sweep(age)
+        self.drop_checkpoints(Path(name).stem for name in self.names(RECORDS_FOLDER))
+
+    def drop_checkpoints(self, ended: Iterable[str]) -> None:
+        """Remove what runs had kept on their way, given the hashes of such as have ended."""
+        names = {f"{CHECKPOINTS_FOLDER}/{config_hash}.pt" for config_hash in ended}
+        for name in sorted(names.intersection(self.store.list(CHECKPOINTS_FOLDER))):
+            self.store.delete(name)
 
     def missing(self) -> list[str]:
         """Return the names of records and failures that the storage has and the folder lacks."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from mlflow import MlflowClient
 
+from analysis.tracking import _make_database
 from tests.drivers import driver
 
 
@@ -31,10 +31,11 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 @pytest.fixture(scope="session")
 def empty_database(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """A database of MLflow's in which nothing is yet."""
+    """A database of MLflow's in which nothing is yet, as a driver makes it: one file."""
 
     def fill(place: Path) -> None:
-        MlflowClient(tracking_uri=f"sqlite:///{place / 'mlflow.db'}").search_experiments(max_results=1)
+        _make_database(place / "mlflow.db")
+        assert len(list(place.iterdir())) == 1
 
     return once("empty-database", fill) / "mlflow.db"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.cloudpickle
 import torch
 from ray.cluster_utils import Cluster
 
@@ -23,8 +24,11 @@ from moe_models.errors import ConfigError
 from sweeps.engine.cluster import cluster_resources, joined, require_nodes
 from sweeps.engine.lease import LEASE_FILE
 from sweeps.engine.memory import Footprint, free_bytes
+from sweeps.engine.runner import TrialObserver, run_trials
 from sweeps.engine.storage import Storage
+from sweeps.engine.suggestions import Queue
 from sweeps.exp6_grid import STUDY
+from tests import fakes_ray
 from tests.drivers import comparable, driver, processes_of, records_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -101,6 +105,43 @@ def test_a_plan_asks_the_nodes_for_cores_speed_and_memory(
         r"take ray start --num-cpus=[12] there, or a smaller --scale$",
         str(caught.value),
     )
+
+
+class CountingQueue(Queue):
+    """A queue that knows how many trials are out at a time."""
+
+    out, most = 0, 0
+
+    def suggest(self, trial_id: str) -> Any:
+        suggested = super().suggest(trial_id)
+        self.out += isinstance(suggested, dict)
+        self.most = max(self.most, self.out)
+        return suggested
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.out -= 1
+
+
+def test_a_cluster_trains_no_more_at_a_time_than_was_asked_for(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=4)
+    cluster.wait_for_nodes()
+    ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
+    processes = tmp_path / "processes.txt"
+    queue = CountingQueue([{"processes": str(processes), "seeds": [number]} for number in range(8)])
+    with joined(cluster.address):
+        resources = cluster_resources(2, None)
+        run_trials(
+            fakes_ray.NothingTrainable,
+            resources,
+            tmp_path / "study",
+            lambda: queue,
+            most=8,
+            observer=TrialObserver(),
+            say=print,
+        )
+    trained = processes.read_text().splitlines()
+    assert (len(trained), queue.out, queue.most) == (8, 0, 2)
+    assert len({*trained}) <= 2, "a process trains one run after the other"
 
 
 @pytest.fixture

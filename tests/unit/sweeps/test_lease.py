@@ -95,16 +95,24 @@ def interrupts() -> Iterator[list[int]]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_driver_whose_lease_was_taken_stops_and_leaves_it(store: Store, interrupts: list[int]) -> None:
+@pytest.mark.parametrize("other", ["runs", "has ended"])
+def test_a_driver_whose_lease_was_taken_stops_and_leaves_it(store: Store, interrupts: list[int], other: str) -> None:
     said: list[str] = []
     with lease(store, "place", said.append):
-        leave(store, age=0)
+        if other == "runs":
+            leave(store, age=0)
+        else:
+            store.delete(LEASE_FILE)
         deadline = time.monotonic() + 5
         while not interrupts and time.monotonic() < deadline:
             time.sleep(0.01)
     assert interrupts == [signal.SIGINT]
-    assert said == ["the driver on there (process 7) has taken this study over: this one stops"]
-    assert held(store)["host"] == "there"
+    if other == "runs":
+        assert said == ["the driver on there (process 7) has taken this study over: this one stops"]
+        assert held(store)["host"] == "there"
+    else:
+        assert said == ["the lease of this study is gone, as after another driver that took it over: this one stops"]
+        assert store.read(LEASE_FILE) is None
 
 
 def test_of_two_drivers_that_begin_at_once_one_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

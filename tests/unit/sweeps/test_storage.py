@@ -104,6 +104,18 @@ def test_what_killed_writers_left_is_swept_from_both(study: Path, root: str, tmp
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["folder", "storage"])
+def test_a_checkpoint_goes_once_its_run_has_a_record(study: Path, root: str, apart: bool) -> None:
+    storage = Storage(study, root if apart else None)
+    storage.exchange()
+    ended, failed = (Path(storage.names(folder)[0]).stem for folder in (RECORDS_FOLDER, FAILURES_FOLDER))
+    for config_hash in (ended, failed, "half"):
+        with storage.store.writing(f"checkpoints/{config_hash}.pt") as file:
+            file.write(b"state")
+    storage.sweep(60)
+    assert storage.store.list("checkpoints") == sorted(f"checkpoints/{left}.pt" for left in (failed, "half"))
+
+
 def test_of_two_plans_the_extended_one_stands(study: Path, root: str, tmp_path: Path) -> None:
     storage = Storage(study, root)
     storage.exchange()

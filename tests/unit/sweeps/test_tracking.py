@@ -5,11 +5,13 @@ import itertools
 import json
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from analysis.__main__ import main as analysis_main
 from analysis.errors import AnalysisError
 from analysis.schema import (
     CURVE_COLUMNS,
@@ -41,6 +44,7 @@ from analysis.tracking import (
 )
 from analysis.tuning_records import TuningRecord
 from analysis.tuning_tracking import TuningTracker
+from sweeps.engine.cli import EXIT_BAD_INPUT, EXIT_DEFECT, guarded
 from sweeps.engine.plan import Plan, PlannedRun
 from tests.unit.sweeps.test_race import RACE, loss_of
 
@@ -312,7 +316,8 @@ def test_a_run_id_in_the_environment_is_not_written_to(tracked: Any, monkeypatch
 def test_all_lies_where_the_store_is_and_nothing_in_the_current_folder(tracked: Any, database: str) -> None:
     one_run(tracked)
     store = Path(database.removeprefix("sqlite:///")).parent
-    assert {path.name for path in store.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns"}
+    in_use = {"mlflow.db-shm", "mlflow.db-wal"}
+    assert {path.name for path in store.iterdir()} - in_use == {"mlflow.db", "mlflow.db.lock", "mlruns"}
     assert list(store.rglob("plan.json"))
     assert [path.name for path in Path().iterdir()] == ["results"]
 
@@ -419,7 +424,29 @@ def test_a_driver_killed_while_it_makes_the_database_leaves_none(
     assert not (tmp_path / "new.db").exists()
     tracker = MlflowTracker(plan, ENVIRONMENT, uri, warn=lambda line: pytest.fail(line))
     assert len(all_runs(tracker.client)) == 1
-    assert sorted(path.name for path in tmp_path.glob("new.db*")) == ["new.db", "new.db.lock"]
+    assert list(tmp_path.glob("new.db.new*")) == []
+
+
+def test_a_program_that_reads_the_database_holds_nobody_up(tracked: Any, database: str) -> None:
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM runs").fetchone()
+        one_run(tracked)
+
+
+def test_a_database_that_fails_is_one_line_and_no_traceback(
+    tracked: Any, database: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan, _ = tracked
+    said: list[str] = []
+    tracker, run = MlflowTracker(plan.to_json(), ENVIRONMENT, database, warn=said.append), plan.runs()[0]
+    start(tracker, run)
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as other:
+        other.execute("ALTER TABLE metrics RENAME TO away")
+        tracker.log_rows(run.config_hash, [row(2)])
+        other.execute("ALTER TABLE away RENAME TO metrics")
+    assert [line.partition(" (")[0] for line in said] == ["MLflow cannot be written"]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
@@ -820,6 +847,89 @@ def test_a_server_that_asks_for_a_password_answers() -> None:
         thread.start()
         require_tracking(f"http://127.0.0.1:{server.server_port}")
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [
+        ("postgresql", "psycopg", "psycopg[binary]"),
+        ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
+        ("mysql+pymysql", "pymysql", "pymysql"),
+    ],
+)
+def test_a_database_driver_that_is_not_installed_is_one_line(
+    scheme: str,
+    module: str,
+    package: str,
+    plan_for: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    why = f"the Python module {module} is not there: pip install '{package}'"
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        there.listen()
+        place = f"127.0.0.1:{there.getsockname()[1]}/db"
+        uri = f"{scheme}://me:hunter2@{place}"
+        with pytest.raises(AnalysisError) as caught:
+            MlflowTracker(plan_for(variants="baseline").to_json(), ENVIRONMENT, uri, warn=pytest.fail)
+    assert str(caught.value) == f"MLflow's store {scheme}://{place} cannot be used: {why}"
+    assert analysis_main(["report", uri]) == 1
+    assert capsys.readouterr().err == f"error: {scheme}://{place} cannot be read: {why}\n"
+
+
+class Dropping(http.server.BaseHTTPRequestHandler):
+    """Says that it is well, and answers nothing else."""
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self.send_response(200)
+            self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def dropping(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI, with a password, of a server that drops what it is asked; it is asked once."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dropping) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://me:hunter2@127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def tracks(uri: str, plan: Plan) -> int:
+    return guarded(["--debug"], lambda _: bool(MlflowTracker(plan.to_json(), ENVIRONMENT, uri, warn=pytest.fail)))
+
+
+def reports(uri: str, plan: Plan) -> int:
+    return analysis_main(["report", uri, "--debug"])
+
+
+def has_a_defect(uri: str, plan: Plan) -> int:
+    return guarded([], lambda _: bool(MlflowClient(uri).get_experiment_by_name(plan.name)))
+
+
+@pytest.mark.parametrize(("command", "code"), [(tracks, EXIT_BAD_INPUT), (reports, 1), (has_a_defect, EXIT_DEFECT)])
+def test_a_traceback_shows_no_password(
+    command: Callable[[str, Plan], int],
+    code: int,
+    dropping: str,
+    plan_for: Callable[..., Plan],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert command(dropping, plan_for(variants="baseline")) == code
+    shown = capfd.readouterr().err
+    assert "Traceback (most recent call last):" in shown
+    assert f"MlflowException: API request to {public(dropping)}/api/" in shown
+    assert "hunter2" not in shown
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////nowhere/mlflow.db", "ftp://host", "mlruns", "file:///tmp/mlruns"])
