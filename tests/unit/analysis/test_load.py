@@ -285,8 +285,60 @@ def test_a_metric_may_be_any_column(tmp_path: Path) -> None:
         load_results(path, baseline="old", metric="bleu")
 
 
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("accuracy", "max"), ("Test Acc.", "max"), ("accuracy_pct", "max"), ("perplexity", "min"), ("val_ppl", "min"),
+        ("bleu", "max"), ("bleu", "min"), ("my_loss", "min"), ("train_seconds", "min"), ("val_perplexity", "min"),
+    ],
+)  # fmt: skip
+def test_a_metric_that_is_no_validation_loss_keeps_its_name(tmp_path: Path, metric: str, direction: str) -> None:
+    path = write(
+        tmp_path / "mine.csv", f"cell,{metric},seed,val_loss\nbaseline,1.5,0,2.0\nnew,2.5,0,3.0\nbad,nan,0,1\n"
+    )
+    by_its_name = metric not in ("bleu", "my_loss", "train_seconds")
+    results = load_results(path, metric=metric, direction=None if by_its_name else direction)
+    assert (results.metric, results.direction) == (metric, direction)
+    assert list(results.finished(metric)[0].dropna()) == [1.5, 2.5]
+    assert list(results.finished("val_loss")[0].dropna()) == [2.0, 3.0]
+    assert results.factors == ()
+    assert results.notes == (f"rows with NaN or infinite {metric}, counted as diverged: 1",)
+    again = tmp_path / "results.csv"
+    again.write_text(results_csv(results.runs))
+    there = load_results(again, study="mine", metric=metric, direction=direction)
+    pd.testing.assert_frame_equal(there.runs, results.runs, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "message"),
+    [
+        ("bleu", None, "nothing says which 'bleu' is better"),
+        ("my_loss", None, "nothing says which 'my_loss' is better"),
+        ("accuracy", "min", "--direction min: of accuracy higher is better: leave it out"),
+        ("nll", "max", "--direction max: of val_loss lower is better"),
+        ("bluu", None, "column 'bluu' is missing: .*; --metric names the column to compare cells by"),
+        ("bluu", "max", "column 'bluu' is missing"),
+        ("seed", "min", "--metric seed: this column holds no figure"),
+    ],
+)
+def test_a_direction_is_never_assumed(tmp_path: Path, metric: str, direction: str | None, message: str) -> None:
+    path = write(tmp_path / "mine.csv", "cell,seed,accuracy,nll,bleu,my_loss\nbaseline,0,1,2,3,4\n")
+    with pytest.raises(AnalysisError, match=message) as caught:
+        load_results(path, metric=metric, direction=direction)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_stands_beside_the_one_that_is_taken_is_not_used(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.csv", "cell,seed,val_loss,loss\nbaseline,0,2.0,3.0\n")
+    results = load_results(path, metric="loss")
+    assert list(results.runs["val_loss"]) == [3.0]
+    assert "columns of mine.csv that were not used: val_loss" in results.notes
+
+
 def test_a_study_has_only_its_own_metrics(study: Path) -> None:
     assert load_results(study, metric="val_accuracy").direction == "max"
+    with pytest.raises(AnalysisError, match="--direction max: of val_loss lower is better"):
+        load_results(study, direction="max")
     with pytest.raises(AnalysisError, match="unknown metric 'nll'"):
         load_results(study, metric="nll")
 
