@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from analysis.table_audit import columns
 
 VARIANT = "variant"
 """What others call a cell."""
+SEED_LIMIT = 2**63
+"""Seeds are stored in 64 bits, one of them the sign."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +183,7 @@ def _row(
     row: dict[str, Any] = {STUDY: study, CELL: raw[cell_column], **{name: raw[name] for name in factors}}
     if not row[CELL]:
         raise AnalysisError(f"{where}: {cell_column} is empty")
-    seed = _number(where, SEED, raw[SEED])
-    if seed is None or not seed.is_integer():
-        raise AnalysisError(f"{where}: seed must be a whole number but got '{raw[SEED]}'")
-    row[SEED] = int(seed)
+    row[SEED] = _seed(where, raw[SEED])
     for name in dict.fromkeys((*NUMBERS, compared.name)):
         column = compared.column if name == compared.name else name
         row[name] = _number(where, column, raw.get(column, ""))
@@ -192,6 +192,19 @@ def _row(
         raise AnalysisError(f"{where}: status must be one of {', '.join(STATUSES)} but got '{raw[STATUS]}'")
     row |= {name: " ".join(raw.get(name, "").split()) for name in MARKS}
     return row | {STATUS: status or None, CONFIG_HASH: raw.get(CONFIG_HASH) or None, ERROR: raw.get(ERROR) or None}
+
+
+def _seed(where: str, text: str) -> int:
+    """Return a seed with all its digits: as a float one of more than 53 bits would be another."""
+    try:
+        seed = Decimal(text)
+    except InvalidOperation:
+        seed = Decimal("nan")
+    if not seed.is_finite() or seed != seed.to_integral_value():
+        raise AnalysisError(f"{where}: seed must be a whole number but got '{text}'")
+    if not -SEED_LIMIT < seed < SEED_LIMIT:
+        raise AnalysisError(f"{where}: seed must lie between -2^63 and 2^63 but got '{text}'")
+    return int(seed)
 
 
 def _number(where: str, column: str, text: str) -> float | None:

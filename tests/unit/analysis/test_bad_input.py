@@ -25,7 +25,7 @@ REFUSED = {
         "column 'val_loss' is missing: it has cell, seed, loss; --metric names the column",
     ),
     "words for a loss": (f"{HEAD}baseline,0,1\nnew,0,low\n", "line 3: val_loss must be a number but got 'low'"),
-    "words for a seed": (f"{HEAD}baseline,x,1\n", "line 2: seed must be a number but got 'x'"),
+    "words for a seed": (f"{HEAD}baseline,x,1\n", "line 2: seed must be a whole number but got 'x'"),
     "half a seed": (f"{HEAD}baseline,0.5,1\n", "line 2: seed must be a whole number but got '0.5'"),
     "a short line": (f"{HEAD}baseline,0\n", "line 2: 2 values for 3 columns"),
     "a cell without a name": (f"{HEAD},0,1\n", "line 2: cell is empty"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import load_mlflow, stored_runs
+from analysis import load_mlflow, narrative, stored_runs
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.report import results_csv
@@ -227,7 +227,17 @@ def test_columns_between_cell_and_seed_are_factors(tmp_path: Path) -> None:
         ("cell,seed,loss\nbaseline,0,1\n", "column 'val_loss' is missing: it has cell, seed, loss"),
         ("name,seed,val_loss\nbaseline,0,1\n", r"column 'cell \(or variant\)' is missing: it has name, seed, val_loss"),
         ("cell,seed,val_loss\nbaseline,0,low\n", "line 2: val_loss must be a number but got 'low'"),
-        ("cell,seed,val_loss\nbaseline,0,1\nx,first,1\n", "line 3: seed must be a number but got 'first'"),
+        ("cell,seed,val_loss\nbaseline,0,1\nx,first,1\n", "line 3: seed must be a whole number but got 'first'"),
+        ("cell,seed,val_loss\nbaseline,,1\n", "line 2: seed must be a whole number but got ''"),
+        ("cell,seed,val_loss\nbaseline,nan,1\n", "line 2: seed must be a whole number but got 'nan'"),
+        (
+            "cell,seed,val_loss\nbaseline,9223372036854775808,1\n",
+            r"line 2: seed must lie between -2\^63 and 2\^63 but got '9223372",
+        ),
+        (
+            "cell,seed,val_loss\nbaseline,1e999999999,1\n",
+            r"line 2: seed must lie between -2\^63 and 2\^63 but got '1e999999999'",
+        ),
         ("cell,seed,val_loss\nbaseline,1.5,1\n", "line 2: seed must be a whole number but got '1.5'"),
         ("cell,seed,val_loss\nbaseline,inf,1\n", "line 2: seed must be a whole number but got 'inf'"),
         ("cell,seed,val_loss\n,0,1\n", "line 2: cell is empty"),
@@ -245,6 +255,14 @@ def test_a_bad_csv_gets_one_line(tmp_path: Path, text: str, message: str) -> Non
     with pytest.raises(AnalysisError, match=message) as caught:
         load_results(write(tmp_path / "mine.csv", text))
     assert "\n" not in str(caught.value)
+
+
+def test_large_seeds_keep_their_digits(tmp_path: Path) -> None:
+    first = 1764000000000000001
+    rows = [f"{cell},{first + n}{end},{n}" for cell in ("baseline", "new") for n, end in enumerate(("", "", ".0", ""))]
+    results = load_results(write(tmp_path / "mine.csv", "\n".join(["cell,seed,val_loss", *rows, "new,9e18,5", ""])))
+    assert list(results.runs["seed"]) == [*range(first, first + 4), *range(first, first + 4), 9 * 10**18]
+    assert ("seeds", "5 (1,764,000,000,000,000,001 to 9,000,000,000,000,000,000)") in narrative.facts(results)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
