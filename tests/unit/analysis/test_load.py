@@ -213,6 +213,20 @@ def test_anyones_csv_needs_three_columns(tmp_path: Path) -> None:
     assert results.notes == ("columns of mine.csv that were not used: note",)
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_semicolons_or_tabs_may_separate_columns(tmp_path: Path, separator: str) -> None:
+    lines = [
+        ("variant", "seed", "note", "val_loss"),
+        ("baseline", "0", "x", "2.0"),
+        ("new, or old", "0", "1,234,5", "1.5"),
+    ]
+    text = "\n".join(separator.join(line) for line in lines)
+    results = load_results(write(tmp_path / "mine.csv", f"\N{ZERO WIDTH NO-BREAK SPACE}{text}\n"))
+    assert list(results.runs["cell"]) == ["baseline", "new, or old"]
+    assert list(results.runs["val_loss"]) == [2.0, 1.5]
+    assert results.notes == ("columns of mine.csv that were not used: note",)
+
+
 def test_columns_between_cell_and_seed_are_factors(tmp_path: Path) -> None:
     text = "cell,depth,norm,time,seed,val_loss\nbaseline,2,a,9,0,2\nbaseline,2,a,8,1,2\nnew,4,b,7,0,2\n"
     results = load_results(write(tmp_path / "mine.csv", text))
@@ -244,6 +258,12 @@ def test_columns_between_cell_and_seed_are_factors(tmp_path: Path) -> None:
         ("cell,seed,val_loss\nbaseline,0\n", "line 2: 2 values for 3 columns"),
         ("cell,seed,val_loss,val_loss\nbaseline,0,1,1\n", "column 'val_loss' is there twice"),
         ("cell,seed,val_loss,status\nbaseline,0,1,ok\n", "line 2: status must be one of .* but got 'ok'"),
+        ("cell;seed;val_loss\nbaseline;0;2,31\n", "line 2: '2,31' has a decimal comma: write numbers with a point"),
+        ("cell;seed;val_loss\nbaseline;0;2,310\n", "line 2: '2,310' has a decimal comma"),
+        ("cell\tseed\tval_loss\nbaseline\t0\t-,5e-3\n", "line 2: '-,5e-3' has a decimal comma"),
+        ("cell;seed\tval_loss\nbaseline;0\t2\n", "its header has semicolons and tabs"),
+        ("cell;seed;loss\nbaseline;0;1\n", "column 'val_loss' is missing: it has cell, seed, loss"),
+        ("cell,seed;val_loss\nbaseline,0;1\n", "column 'seed' is missing: it has cell, seed;val_loss"),
         ("cell,seed,val_loss\n", "has no rows"),
         ("", "has no rows"),
         ("cell,seed,val_loss\nbaselin,0,1\n", "unknown baseline 'baseline': did you mean 'baselin'?"),
