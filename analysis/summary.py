@@ -372,7 +372,10 @@ def _identity_notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
         changed = pairs.changed_factors(results, cell, baseline)
         if verdict.startswith("identical") and changed != [control]:
             what = ", ".join(changed) or "name alone"
-            notes.append(f"WARNING: {cell} equals {baseline} in every seed though they differ in {what}: one model?")
+            declared = "" if results.plan.get("cells") else ", or a negative control, which a table cannot declare"
+            notes.append(
+                f"WARNING: {cell} equals {baseline} in every seed though they differ in {what}: one model{declared}?"
+            )
     return notes
 
 

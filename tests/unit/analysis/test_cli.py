@@ -66,6 +66,21 @@ def test_the_direction_of_an_unknown_metric_is_asked_for(
     assert main([*arguments, "--direction", "max"]) == 0
 
 
+def test_a_study_s_own_table_does_not_know_its_plan(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "grid", cells=("baseline", "attention", "moe"), seeds=3, noise=0.0)
+    assert main(["report", str(folder)]) == 0
+    assert main(["report", str(folder / "results.csv"), "--output", str(tmp_path / "there")]) == 0
+    of_folder, of_table = ((place / "report.md").read_text() for place in (folder, tmp_path / "there"))
+    remarks = of_table[of_table.index("## Keep in mind") : of_table.index("## Ranking")]
+    assert of_table.count("no plan is known") == remarks.count("no plan is known: nothing says that these tests") == 1
+    assert "exploratory unless you know of a plan" in remarks
+    assert "report the folder" in remarks
+    equal = "WARNING: attention equals baseline in every seed though they differ in attention: one model"
+    assert f"{equal}, or a negative control, which a table cannot declare?" in remarks
+    assert "no plan is known" not in of_folder
+    assert "a table cannot declare" not in of_folder
+
+
 def test_flawed_and_invalid_runs_are_told_in_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = {("moe", 0): [Audit(name="causality", severity="invalid", evidence="it looks ahead")]}
     folder = make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=2, audits=found)
