@@ -29,6 +29,7 @@ from analysis.variance_sources import show as show_variance
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
+Direction = Literal["min", "max"]
 
 app = tyro.extras.SubcommandApp()
 
@@ -40,6 +41,7 @@ def report(
     study: str | None = None,
     baseline: str | None = None,
     metric: str | None = None,
+    direction: Direction | None = None,
     include_invalid: bool = False,
 ) -> None:
     """Write the report of a study: report.md, report.html, results.csv, results.json, ranking.tex and figures.
@@ -50,11 +52,14 @@ def report(
         output: Folder for the report; by default the study's folder, or report-<study> for other sources.
         study: Which study, where the source has several.
         baseline: Cell to compare with; by default the plan's, or "baseline".
-        metric: What to compare cells by: val_loss, val_accuracy, val_perplexity, train_loss; of a CSV any column that
-            holds the validation loss in nats per token.
+        metric: What to compare cells by: val_loss, val_accuracy, val_perplexity, train_loss; of a CSV any column of
+            figures.
+        direction: Whether the least or the most of the metric is best, where its name does not say it.
         include_invalid: Take runs that an audit found invalid into the numbers, marked.
     """
-    results = dataclasses.replace(load_results(source, study, baseline, metric), include_invalid=include_invalid)
+    results = dataclasses.replace(
+        load_results(source, study, baseline, metric, direction), include_invalid=include_invalid
+    )
     folder = Path(source) if Path(source).is_dir() else Path(f"report-{results.study}")
     written = write_report(results, output or folder, os.cpu_count() or 1)
     print(f"report of {results.study}: {written.html}")
@@ -126,6 +131,7 @@ def seeds(
     study: str | None = None,
     baseline: str | None = None,
     metric: str | None = None,
+    direction: Direction | None = None,
 ) -> None:
     """Say how many seeds a wanted difference needs, from the spread between the seeds of a pilot.
 
@@ -136,8 +142,10 @@ def seeds(
         study: Which study, where the source has several.
         baseline: Cell to compare with; by default the plan's, or "baseline".
         metric: What to compare cells by, as in `report`.
+        direction: As in `report`.
     """
-    show_seeds(plan_seeds(load_results(source, study, baseline, metric), difference, power), _console())
+    results = load_results(source, study, baseline, metric, direction)
+    show_seeds(plan_seeds(results, difference, power), _console())
 
 
 @app.command(name="sync-mlflow")
@@ -159,6 +167,7 @@ def variance(
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RESULTS")],
     study: str | None = None,
     metric: str | None = None,
+    direction: Direction | None = None,
 ) -> None:
     """Say where the spread between runs comes from, in a study that varies its sources apart (sweeps/variance.py).
 
@@ -167,8 +176,9 @@ def variance(
             tracking URI.
         study: Which study, where the source has several.
         metric: What to split the variance of, as in `report`.
+        direction: As in `report`.
     """
-    show_variance(load_results(source, study, metric=metric), _console())
+    show_variance(load_results(source, study, metric=metric, direction=direction), _console())
 
 
 def _console() -> Console:

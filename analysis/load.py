@@ -26,7 +26,11 @@ from analysis.schema import CELL, PLAN_FILE, SEED, TrialRecord, read_failures, r
 
 
 def load_results(
-    source: str | Path, study: str | None = None, baseline: str | None = None, metric: str | None = None
+    source: str | Path,
+    study: str | None = None,
+    baseline: str | None = None,
+    metric: str | None = None,
+    direction: str | None = None,
 ) -> Results:
     """Load the results of one study.
 
@@ -34,19 +38,30 @@ def load_results(
         source: a study's folder (plan.json and records), a CSV with one row a (cell, seed), or an MLflow tracking URI.
         study: which study, where the source has several.
         baseline: the cell to compare with (within each scale); None takes the plan's, or "baseline" where no plan is.
-        metric: what to compare cells by, one of `results.METRICS`; None takes the plan's, or `val_loss`. In a CSV any
-            other column may be named: it is taken as the validation loss.
+        metric: what to compare cells by, one of `results.METRICS`; None takes the plan's, or `val_loss`. Of a CSV any
+            column of figures may be named (see `load_csv`).
+        direction: `min` where a lower metric is better, `max` where a higher is: where its name does not say it.
 
     Raises:
         AnalysisError: there is nothing to load, or it is not what it should be.
     """
+    results = _load(source, study, baseline, metric, direction)
+    if direction not in (None, results.direction):
+        better = "lower" if results.direction == "min" else "higher"
+        raise AnalysisError(f"--direction {direction}: of {results.metric} {better} is better: leave it out")
+    return results
+
+
+def _load(
+    source: str | Path, study: str | None, baseline: str | None, metric: str | None, direction: str | None
+) -> Results:
     if is_tracking_uri(str(source)):
         return load_mlflow(str(source), study, baseline, metric)
     path = Path(source)
     if path.is_dir():
         return load_folder(path, study, baseline, metric)
     if path.is_file():
-        return load_csv(path, study, baseline, metric)
+        return load_csv(path, study, baseline, metric, direction)
     raise AnalysisError(
         f"there is no '{source}': a source is a study's folder, a CSV file, "
         "or an MLflow tracking URI such as sqlite:///mlflow.db"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from analysis.csv_file import NULLS, read_csv
 from analysis.errors import AnalysisError
 from analysis.results import METRICS, Results
 from analysis.runs import (
@@ -16,9 +18,9 @@ from analysis.runs import (
     NUMBERS,
     baselines_of,
     curves_table,
+    direction_of,
     runs_table,
     unknown,
-    with_metric,
 )
 from analysis.schema import (
     CELL,
@@ -36,13 +38,29 @@ from analysis.schema import (
     VAL_PERPLEXITY,
     result_columns,
 )
+from analysis.table_audit import columns
 
 VARIANT = "variant"
 """What others call a cell."""
-NULLS = ("", "na", "none", "null")
+SEED_LIMIT = 2**63
+"""Seeds are stored in 64 bits, one of them the sign."""
 
 
-def load_csv(path: Path, study: str | None, baseline: str | None, metric: str | None) -> Results:
+@dataclass(frozen=True)
+class _Compared:
+    """What cells are compared by."""
+
+    column: str
+    """Of the file."""
+    name: str
+    """Of the table of runs: the column's own, or `val_loss` for a loss that the file has under another name."""
+    direction: str
+    """`min` where lower is better, `max` where higher is."""
+
+
+def load_csv(
+    path: Path, study: str | None, baseline: str | None, metric: str | None, direction: str | None = None
+) -> Results:
     """Load a CSV with a header and one row a (cell, seed).
 
     Args:
@@ -51,36 +69,40 @@ def load_csv(path: Path, study: str | None, baseline: str | None, metric: str | 
             there and null where not.
         study: the study to take, where the file has several.
         baseline: the cell to compare with; None is "baseline".
-        metric: what cells are compared by: one of `METRICS`, or another column of the file, which is then taken as the
-            validation loss in nats per token and becomes `val_loss`; None is `val_loss`.
+        metric: what cells are compared by: one of `METRICS`, or another column of the file; None is `val_loss`. A
+            column with a name that the table audit knows as the validation loss becomes `val_loss`, in nats per token;
+            of any other nothing is assumed but what its name says (more is better of an accuracy, less of a
+            perplexity).
+        direction: `min` where lower is better, `max` where higher is; needed where the metric's name does not say it.
 
     Raises:
-        AnalysisError: a needed column is missing, or a value is not what its column says (with its line).
+        AnalysisError: a needed column is missing, a value is not what its column says (with its line), or nothing says
+            which direction of the metric is better.
     """
     header, table = read_csv(path)
-    metric = metric or VAL_LOSS
-    loss = VAL_LOSS if metric in METRICS else metric
+    wanted = metric or VAL_LOSS
     cell_column = CELL if CELL in header else VARIANT
-    for name in (cell_column, SEED, metric):
+    for name in (cell_column, SEED, wanted):
         if name not in header:
             what = "cell (or variant)" if name == VARIANT else name
-            how = "; --metric names the column that holds the validation loss" if name == metric else ""
+            how = "; --metric names the column to compare cells by" if name == wanted else ""
             raise AnalysisError(f"{path}: column '{what}' is missing: it has {', '.join(header)}{how}")
+    compared = _compared(path, wanted, direction)
     name, table = _one_study(path, table, study)
-    factors, notes = _factors(header, table, cell_column, loss)
-    own = {*result_columns(factors), cell_column, loss}
+    factors, notes = _factors(header, table, cell_column, compared.column)
+    own = {cell_column, compared.column, *result_columns(factors)}
+    if compared.column != compared.name:
+        own.remove(compared.name)
+        notes.append(f"{compared.name} is the column '{compared.column}' of {path.name}, taken as nats per token")
     unused = [column for column in header if column not in own]
     if unused:
         notes.append(f"columns of {path.name} that were not used: {', '.join(unused)}")
-    if loss != VAL_LOSS:
-        notes.append(f"val_loss is the column '{loss}' of {path.name}, taken as nats per token")
-    rows = [_row(path, line, row, name, cell_column, loss, factors) for line, row in table]
-    metric = metric if metric in METRICS else VAL_LOSS
-    notes += _settle_statuses(rows, metric)
+    rows = [_row(path, line, row, name, cell_column, compared, factors) for line, row in table]
+    notes += _settle_statuses(rows, compared.name)
     cells = tuple(dict.fromkeys(row[CELL] for row in rows))
     baselines = baselines_of(cells, factors, baseline or DEFAULT_BASELINE)
-    runs = runs_table(rows, factors, cells)
-    plan = {} if metric == VAL_LOSS else with_metric({}, metric)
+    runs = runs_table(rows, factors, cells, compared.name)
+    plan = {} if compared.name == VAL_LOSS else {"metric": compared.name, "direction": compared.direction}
     return Results(
         study=name,
         runs=runs,
@@ -92,28 +114,25 @@ def load_csv(path: Path, study: str | None, baseline: str | None, metric: str | 
     )
 
 
-def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return the header and (line number, row) pairs; fields are stripped.
-
-    Raises:
-        AnalysisError: it cannot be read, has no rows, a column twice, or a line of another length.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, values) for values in reader if values]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AnalysisError(f"{path} cannot be read as CSV: {error}") from error
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise AnalysisError(f"{path}: column '{twice[0]}' is there twice")
-    for line, values in rows:
-        if len(values) != len(header):
-            raise AnalysisError(f"{path}, line {line}: {len(values)} values for {len(header)} columns")
-    if not rows:
-        raise AnalysisError(f"{path} has no rows")
-    return header, [(line, dict(zip(header, map(str.strip, values), strict=True))) for line, values in rows]
+def _compared(path: Path, column: str, direction: str | None) -> _Compared:
+    """Return what cells are compared by: what is better is told by the column's name, else by `direction`."""
+    if column in METRICS:
+        return _Compared(column, column, direction_of(column))
+    if column in (CELL, VARIANT, *result_columns(())) and column not in NUMBERS:
+        raise AnalysisError(f"{path}: --metric {column}: this column holds no figure that cells can be compared by")
+    named = columns.roles([column], None)
+    if columns.LOSS in named:
+        return _Compared(column, VAL_LOSS, direction_of(VAL_LOSS))
+    if columns.PERPLEXITY in named:
+        direction = direction_of(VAL_PERPLEXITY)
+    elif columns.is_accuracy(column):
+        direction = direction_of(VAL_ACCURACY)
+    if direction is None:
+        raise AnalysisError(
+            f"{path}: nothing says which '{column}' is better: add --direction min (a lower one) or --direction max "
+            "(a higher one); a column called val_loss, loss or nll is the validation loss in nats per token"
+        )
+    return _Compared(column, column, direction)
 
 
 def _one_study(
@@ -129,13 +148,16 @@ def _one_study(
 
 
 def _factors(
-    header: list[str], table: list[tuple[int, dict[str, str]]], cell_column: str, loss: str
+    header: list[str], table: list[tuple[int, dict[str, str]]], cell_column: str, metric: str
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the columns between cell and seed that are factors, and a note for each that is not."""
+    """Return the columns between cell and seed that are factors, and a note for each that is not.
+
+    The column `metric` is neither.
+    """
     between = header[header.index(cell_column) + 1 : header.index(SEED)]
     factors, notes = [], []
     for name in between:
-        if name in (*result_columns(()), loss):
+        if name in (*result_columns(()), metric):
             continue
         levels: dict[str, set[str]] = {}
         for _, row in table:
@@ -149,24 +171,40 @@ def _factors(
 
 
 def _row(
-    path: Path, line: int, raw: dict[str, str], study: str, cell_column: str, loss: str, factors: tuple[str, ...]
+    path: Path,
+    line: int,
+    raw: dict[str, str],
+    study: str,
+    cell_column: str,
+    compared: _Compared,
+    factors: tuple[str, ...],
 ) -> dict[str, Any]:
     where = f"{path}, line {line}"
     row: dict[str, Any] = {STUDY: study, CELL: raw[cell_column], **{name: raw[name] for name in factors}}
     if not row[CELL]:
         raise AnalysisError(f"{where}: {cell_column} is empty")
-    seed = _number(where, SEED, raw[SEED])
-    if seed is None or not seed.is_integer():
-        raise AnalysisError(f"{where}: seed must be a whole number but got '{raw[SEED]}'")
-    row[SEED] = int(seed)
-    for name in NUMBERS:
-        column = loss if name == VAL_LOSS else name
+    row[SEED] = _seed(where, raw[SEED])
+    for name in dict.fromkeys((*NUMBERS, compared.name)):
+        column = compared.column if name == compared.name else name
         row[name] = _number(where, column, raw.get(column, ""))
     status = raw.get(STATUS, "").lower()
     if status and status not in STATUSES:
         raise AnalysisError(f"{where}: status must be one of {', '.join(STATUSES)} but got '{raw[STATUS]}'")
     row |= {name: " ".join(raw.get(name, "").split()) for name in MARKS}
     return row | {STATUS: status or None, CONFIG_HASH: raw.get(CONFIG_HASH) or None, ERROR: raw.get(ERROR) or None}
+
+
+def _seed(where: str, text: str) -> int:
+    """Return a seed with all its digits: as a float one of more than 53 bits would be another."""
+    try:
+        seed = Decimal(text)
+    except InvalidOperation:
+        seed = Decimal("nan")
+    if not seed.is_finite() or seed != seed.to_integral_value():
+        raise AnalysisError(f"{where}: seed must be a whole number but got '{text}'")
+    if not -SEED_LIMIT < seed < SEED_LIMIT:
+        raise AnalysisError(f"{where}: seed must lie between -2^63 and 2^63 but got '{text}'")
+    return int(seed)
 
 
 def _number(where: str, column: str, text: str) -> float | None:

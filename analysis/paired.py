@@ -75,7 +75,7 @@ def paired_table(
     moments = table["difference"], table["t_sd"], table["t_n"]
     table["difference_low"], table["difference_high"] = repeated_t_interval(*moments, results.looks)
     for name in ("", "_low", "_high"):
-        table["percent" + name] = 100 * np.expm1(table["difference" + name]) if in_nats else np.nan
+        table["percent" + name] = percent_of_perplexity(table["difference" + name]) if in_nats else np.nan
     table["estimated"] = possible & table["difference_low"].notna()
     testable = possible & ~twins & (table["n_tested"] >= MIN_PAIRS)
     moments = table["tested_difference"], table["tested_sd"], table["tested_n"]
@@ -107,6 +107,13 @@ def paired_table(
     return table
 
 
+def percent_of_perplexity(nats: pd.Series) -> pd.Series:
+    """Return differences of losses in percent of perplexity; NaN where they are too large for one (some 700 nats)."""
+    with np.errstate(over="ignore"):
+        percent = 100 * np.expm1(nats)
+    return percent.mask(np.isinf(percent))
+
+
 def moments_of(differences: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Return n, difference, sd_difference, t_n and t_sd of rows of differences; an sd that rounding can make is 0."""
     n, mean, sd = differences.count(axis=1), differences.mean(axis=1), differences.std(axis=1)
@@ -119,7 +126,9 @@ def _verdict(row: Mapping[Any, Any], results: Results) -> str:
     n = row["n"]
     if n == 0:
         return NO_SEEDS
-    if row["identical"]:
+    # A study's runs are deterministic, their losses unrounded means over many tokens: equal ones are of one model. In
+    # anyone's table one or two may be equal by rounding, or by chance.
+    if row["identical"] and (n >= MIN_PAIRS or results.plan.get("cells")):
         return f"identical in {n} of {n} seeds"
     apart = row["pairing"] == UNPAIRED
     if n < MIN_PAIRS:

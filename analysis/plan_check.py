@@ -41,6 +41,12 @@ PLAN_CHECK_COLUMNS = {
     "agrees": "'yes', or 'no' where the two differ",
 }
 YES, NO = "yes", "no"
+NO_PLAN = (
+    "no plan is known: nothing says that these tests were chosen before the results, so all of them are exploratory "
+    "unless you know of a plan; without one there is no primary comparison, no negative control and no word on "
+    "learning rates (a study's folder has its plan: report the folder)"
+)
+"""Of a table, whoever's it is."""
 
 
 def is_exploratory(standing: str) -> bool:
@@ -290,7 +296,7 @@ def notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
     found = registration(results.plan)
     if found is None:
         words = "no plan was registered: nothing says that these tests were chosen before the results"
-        return [words, *_untuned(results)] if results.plan.get("cells") else []
+        return [words, *_untuned(results)] if results.plan.get("cells") else [NO_PLAN] * (not comparisons.empty)
     late = [amendment for amendment in found.amendments if amendment["ended"]]
     of_seeds = [amendment for amendment in late if amendment["what"] == SEEDS]
     said = [

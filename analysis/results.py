@@ -18,7 +18,7 @@ from analysis.looks import check_looks
 from analysis.registered import registration
 
 METRICS = (schema.VAL_LOSS, schema.VAL_ACCURACY, schema.VAL_PERPLEXITY, schema.TRAIN_LOSS)
-"""Columns that cells can be compared by."""
+"""Columns that a study's cells can be compared by. A table may bring another: a further column of its runs."""
 NATS = (schema.VAL_LOSS, schema.TRAIN_LOSS)
 """Metrics in nats per token: their differences are also a percentage of perplexity."""
 DIRECTIONS = ("min", "max")
@@ -45,7 +45,7 @@ class Results:
 
     study: str
     runs: pd.DataFrame
-    """Columns `schema.result_columns(factors)`, one row a (cell, seed)."""
+    """Columns `schema.result_columns(factors)` and a metric that is none of them; one row a (cell, seed)."""
     curves: pd.DataFrame
     """Columns cell, seed and `schema.CURVE_COLUMNS`; may be empty."""
     factors: tuple[str, ...]
@@ -214,7 +214,7 @@ def _check_rows(results: Results) -> None:
 def _check_values(results: Results) -> None:
     """Refuse an unknown metric or direction, and finished runs without a finite metric or with infinite figures."""
     metric, direction = results.metric, results.direction
-    _require(metric in METRICS, f"unknown metric '{metric}': known: {', '.join(METRICS)}")
+    _require(metric in results.runs, f"unknown metric '{metric}': known: {', '.join(METRICS)}")
     _require(direction in DIRECTIONS, f"unknown direction '{direction}': known: {', '.join(DIRECTIONS)}")
     runs = results.runs[results.runs[schema.STATUS] == schema.FINISHED]
     for column in dict.fromkeys((metric, *METRICS, schema.TRAIN_SECONDS, schema.PEAK_MEMORY_BYTES)):

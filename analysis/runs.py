@@ -25,6 +25,7 @@ from analysis.schema import (
     STATUS,
     STUDY,
     VAL_ACCURACY,
+    VAL_LOSS,
     Audit,
     result_columns,
 )
@@ -37,13 +38,16 @@ WHOLE, DECIMAL = r"[+-]?\d+", r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 DEFAULT_BASELINE = "baseline"
 
 
-def runs_table(rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], order: Iterable[str]) -> pd.DataFrame:
+def runs_table(
+    rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], order: Iterable[str], metric: str = VAL_LOSS
+) -> pd.DataFrame:
     """Build the table of runs in canonical order: cells as in `order`, then by seed.
 
     Args:
         rows: mappings of `schema.result_columns(factors)`; columns that are not there become null.
         factors: names of the factors.
         order: cell names; cells that it lacks come after, in the order of the rows.
+        metric: what cells are compared by; a column of its own, the last, where it is no result column.
 
     Returns:
         seed int64, measured numbers float64 with NaN for null, texts `object` with None for null, MARKS never null.
@@ -51,7 +55,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], orde
     Raises:
         AnalysisError: two rows are of one (cell, seed).
     """
-    columns = list(result_columns(factors))
+    columns = list(dict.fromkeys((*result_columns(factors), metric)))
     runs = pd.DataFrame(list(rows), columns=columns, dtype=object)
     twice = runs[runs.duplicated([CELL, SEED])]
     if len(twice):
@@ -61,7 +65,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]], factors: tuple[str, ...], orde
             "keep one row a (cell, seed), or give each run a seed of its own"
         )
     runs[SEED] = runs[SEED].astype("int64")
-    for name in NUMBERS:
+    for name in dict.fromkeys((*NUMBERS, metric)):
         runs[name] = pd.to_numeric(runs[name]).astype("float64")
     for name in (STUDY, CELL, STATUS, CONFIG_HASH, ERROR):
         runs[name] = runs[name].astype(object).where(runs[name].notna(), None)
@@ -111,14 +115,19 @@ def was_audited(environment: Mapping[str, str]) -> bool:
 
 
 def with_metric(plan: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """Return the plan with another metric to compare cells by; more is better for accuracy alone.
+    """Return the plan with another metric to compare cells by.
 
     Raises:
-        AnalysisError: cells cannot be compared by it.
+        AnalysisError: a study's cells cannot be compared by it.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
-    return {**plan, "metric": metric, "direction": "max" if metric == VAL_ACCURACY else "min"}
+    return {**plan, "metric": metric, "direction": direction_of(metric)}
+
+
+def direction_of(metric: str) -> str:
+    """Return which direction of one of METRICS is better: more for accuracy alone."""
+    return "max" if metric == VAL_ACCURACY else "min"
 
 
 def baselines_of(cells: Sequence[str], factors: tuple[str, ...], baseline: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ from analysis.racing import RACE_COLUMNS, adjust, race, race_notes, race_table
 from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
 from analysis.ranking import RANKING_COLUMNS, level, rank_cells
 from analysis.registered import SCALE_CHANGES, WHOLE_FACTORS
-from analysis.results import Results, StudyAudit
+from analysis.results import NATS, Results, StudyAudit
 from analysis.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
 from analysis.shapley import SHAPLEY_COLUMNS, shapley
 from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
@@ -151,6 +151,7 @@ def analyse(results: Results) -> Analysis:
         *race_notes(raced),
         *([] if results.looks else pairs.left_out(results, comparisons)),
         *_unpaired_notes(comparisons),
+        *_percent_notes(results, comparisons),
         *_power_notes(comparisons, results.looks),
         *equivalence.notes(comparisons, equivalence.margin(results)),
         *([] if results.looks else _joint_notes(comparisons)),
@@ -291,6 +292,19 @@ def _unpaired_notes(comparisons: pd.DataFrame) -> list[str]:
     return [f"unpaired: {cells} and the baseline have no seed in common, so they are {how}"] if cells else []
 
 
+def _percent_notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
+    """Name the comparisons whose differences are too large for a percentage of perplexity."""
+    ends = ("", "_low", "_high")
+    differences, percents = (comparisons[[name + end for end in ends]] for name in ("difference", "percent"))
+    lacking = (differences.notna().to_numpy() & percents.isna().to_numpy()).any(axis=1)
+    if results.metric not in NATS or not lacking.any():
+        return []
+    return [
+        f"percent of perplexity, or their interval, are left out of {', '.join(comparisons.loc[lacking, 'cell'])}: "
+        f"differences of hundreds of nats have none; is {results.metric} really a loss in nats per token?"
+    ]
+
+
 def _power_notes(comparisons: pd.DataFrame, looks: Sequence[int]) -> list[str]:
     """Say for the smallest n that is tested what its tests cannot do: of the family, without the primary comparison."""
     tested = comparisons[comparisons["p"].notna()]
@@ -375,7 +389,10 @@ def _identity_notes(results: Results, comparisons: pd.DataFrame) -> list[str]:
         changed = pairs.changed_factors(results, cell, baseline)
         if verdict.startswith("identical") and changed != [control]:
             what = ", ".join(changed) or "name alone"
-            notes.append(f"WARNING: {cell} equals {baseline} in every seed though they differ in {what}: one model?")
+            declared = "" if results.plan.get("cells") else ", or a negative control, which a table cannot declare"
+            notes.append(
+                f"WARNING: {cell} equals {baseline} in every seed though they differ in {what}: one model{declared}?"
+            )
     return notes
 
 

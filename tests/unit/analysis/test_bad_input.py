@@ -25,7 +25,7 @@ REFUSED = {
         "column 'val_loss' is missing: it has cell, seed, loss; --metric names the column",
     ),
     "words for a loss": (f"{HEAD}baseline,0,1\nnew,0,low\n", "line 3: val_loss must be a number but got 'low'"),
-    "words for a seed": (f"{HEAD}baseline,x,1\n", "line 2: seed must be a number but got 'x'"),
+    "words for a seed": (f"{HEAD}baseline,x,1\n", "line 2: seed must be a whole number but got 'x'"),
     "half a seed": (f"{HEAD}baseline,0.5,1\n", "line 2: seed must be a whole number but got '0.5'"),
     "a short line": (f"{HEAD}baseline,0\n", "line 2: 2 values for 3 columns"),
     "a cell without a name": (f"{HEAD},0,1\n", "line 2: cell is empty"),
@@ -62,14 +62,22 @@ def test_what_cannot_be_read_is_one_line(case: str, tmp_path: Path, capsys: pyte
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in expm1")  # of a loss this far off: no percentage
-@pytest.mark.parametrize("loss", ["1e24", "-1e24", "1e-300"])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("loss", ["1e6", "1e24", "-1e24", "1e-300"])
 def test_an_extreme_loss_still_has_its_report(loss: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(f"{HEAD}baseline,0,3\nbaseline,1,3.1\nbaseline,2,3.2\nnew,0,{loss}\nnew,1,2.9\nnew,2,3.3\n")
     assert main(["report", str(path), "--output", str(tmp_path / "report")]) == 0
     json.loads((tmp_path / "report" / "results.json").read_text(), parse_constant=pytest.fail)
     assert (tmp_path / "report" / "power.png").exists()
+
+
+def test_differences_without_a_percentage_are_named(tmp_path: Path) -> None:
+    sound = "baseline,0,3\nbaseline,1,3.1\nbaseline,2,3.2\nold,0,3.1\nold,1,3.3\nold,2,3.2\n"
+    remarks, _ = said(tmp_path / "mine.csv", f"{sound}new,0,1e6\nnew,1,2.9\nnew,2,3.3\n")
+    assert one(remarks, "percent of perplexity, or their interval, are left out of new: ")
+    remarks, _ = said(tmp_path / "mine.csv", sound)
+    assert not any("percent of perplexity" in remark for remark in remarks)
 
 
 def test_an_unknown_metric_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +160,24 @@ def test_ties_share_a_rank_and_are_named(tmp_path: Path) -> None:
     assert one(remarks, "ties: these have the same mean up to rounding and share a rank: baseline = new")
     assert one(remarks, "WARNING: new equals baseline in every seed though they differ in name alone")
     assert verdicts == {"new": "identical in 3 of 3 seeds"}
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_few_equal_losses_of_a_table_do_not_make_one_model(n: int, tmp_path: Path) -> None:
+    rows = "".join(f"{cell},{seed},{3 + seed}\n" for cell in ("baseline", "new") for seed in range(n))
+    remarks, verdicts = said(tmp_path / "mine.csv", rows)
+    assert verdicts == {"new": f"n too small ({n} of the 3 pairs needed)"}
+    assert not any("equals" in remark for remark in remarks)
+    assert one(remarks, f"n = {n}: ")
+    results = load_results(tmp_path / "mine.csv")
+    claims = {finding.claim: finding.cells for finding in narrative.verdict(results, analyse(results))[""]}
+    assert not any(claim.startswith("The same") for claim in claims)
+    assert claims["Not tested"] == (("new", verdicts["new"]),)
+
+
+def test_equal_losses_of_a_study_are_of_one_model_from_the_first_seed_on(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "attention"), seeds=1, noise=0.0))
+    assert list(analyse(results).comparisons["verdict"]) == ["identical in 1 of 1 seeds"]
 
 
 def test_a_table_with_everything_wrong_still_makes_a_report(tmp_path: Path) -> None:

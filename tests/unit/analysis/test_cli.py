@@ -36,6 +36,51 @@ def test_report_of_a_csv_takes_its_options(table: Path, tmp_path: Path) -> None:
     assert (tmp_path / "report-mine" / "report.html").exists()
 
 
+def test_a_metric_that_is_no_loss_has_its_own_direction_and_no_unit(tmp_path: Path) -> None:
+    path = tmp_path / "acc.csv"
+    path.write_text(
+        "cell,seed,accuracy\nbaseline,0,.49\nbaseline,1,.50\nbaseline,2,.48\n"
+        "a,0,.60\na,1,.62\na,2,.61\nb,0,.39\nb,1,.41\nb,2,.38\n"
+    )
+    assert main(["report", str(path), "--metric", "accuracy", "--output", str(tmp_path / "there")]) == 0
+    page = (tmp_path / "there" / "report.md").read_text()
+    said = page[page.index("## Verdict") : page.index("## Keep in mind")]
+    assert "**Highest mean accuracy**:\n  - a: 0.61" in said
+    assert "**Clearly better than baseline**:\n  - a: +0.12" in said
+    assert "**Clearly worse than baseline**:\n  - b: " in said
+    assert "nats" not in said
+    assert "% of perplexity" not in page
+
+
+@pytest.mark.parametrize("command", [("report",), ("seeds", "--difference", "0.1")])
+def test_the_direction_of_an_unknown_metric_is_asked_for(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("cell,seed,bleu\n" + "".join(f"baseline,{n},{n}\nnew,{n},2\n" for n in range(3)))
+    arguments = [command[0], "mine.csv", *command[1:], "--metric", "bleu"]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "nothing says which 'bleu' is better: add --direction min (a lower one) or --direction max" in said
+    assert main([*arguments, "--direction", "max"]) == 0
+
+
+def test_a_study_s_own_table_does_not_know_its_plan(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "grid", cells=("baseline", "attention", "moe"), seeds=3, noise=0.0)
+    assert main(["report", str(folder)]) == 0
+    assert main(["report", str(folder / "results.csv"), "--output", str(tmp_path / "there")]) == 0
+    of_folder, of_table = ((place / "report.md").read_text() for place in (folder, tmp_path / "there"))
+    remarks = of_table[of_table.index("## Keep in mind") : of_table.index("## Ranking")]
+    assert of_table.count("no plan is known") == remarks.count("no plan is known: nothing says that these tests") == 1
+    assert "exploratory unless you know of a plan" in remarks
+    assert "report the folder" in remarks
+    equal = "WARNING: attention equals baseline in every seed though they differ in attention: one model"
+    assert f"{equal}, or a negative control, which a table cannot declare?" in remarks
+    assert "no plan is known" not in of_folder
+    assert "a table cannot declare" not in of_folder
+
+
 def test_flawed_and_invalid_runs_are_told_in_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = {("moe", 0): [Audit(name="causality", severity="invalid", evidence="it looks ahead")]}
     folder = make_study(tmp_path / "grid", cells=("baseline", "moe"), seeds=2, audits=found)
@@ -59,7 +104,7 @@ def test_an_error_is_one_line(table: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["report", str(table)]) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    has = "it has variant, seed, nll; --metric names the column that holds the validation loss"
+    has = "it has variant, seed, nll; --metric names the column to compare cells by"
     assert shown.err == f"error: {table}: column 'val_loss' is missing: {has}\n"
     assert sorted(path.name for path in table.parent.iterdir()) == ["mine.csv"]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import load_mlflow, stored_runs
+from analysis import load_mlflow, narrative, stored_runs
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.report import results_csv
@@ -213,6 +213,20 @@ def test_anyones_csv_needs_three_columns(tmp_path: Path) -> None:
     assert results.notes == ("columns of mine.csv that were not used: note",)
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_semicolons_or_tabs_may_separate_columns(tmp_path: Path, separator: str) -> None:
+    lines = [
+        ("variant", "seed", "note", "val_loss"),
+        ("baseline", "0", "x", "2.0"),
+        ("new, or old", "0", "1,234,5", "1.5"),
+    ]
+    text = "\n".join(separator.join(line) for line in lines)
+    results = load_results(write(tmp_path / "mine.csv", f"\N{ZERO WIDTH NO-BREAK SPACE}{text}\n"))
+    assert list(results.runs["cell"]) == ["baseline", "new, or old"]
+    assert list(results.runs["val_loss"]) == [2.0, 1.5]
+    assert results.notes == ("columns of mine.csv that were not used: note",)
+
+
 def test_columns_between_cell_and_seed_are_factors(tmp_path: Path) -> None:
     text = "cell,depth,norm,time,seed,val_loss\nbaseline,2,a,9,0,2\nbaseline,2,a,8,1,2\nnew,4,b,7,0,2\n"
     results = load_results(write(tmp_path / "mine.csv", text))
@@ -227,13 +241,29 @@ def test_columns_between_cell_and_seed_are_factors(tmp_path: Path) -> None:
         ("cell,seed,loss\nbaseline,0,1\n", "column 'val_loss' is missing: it has cell, seed, loss"),
         ("name,seed,val_loss\nbaseline,0,1\n", r"column 'cell \(or variant\)' is missing: it has name, seed, val_loss"),
         ("cell,seed,val_loss\nbaseline,0,low\n", "line 2: val_loss must be a number but got 'low'"),
-        ("cell,seed,val_loss\nbaseline,0,1\nx,first,1\n", "line 3: seed must be a number but got 'first'"),
+        ("cell,seed,val_loss\nbaseline,0,1\nx,first,1\n", "line 3: seed must be a whole number but got 'first'"),
+        ("cell,seed,val_loss\nbaseline,,1\n", "line 2: seed must be a whole number but got ''"),
+        ("cell,seed,val_loss\nbaseline,nan,1\n", "line 2: seed must be a whole number but got 'nan'"),
+        (
+            "cell,seed,val_loss\nbaseline,9223372036854775808,1\n",
+            r"line 2: seed must lie between -2\^63 and 2\^63 but got '9223372",
+        ),
+        (
+            "cell,seed,val_loss\nbaseline,1e999999999,1\n",
+            r"line 2: seed must lie between -2\^63 and 2\^63 but got '1e999999999'",
+        ),
         ("cell,seed,val_loss\nbaseline,1.5,1\n", "line 2: seed must be a whole number but got '1.5'"),
         ("cell,seed,val_loss\nbaseline,inf,1\n", "line 2: seed must be a whole number but got 'inf'"),
         ("cell,seed,val_loss\n,0,1\n", "line 2: cell is empty"),
         ("cell,seed,val_loss\nbaseline,0\n", "line 2: 2 values for 3 columns"),
         ("cell,seed,val_loss,val_loss\nbaseline,0,1,1\n", "column 'val_loss' is there twice"),
         ("cell,seed,val_loss,status\nbaseline,0,1,ok\n", "line 2: status must be one of .* but got 'ok'"),
+        ("cell;seed;val_loss\nbaseline;0;2,31\n", "line 2: '2,31' has a decimal comma: write numbers with a point"),
+        ("cell;seed;val_loss\nbaseline;0;2,310\n", "line 2: '2,310' has a decimal comma"),
+        ("cell\tseed\tval_loss\nbaseline\t0\t-,5e-3\n", "line 2: '-,5e-3' has a decimal comma"),
+        ("cell;seed\tval_loss\nbaseline;0\t2\n", "its header has semicolons and tabs"),
+        ("cell;seed;loss\nbaseline;0;1\n", "column 'val_loss' is missing: it has cell, seed, loss"),
+        ("cell,seed;val_loss\nbaseline,0;1\n", "column 'seed' is missing: it has cell, seed;val_loss"),
         ("cell,seed,val_loss\n", "has no rows"),
         ("", "has no rows"),
         ("cell,seed,val_loss\nbaselin,0,1\n", "unknown baseline 'baseline': did you mean 'baselin'?"),
@@ -245,6 +275,14 @@ def test_a_bad_csv_gets_one_line(tmp_path: Path, text: str, message: str) -> Non
     with pytest.raises(AnalysisError, match=message) as caught:
         load_results(write(tmp_path / "mine.csv", text))
     assert "\n" not in str(caught.value)
+
+
+def test_large_seeds_keep_their_digits(tmp_path: Path) -> None:
+    first = 1764000000000000001
+    rows = [f"{cell},{first + n}{end},{n}" for cell in ("baseline", "new") for n, end in enumerate(("", "", ".0", ""))]
+    results = load_results(write(tmp_path / "mine.csv", "\n".join(["cell,seed,val_loss", *rows, "new,9e18,5", ""])))
+    assert list(results.runs["seed"]) == [*range(first, first + 4), *range(first, first + 4), 9 * 10**18]
+    assert ("seeds", "5 (1,764,000,000,000,000,001 to 9,000,000,000,000,000,000)") in narrative.facts(results)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -285,8 +323,60 @@ def test_a_metric_may_be_any_column(tmp_path: Path) -> None:
         load_results(path, baseline="old", metric="bleu")
 
 
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("accuracy", "max"), ("Test Acc.", "max"), ("accuracy_pct", "max"), ("perplexity", "min"), ("val_ppl", "min"),
+        ("bleu", "max"), ("bleu", "min"), ("my_loss", "min"), ("train_seconds", "min"), ("val_perplexity", "min"),
+    ],
+)  # fmt: skip
+def test_a_metric_that_is_no_validation_loss_keeps_its_name(tmp_path: Path, metric: str, direction: str) -> None:
+    path = write(
+        tmp_path / "mine.csv", f"cell,{metric},seed,val_loss\nbaseline,1.5,0,2.0\nnew,2.5,0,3.0\nbad,nan,0,1\n"
+    )
+    by_its_name = metric not in ("bleu", "my_loss", "train_seconds")
+    results = load_results(path, metric=metric, direction=None if by_its_name else direction)
+    assert (results.metric, results.direction) == (metric, direction)
+    assert list(results.finished(metric)[0].dropna()) == [1.5, 2.5]
+    assert list(results.finished("val_loss")[0].dropna()) == [2.0, 3.0]
+    assert results.factors == ()
+    assert results.notes == (f"rows with NaN or infinite {metric}, counted as diverged: 1",)
+    again = tmp_path / "results.csv"
+    again.write_text(results_csv(results.runs))
+    there = load_results(again, study="mine", metric=metric, direction=direction)
+    pd.testing.assert_frame_equal(there.runs, results.runs, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "message"),
+    [
+        ("bleu", None, "nothing says which 'bleu' is better"),
+        ("my_loss", None, "nothing says which 'my_loss' is better"),
+        ("accuracy", "min", "--direction min: of accuracy higher is better: leave it out"),
+        ("nll", "max", "--direction max: of val_loss lower is better"),
+        ("bluu", None, "column 'bluu' is missing: .*; --metric names the column to compare cells by"),
+        ("bluu", "max", "column 'bluu' is missing"),
+        ("seed", "min", "--metric seed: this column holds no figure"),
+    ],
+)
+def test_a_direction_is_never_assumed(tmp_path: Path, metric: str, direction: str | None, message: str) -> None:
+    path = write(tmp_path / "mine.csv", "cell,seed,accuracy,nll,bleu,my_loss\nbaseline,0,1,2,3,4\n")
+    with pytest.raises(AnalysisError, match=message) as caught:
+        load_results(path, metric=metric, direction=direction)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_stands_beside_the_one_that_is_taken_is_not_used(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.csv", "cell,seed,val_loss,loss\nbaseline,0,2.0,3.0\n")
+    results = load_results(path, metric="loss")
+    assert list(results.runs["val_loss"]) == [3.0]
+    assert "columns of mine.csv that were not used: val_loss" in results.notes
+
+
 def test_a_study_has_only_its_own_metrics(study: Path) -> None:
     assert load_results(study, metric="val_accuracy").direction == "max"
+    with pytest.raises(AnalysisError, match="--direction max: of val_loss lower is better"):
+        load_results(study, direction="max")
     with pytest.raises(AnalysisError, match="unknown metric 'nll'"):
         load_results(study, metric="nll")
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis import narrative
+from analysis import narrative, plan_check
 from analysis.load import load_results
 from analysis.registered import HASH, REGISTERED, registration
 from analysis.results import Results
@@ -172,11 +172,12 @@ def test_without_registration_all_is_as_it_was() -> None:
     assert set(analysis.comparisons["plan"]) == {""}
     assert set(analysis.comparisons["family"]) == {3}
     assert analysis.plan_check.empty
-    assert not any("plan" in note for note in analysis.notes)  # a table of anybody's
+    assert [note for note in analysis.notes if "plan" in note] == [plan_check.NO_PLAN]  # a table of anybody's
     plan = {"cells": registered(CELLS)["cells"]}
     own = analyse(make_results(LOSSES, plan=plan))
     assert own.comparisons.equals(analysis.comparisons)
     assert any(note.startswith("no plan was registered") for note in own.notes)
+    assert plan_check.NO_PLAN not in own.notes
     assert any(note.startswith("one learning rate for all cells") for note in own.notes)
 
 
