@@ -10,8 +10,8 @@ from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from pathlib import Path
 
+from analysis.csv_file import NULLS, read_csv
 from analysis.errors import AnalysisError
-from analysis.load_csv import NULLS, read_csv
 from analysis.published import FOLDER, Claim, Interval, Printed, load_published
 from analysis.runs import unknown
 from analysis.table_audit import columns
