@@ -18,7 +18,7 @@ def beside(figures: Sequence[float], printed: float) -> list[str]:
     """
     nearest = min((figure for figure in figures if math.isfinite(figure)), key=lambda f: abs(f - printed), default=0.0)
     digits, gap = FEWEST, abs(nearest - printed)
-    if nearest != 0 and gap > 0:
+    if nearest != 0 and gap / 2 > 0:  # half of the smallest number there is rounds to nothing
         needed = math.floor(math.log10(abs(nearest))) - math.floor(math.log10(gap / 2)) + 1
         digits = min(max(needed, FEWEST), MOST)
     zeros = "#" if digits > FEWEST else ""

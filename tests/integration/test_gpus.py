@@ -84,8 +84,9 @@ def test_what_runs_out_of_memory_is_tried_once_more_alone(
 
 
 def test_a_trial_of_a_search_is_tried_once_more_too(
-    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.HungryTrainable)
     search = [*command("baseline,mlp", "0.5"), "--trials", "4", "--sweep", "0", "--rungs", "1"]
     assert tune.main(search, fakes_ray.HungryTuningTrainable) == 0
     output = capsys.readouterr().out

@@ -44,9 +44,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> TokenizedCorpus:
     return prepare_corpus(str(folder / "text.txt"), vocab_size=300, seq_len=16, cache_dir=folder / "cache")
 
 
-def names_of(trainable: type[AblationTrainable]) -> dict[str, Any]:
-    """Return what its methods look names up in: of a class that Ray unpickled in this process it is not the module."""
-    return trainable._start_seed.__globals__
+def set_name(patch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    """Set what a name means in the trainable's methods: in some that Ray unpickled here it is not the module's."""
+    for method in vars(AblationTrainable).values():
+        if name in getattr(method, "__globals__", {}):
+            patch.setitem(method.__globals__, name, value)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +272,7 @@ def test_a_reused_actor_frees_a_model_before_it_builds_the_next(
         alive.append(before() is not None)
         return Trainer(*arguments)
 
-    monkeypatch.setitem(names_of(AblationTrainable), "Trainer", build)
+    set_name(monkeypatch, "Trainer", build)
     actor.reset_config(trial(corpus, tmp_path, [1]))
     assert alive == [False]
 
@@ -409,7 +411,7 @@ def test_a_model_that_does_not_fit_is_a_report_and_its_actor_can_be_reused(
     settings = {**trial(corpus, tmp_path, [0]), "gpus": gpus}
     monkeypatch.setattr(AblationTrainable, "_begin", fakes_ray.begin_without_a_gpu)
     with monkeypatch.context() as patch:
-        patch.setitem(names_of(AblationTrainable), "Trainer", too_large)
+        set_name(patch, "Trainer", too_large)
         actor = kind(settings)
         report = actor.train()
         with pytest.raises(torch.OutOfMemoryError):
@@ -468,7 +470,7 @@ def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(
         raise OSError("the network is down")
 
     with monkeypatch.context() as patch:
-        patch.setitem(names_of(AblationTrainable), "load_checkpoint", unreachable)
+        set_name(patch, "load_checkpoint", unreachable)
         actor = AblationTrainable(settings)
         report = actor.train()
     assert (report["status"], report["error"]) == (schema.FAILED, "OSError: the network is down")
@@ -483,8 +485,8 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_run(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setitem(names_of(AblationTrainable), "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setitem(names_of(AblationTrainable), "save_checkpoint", full)
+    set_name(monkeypatch, "CHECKPOINT_SECONDS", 0.0)
+    set_name(monkeypatch, "save_checkpoint", full)
     setting, reports = config(corpus), []
     actor = AblationTrainable(trial(corpus, tmp_path, [0]))
     while not reports or not reports[-1]["done"]:
@@ -500,7 +502,6 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_run(
 def test_checkpoints_take_a_small_part_of_the_time(
     corpus: TokenizedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = names_of(AblationTrainable)
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, perf_counter=lambda: clock.now)
     written: list[float] = []
 
@@ -508,8 +509,8 @@ def test_checkpoints_take_a_small_part_of_the_time(
         clock.now += 3.0
         written.append(clock.now)
 
-    monkeypatch.setitem(names, "time", clock)
-    monkeypatch.setitem(names, "save_checkpoint", slow)
+    set_name(monkeypatch, "time", clock)
+    set_name(monkeypatch, "save_checkpoint", slow)
     actor = AblationTrainable(trial(corpus, tmp_path, [0], updates=200, row_every=200, evaluate_every=200))
     while clock.now < 200:
         actor._advance()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -223,6 +223,7 @@ def test_what_is_right_has_the_digits_in_which_it_differs(loss: str, printed: st
     assert item.evidence == f"baseline: ppl is printed as {printed}, but exp(loss) is {right}"
 
 
+@example(figures=[5e-324], printed=Decimal("0.000"))
 @given(figures=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3), printed=st.decimals(-(10**6), 10**6, places=3))
 def test_digits_beside_a_printed_figure_show_the_difference(figures: Sequence[float], printed: Decimal) -> None:
     """The nearest figure, as shown, is on its side of the printed one, by half of the difference and more."""
