@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests.fakes_text import write_corpus
+
+# How long an example takes says nothing of the code on a busy machine.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # As in a trial on a CPU: another number of threads splits sums otherwise, and exact comparisons would fail.
 torch.set_num_threads(1)

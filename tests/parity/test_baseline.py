@@ -62,7 +62,7 @@ def test_mha_is_softmax_attention_with_rope_position_by_position() -> None:
     torch.testing.assert_close(module(x, None)[0], module.out(expected), rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     experts=st.integers(1, 6),
     data=st.data(),
@@ -191,7 +191,7 @@ def test_the_two_rmsnorms_agree_up_to_rounding() -> None:
     torch.testing.assert_close(one(x), expected, rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     tokens=st.integers(1, 40),
     vocabulary=st.integers(2, 50),

@@ -71,7 +71,7 @@ ROPES = {
 }
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     heads=st.integers(1, 4),
     q_rank=st.integers(2, 24),
@@ -142,7 +142,7 @@ def in_neighbouring_pairs(rows: Tensor, heads: int, rope_dim: int) -> Tensor:
     return by_head[:, order].flatten(0, 1)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 3),
@@ -219,7 +219,7 @@ def test_unused_glm4_is_a_whole_glm4_model() -> None:
 FAMILIES = {"deepseek_v3": (DeepseekV3Config, theirs.DeepseekV3MoE), "glm4": (Glm4MoeConfig, glm4.Glm4MoeMoE)}
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, derandomize=True)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     groups=st.integers(1, 4),

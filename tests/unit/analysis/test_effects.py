@@ -104,7 +104,7 @@ def test_pooled_interval_against_simulated_pivot() -> None:
 PAIRS = arrays(float, (2, 1, 5), elements=st.integers(1000, 9999).map(lambda i: i / 1000))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(PAIRS, st.floats(-3, 3), st.floats(0.2, 5), st.permutations(range(5)))
 def test_symmetries(xy: np.ndarray, shift: float, unit: float, order: list[int]) -> None:
     x, y = xy

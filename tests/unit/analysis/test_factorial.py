@@ -297,7 +297,7 @@ def test_shapley_values_are_the_average_over_all_orders() -> None:
     assert table.loc[list(FACTORS), "shapley"].sum() == pytest.approx(everything.mean(), abs=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(2, 5))
 def test_without_three_way_terms_shapley_values_are_the_main_effects(seed: int, k: int) -> None:
     """v(S) = sum of a_i and b_ij over S: both are a_i plus half of its b_ij, by seed, to 1e-12."""

@@ -30,7 +30,7 @@ def study(seeds: int, means: dict[str, float] = MEANS, **options: Any) -> Analys
     return analyse(make_results(losses, **options))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=9), st.integers(0, 10))
 def test_two_cells_share_a_letter_where_they_are_close(means: list[int], gap: int) -> None:
     values = np.sort(np.array(means, dtype=float))

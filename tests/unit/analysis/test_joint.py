@@ -53,7 +53,7 @@ def test_one_comparison_is_the_t_test(df: int) -> None:
     assert dunnett_critical(1, df) == stats.t.isf(0.025, df)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 30), st.integers(2, 9), st.floats(0.001, 0.2))
 def test_the_critical_value_lies_between_one_comparison_and_bonferroni(k: int, more: int, alpha: float) -> None:
     df = k * more
@@ -83,7 +83,7 @@ def test_a_row_by_hand() -> None:
     assert (row["joint_low"], row["joint_high"]) == pytest.approx((difference - half, difference + half))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(3, 7), st.integers(3, 6), st.integers(0, 99), st.floats(-2, 2))
 def test_a_shift_of_a_seed_changes_nothing_and_p_and_interval_agree(c: int, s: int, seed: int, shift: float) -> None:
     losses = study(c, s, effect=0.03, seed=seed)

@@ -185,7 +185,7 @@ def test_a_csv_may_name_flaws_and_invalid_runs(tmp_path: Path) -> None:
     assert list(load_results(write(tmp_path / "mine.csv", text)).runs["flaws"]) == ["", "leak split"]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     loss=st.floats(min_value=1e-300, max_value=LARGEST),
     tokens=st.integers(0, 2**50),

@@ -80,7 +80,7 @@ def own_flaws(results: Results, cells: list[str]) -> set[str]:
     return {name for text in runs["flaws"] for name in text.split()}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     flaws=st.dictionaries(
         st.sampled_from(CELLS), st.lists(st.sampled_from(EIGHT), min_size=1, unique=True).map(" ".join), min_size=1
@@ -144,7 +144,7 @@ def test_nothing_that_is_rendered_lacks_the_mark(sound: Results, flaws: dict[str
     assert all(" ".join(flaws[cell].split()) in results_csv(results.runs) for cell in flaws)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(cells=st.sets(st.sampled_from(CELLS), min_size=1))
 def test_every_figure_names_the_flaws_and_its_flawed_labels_are_red(sound: Results, cells: set[str]) -> None:
     results = with_flaws(sound, dict.fromkeys(cells, f"{LEAK} {SPLIT}"))

@@ -35,7 +35,7 @@ def fronts(results: Results) -> pd.DataFrame:
     return analyse(results).pareto.set_index("cell")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
 def test_a_front_is_what_nothing_dominates(points: list[tuple[int, int]]) -> None:
     loss, cost = np.array(points, dtype=float).T

@@ -32,7 +32,7 @@ def test_two_cells_are_a_t_distribution(difference: float) -> None:
     assert shares[0, 0] == pytest.approx(stats.t.cdf(difference / (0.5 * 2**0.5), 4), abs=0.015)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.floats(-2, 2), st.integers(1, 3)), min_size=2, max_size=6), st.integers(2, 30))
 def test_every_rank_is_somebodys(models: list[tuple[float, int]], df: int) -> None:
     means, sizes = (np.array(column) for column in zip(*models, strict=True))

@@ -32,7 +32,7 @@ def test_agrees_with_statsmodels(effect: float, power: float) -> None:
     assert exact.power(effect, n - 1, 0.05) < power
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.floats(0.05, 30), st.integers(1, 40), st.floats(0.1, 0.99))
 def test_fewest_that_are_enough(effect: float, family: int, power: float) -> None:
     def found(n: int) -> float:

@@ -232,7 +232,7 @@ def test_max_t_by_hand() -> None:
     assert sign_flip_max_t(d[:1])[0] == pytest.approx(sign_flip(d[0]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(3, 8), st.integers(0, 10**6))
 def test_max_t_lies_between_the_single_test_and_bonferroni(k: int, n: int, seed: int) -> None:
     d = np.random.default_rng(seed).normal(0.5, 1, (k, n))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -614,7 +614,6 @@ DEFINITIONS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-@settings(deadline=None)  # eight names' intervals, on a machine that does other things
 @given(rows=small_effects())
 def test_nothing_is_invalid_in_sound_tables_of_small_effects(rows: Rows) -> None:
     assert invalid(audit(rows)) == []

@@ -62,7 +62,7 @@ def test_by_hand() -> None:
 SAMPLES = st.lists(st.integers(-99, 99).map(lambda i: i / 10), min_size=3, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SAMPLES, SAMPLES, st.floats(0.2, 5))
 def test_welch_is_scipys_and_swapping_mirrors(x: list[float], y: list[float], unit: float) -> None:
     if np.std(x) < 0.01 or np.std(y) < 0.01:

@@ -22,7 +22,7 @@ def test_an_activation_s_gradient_is_its_own(name: str) -> None:
     assert str(activation) == name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any),
     gated=st.booleans(),

@@ -465,7 +465,7 @@ def test_batches_that_come_from_elsewhere_are_invalid(corpus: TokenizedCorpus, m
     assert found.evidence.startswith("4 of 4 sequences really trained on")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_overlap_equals_its_definition(data: st.DataObject) -> None:
     """Against a search through all pairs of places, on few kinds of tokens so that repeats abound."""
@@ -763,7 +763,7 @@ def test_equal_models_and_seeds_have_one_digest_and_no_others_have(corpus: Token
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_one_changed_bit_anywhere_is_another_digest(data: st.DataObject) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 3))
     names = {name for name, _ in model.named_parameters()}

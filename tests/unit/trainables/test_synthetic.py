@@ -45,7 +45,7 @@ def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32))
 def test_probabilities_sum_to_one_after_every_beginning(name: str, seed: int) -> None:
     symbols, logs = draw_document(ALL[name], generator(seed))
@@ -143,7 +143,7 @@ ORACLES: dict[str, Callable[..., float]] = {
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32))
 def test_likelihood_of_a_document_by_hand(name: str, seed: int) -> None:
     symbols, logs = draw_document(ALL[name], generator(seed))
