@@ -162,7 +162,7 @@ class AblationTrainable(tune.Trainable):
 
     @property
     def _checkpoint_name(self) -> str:
-        return f"checkpoints/{self.trial_config.hash(self.trainer.seed)}.pt"
+        return f"{schema.CHECKPOINTS_FOLDER}/{self.trial_config.hash(self.trainer.seed)}.pt"
 
     def step(self) -> dict[str, Any]:
         """Train for about REPORT_SECONDS, to a pause, or to the end of the trial.

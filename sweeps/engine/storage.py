@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from analysis.registered import AMENDMENTS, HASH
-from analysis.schema import FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, TrialRecord, replacing
+from analysis.schema import CHECKPOINTS_FOLDER, FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, TrialRecord, replacing
 from analysis.tuning_records import RUNNING, TUNING_FOLDER, TuningRecord
 from moe_models.errors import ConfigError, require
 from trainables.store import Folder, Store, is_url, open_store
 
-CHECKPOINTS_FOLDER = "checkpoints"
 KEPT_FOLDERS = (RECORDS_FOLDER, FAILURES_FOLDER)
 READS_AT_A_TIME = 16
 Record = TypeVar("Record")
