@@ -60,9 +60,7 @@ class RopeYarn(RopeBase):
 
     def amplitude(self) -> float:
         """Return the ratio of the two temperatures, by which rotated vectors are multiplied."""
-        if self.mscale and self.mscale_all_dim:
-            return _temperature(self.factor, self.mscale) / _temperature(self.factor, self.mscale_all_dim)
-        return _temperature(self.factor, 1.0)
+        return _temperature(self.factor, self.mscale) / _temperature(self.factor, self.mscale_all_dim)
 
     def softmax_factor(self) -> float:
         """Return the square of the temperature that acts on all dimensions."""
