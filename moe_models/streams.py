@@ -20,7 +20,11 @@ def derive_seed(seed: int, *keys: str | int) -> int:
 
 
 def generator(seed: int, *keys: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a fresh generator at the start of the stream named by `keys`."""
+    """Return a fresh generator at the start of the stream named by `keys`.
+
+    On a CPU torch keeps the lower 32 bits of a seed: of 50,000 streams two are equal with a probability of 25 %, at
+    places that chance picks.
+    """
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *keys))
 
 

@@ -101,6 +101,10 @@ class Windows:
     length: int
     """Tokens a piece; one that starts too late for that ends with the row."""
 
+    def texts(self) -> list[np.ndarray]:
+        """Return the tokens of each piece."""
+        return [self.tokens[start : start + self.length] for start in self.starts]
+
 
 class TrainingBatches:
     """Random access to the batches of a training run.
@@ -214,6 +218,15 @@ class EvaluationBatches:
     def scored(self) -> Windows:
         """Return the windows that an evaluation scores."""
         return Windows(self._split.tokens, self.starts, self._seq_len + 1)
+
+    def windows_of(self, batch: int) -> Windows:
+        """Return the windows that make up one batch."""
+        first = batch * self._batch_size
+        return Windows(self._split.tokens, self.starts[first : first + self._batch_size], self._seq_len + 1)
+
+    def scored_targets(self) -> np.ndarray:
+        """Return the targets (scored_tokens,) in the order of evaluation."""
+        return self._split.tokens[self._scored_places()]
 
     def scored_documents(self) -> torch.Tensor:
         """Return the index of each target's document (scored_tokens,), int64, in the order of evaluation.

@@ -24,7 +24,7 @@ from trainables.config import TrialConfig
 from trainables.data import TokenizedCorpus
 from trainables.memory import PeakMemory
 from trainables.optim import build_optimizers, learning_rate_factor
-from trainables.witness import Witness
+from trainables.witness import Witness, updates_between_looks
 
 
 class Divergence(ArithmeticError):
@@ -62,6 +62,7 @@ class Trainer:
         self.update = 0
         self.rows: list[dict[str, Any]] = []
         self.witness = Witness()
+        self._look_every = updates_between_looks(config.training.muon_momentum)
         self.train_seconds = 0.0
         self.evaluation_seconds = 0.0
         self.evaluate_at: frozenset[int] = frozenset()
@@ -100,6 +101,8 @@ class Trainer:
     def _train_update(self) -> None:
         """Make one optimizer update from `accumulation` micro-batches."""
         training = self.config.training
+        if self.update == 0:
+            self.witness.begins(self.model)
         self.model.train()
         for micro_step in range(training.accumulation):
             inputs_BT, targets_BT = self._to_device(self.batches.batch(self.update, micro_step))
@@ -109,8 +112,6 @@ class Trainer:
             self.witness.batch(inputs_BT, targets_BT)
             ((loss + output.auxiliary_loss) / training.accumulation).backward()
             self._window_losses.append(loss.detach())
-        if self.update == 0 or (self.update + 1) % training.row_every == 0 or self.update + 1 == training.updates:
-            self.witness.gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
         self._set_learning_rates(learning_rate_factor(self.update, training))
         for optimizer in self.optimizers:
@@ -118,9 +119,11 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         for load_E, router in zip(self._window_loads, self.model.routers(), strict=True):
             load_E += router.after_update()
+        self.update += 1
+        if self.update == 1 or self.update % self._look_every == 0 or self.finished:
+            self.witness.gradients(self.model, self.optimizers)
         rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
         self.witness.update_made(self.model, rates)
-        self.update += 1
 
     def _set_learning_rates(self, factor: float) -> None:
         groups = (group for optimizer in self.optimizers for group in optimizer.param_groups)
@@ -154,6 +157,7 @@ class Trainer:
             schema.LOAD_IMBALANCE: self._load_imbalance(),
         }
         self.rows.append(row)
+        self.witness.routed(self.model, self._window_loads)
         self._start_window()
         for name, value in ((schema.TRAIN_LOSS, train_loss), *validation.items()):
             if value is not None and not math.isfinite(value):

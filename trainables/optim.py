@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -122,10 +122,18 @@ def _adamw(params: Sequence[Tensor], config: TrainingConfig) -> torch.optim.Adam
     return torch.optim.AdamW(params, lr=config.adamw_learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
+def averaged_gradients(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the parameters that an optimizer has updated, each with the average of gradients that it keeps."""
+    name = "momentum" if isinstance(optimizer, Muon) else "exp_avg"
+    for parameter, state in optimizer.state.items():
+        yield parameter, state[name]
+
+
 def learning_rate_factor(update: int, config: TrainingConfig) -> float:
     """Return the factor on the base learning rates at an update (from 0): linear warm-up, then a cosine.
 
-    The last update of the horizon, number `horizon - 1`, runs at exactly `final_learning_rate_fraction`.
+    The last update of the horizon, number `horizon - 1`, runs at exactly `final_learning_rate_fraction`, unless the
+    warm-up takes all updates: then at 1.
     """
     warmup = round(config.warmup_fraction * config.horizon)
     if update < warmup:

@@ -9,17 +9,25 @@ Shapes: B sequences, T tokens, N scored targets of an evaluation, R rows of a pa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from analysis.schema import DIGEST_UPDATES
+from moe_models.loss import IGNORED_TARGET
 from moe_models.routers import Router
+from trainables.optim import averaged_gradients
 
 SAMPLE = 64
 """Elements of a parameter, evenly spread, by which it is seen to move."""
+MOST_BETWEEN_LOOKS = 25
+"""Updates between two looks at what the optimizers remember, at most: of what is so old AdamW's average keeps 8 %."""
+FADED = 0.01
+"""Share of a gradient's part in Muon's momentum below which the next look would come too late."""
 
 Batch = tuple[Tensor, Tensor]
 """inputs_BT and targets_BT as the model got them."""
@@ -35,11 +43,11 @@ class Witness:
         evaluated: the first and the latest batch of the last evaluation.
         scores: of the last evaluation, each batch's targets and their losses (N,), in order.
         digest: of the parameters after DIGEST_UPDATES updates; empty before.
-        looks: updates whose gradients were looked at.
-        largest: for each parameter that had a gradient, the largest magnitude in each row (last dimension) at these
-            updates, (R,); of a vector in each element.
-        initial: elements of each parameter when gradients were first looked at, (S,).
-        loads: for each router the most tokens that each expert got at one of these updates, (E,).
+        largest: for each parameter that got a gradient and whose optimizer used it, the largest magnitude that the
+            average of its gradients reached in each row (last dimension), (R,); of a vector in each element. The
+            averages, which the optimizers keep, are looked at before a gradient fades: they hold those of all updates.
+        initial: elements of each parameter before the first update, (S,).
+        loads: for each router the tokens that each expert got while training, up to the latest row, (E,).
         rates: learning rates of all parameter groups at each update.
     """
 
@@ -50,7 +58,6 @@ class Witness:
         self.evaluated: list[Batch] = []
         self.scores: list[tuple[Tensor, Tensor]] = []
         self.digest = ""
-        self.looks = 0
         self.largest: dict[str, Tensor] = {}
         self.initial: dict[str, Tensor] = {}
         self.loads: dict[str, Tensor] = {}
@@ -63,22 +70,29 @@ class Witness:
         self.trained[self.updates] = (inputs_BT, targets_BT)
         self.tokens += inputs_BT.numel()
 
+    def begins(self, model: nn.Module) -> None:
+        """The first update is about to be made."""
+        self.initial = {name: sample(parameter).clone() for name, parameter in model.named_parameters()}
+
     @torch.no_grad()
-    def gradients(self, model: nn.Module) -> None:
-        """Look at the gradients of an update: of all its micro-batches, before the optimizer uses them."""
-        if self.looks == 0:
-            self.initial = {name: sample(parameter).clone() for name, parameter in model.named_parameters()}
-        self.looks += 1
-        for name, module in model.named_modules():
-            if isinstance(module, Router):
-                self.loads[name] = torch.maximum(self.loads.get(name, module.load_E), module.load_E)
+    def gradients(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """Look at the gradients that the optimizers remember: of all updates, in so far as they have not faded."""
+        averages = {parameter: average for one in optimizers for parameter, average in averaged_gradients(one)}
         for name, parameter in model.named_parameters():
-            if parameter.grad is None:
+            average = averages.get(parameter)
+            if average is None:
                 continue
-            rows = parameter.grad.flatten(0, -2) if parameter.ndim > 1 else parameter.grad.unsqueeze(-1)
+            rows = average.flatten(0, -2) if average.ndim > 1 else average.unsqueeze(-1)
             largest_R = torch.linalg.vector_norm(rows, float("inf"), dim=-1)
             before_R = self.largest.get(name)
             self.largest[name] = largest_R if before_R is None else torch.maximum(before_R, largest_R)
+
+    @torch.no_grad()
+    def routed(self, model: nn.Module, loads: Sequence[Tensor]) -> None:
+        """So many tokens went to each expert of each router, first layer first, since this was last said."""
+        routers = [name for name, module in model.named_modules() if isinstance(module, Router)]
+        for name, load_E in zip(routers, loads, strict=True):
+            self.loads[name] = self.loads[name] + load_E if name in self.loads else load_E
 
     def update_made(self, model: nn.Module, rates: list[float]) -> None:
         """The optimizers have made an update, at these learning rates, and the routers theirs."""
@@ -102,7 +116,6 @@ class Witness:
             "updates": self.updates,
             "tokens": self.tokens,
             "digest": self.digest,
-            "looks": self.looks,
             "largest": self.largest,
             "initial": self.initial,
             "loads": self.loads,
@@ -111,11 +124,25 @@ class Witness:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`'s output."""
-        self.updates, self.tokens, self.looks = state["updates"], state["tokens"], state["looks"]
+        self.updates, self.tokens = state["updates"], state["tokens"]
         self.digest = state.get("digest", "")  # a checkpoint from before there were any
         for seen in ("largest", "initial", "loads"):
             setattr(self, seen, {name: tensor.to(device) for name, tensor in state[seen].items()})
         self.rates = list(state["rates"])
+
+
+def sequences(batch: Batch, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the inputs and the targets of each sequence of a batch without its padding, as tokens of a type."""
+    for inputs_T, targets_T in zip(*(part_BT.cpu().numpy() for part_BT in batch), strict=True):
+        length = int((targets_T != IGNORED_TARGET).cumsum().argmax()) + 1  # up to the last target that is scored
+        yield inputs_T[:length].astype(dtype), targets_T[:length].astype(dtype)
+
+
+def updates_between_looks(momentum: float) -> int:
+    """Return how often to look at the averages of gradients so that none has faded, by the weight of Muon's past."""
+    if not 0 < momentum < 1:
+        return MOST_BETWEEN_LOOKS if momentum else 1
+    return min(MOST_BETWEEN_LOOKS, 1 + int(math.log(FADED) / math.log(momentum)))
 
 
 def sample(parameter: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ model, batches, gradients and optimizers, never what a configuration says of its
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from analysis.schema import SEVERITIES, VAL_LOSS, Audit, DocumentScores
 from moe_models.streams import Noise
@@ -24,6 +23,7 @@ from trainables.audits import (
 from trainables.batches import Windows
 from trainables.data import TokenizedCorpus
 from trainables.loop import Trainer
+from trainables.witness import Batch
 
 __all__ = ["Auditor"]
 
@@ -59,9 +59,10 @@ class Auditor:
         trainer, witness, config = self.trainer, self.trainer.witness, self.trainer.config
         if trainer.finished and witness.trained and trainer.rows[-1][VAL_LOSS] is not None:
             self._note(causality.NAME, self._causality())
-            self._note(targets.NAME, targets.audit(trainer.model, witness))
+            read = self._read()
+            self._note(targets.NAME, targets.audit(trainer.model, read))
             trained, held = trainer.batches.drawn(trainer.update), trainer.validation.scored()
-            self._note(split_overlap.NAME, split_overlap.audit(self.corpus, trained, held, self._read(held)))
+            self._note(split_overlap.NAME, split_overlap.audit(self.corpus, trained, held, read))
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             parameters = [parameter for group in groups for parameter in group["params"]]
             dead = dead_parameters.find(trainer.model, witness, parameters)
@@ -69,6 +70,7 @@ class Auditor:
             self._note(dead_parameters.NAME, dead.audit)
             self.scores = evaluation.by_document(trainer.validation, witness)
             self._note(evaluation.NAME, evaluation.audit(self.corpus.validation, self.scores, witness))
+            self._note(evaluation.NAME, evaluation.scored(trainer.validation, witness))
             found = evaluation.reported(trainer.model, witness, trainer.rows[-1], trainer.autocast())
             self._note(evaluation.NAME, found)
             self._note(too_good.NAME, too_good.audit(self.corpus, trainer.validation, self.scores))
@@ -93,15 +95,20 @@ class Auditor:
         if SEVERITIES.index(found.severity) < SEVERITIES.index(before.severity):
             self._worst[name] = found
 
-    def _read(self, held: Windows) -> dict[str, tuple[Windows, Tensor]]:
-        """Return what `split_overlap` compares: the inputs of batches, and the windows that they have to be."""
+    def _read(self) -> dict[str, tuple[Windows, Batch]]:
+        """Return the batches that the witness holds by what was done with them, each with the windows it has to be."""
         trainer, witness = self.trainer, self.trainer.witness
         last = trainer.config.training.accumulation - 1
         trained = {
-            f"trained on at update {update + 1}": (trainer.batches.windows_of(update, last), inputs_BT)
-            for update, (inputs_BT, _) in witness.trained.items()
+            f"{targets.TRAINED} {update + 1}": (trainer.batches.windows_of(update, last), batch)
+            for update, batch in witness.trained.items()
         }
-        return {**trained, "evaluated": (held, witness.evaluated[0][0])}
+        places = {"evaluated first": 0, "evaluated last": len(trainer.validation) - 1}
+        evaluated = {
+            what: (trainer.validation.windows_of(place), batch)
+            for (what, place), batch in zip(places.items(), witness.evaluated, strict=False)
+        }
+        return {**trained, **evaluated}
 
     def _causality(self) -> Audit | None:
         """Audit causality on the next batch of the data order: its first sequences, two or more."""

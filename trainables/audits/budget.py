@@ -43,7 +43,7 @@ def audit(
 
 def _rates(training: TrainingConfig, witness: Witness, base_rates: Sequence[float]) -> str | None:
     """Say where a learning rate left its schedule: the last update of a run is named before any other."""
-    final = training.final_learning_rate_fraction
+    final = _scheduled(training.updates - 1, training)
     last = _worst(witness.rates[-1], base_rates, final)
     if last is not None:
         return f"the learning rate ended at {last:.3g} of its base, not at its schedule's end, {final:.3g}"

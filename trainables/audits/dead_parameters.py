@@ -1,4 +1,4 @@
-"""`dead_parameters`: parameters that no gradient, or no optimizer, ever reached.
+"""`dead_parameters`: parameters that no gradient, or no optimizer, reached in the whole run.
 
 Shapes: R rows of a parameter (last dimension), elements of a vector; E experts.
 """
@@ -18,7 +18,7 @@ from trainables.witness import Witness, sample
 
 NAME = "dead_parameters"
 NOTHING = 1e-5
-"""A row's largest gradient is nothing below this share of the median row's of its module."""
+"""A row's largest average of gradients is nothing below this share of the median row's of its module."""
 WORTH_A_WARNING = 0.01
 """Share of dead parameters from which on a figure per parameter misleads."""
 INNOCENT = {
@@ -63,9 +63,10 @@ class Dead:
 def find(model: MoETransformer, witness: Witness, trained: Collection[Tensor]) -> Dead:
     """Count the parameters without a gradient over the run, or out of reach of every optimizer.
 
-    A row is dead where its largest gradient at the updates looked at is absent, or nothing against the median of its
-    module's rows, and where its parameter is what it was at the first update. Experts that were never chosen are a
-    note, as is a small share of dead rows; a whole dead tensor is a warning.
+    A row is dead where the largest average of its gradients over the run is absent, or nothing against the median of
+    its module's rows, and where its parameter is what it was before the first update. A gradient at any single update
+    is in the averages, so that what trains seldom is alive. Experts that no token was ever sent to are a note, as is a
+    small share of dead rows; a whole dead tensor is a warning.
 
     Args:
         model: as trained.
@@ -85,12 +86,12 @@ def find(model: MoETransformer, witness: Witness, trained: Collection[Tensor]) -
         shown = ", ".join(f"{place} ({count:,})" for place, count in list(places.items())[:SHOWN])
         more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
         evidence.append(
-            f"{dead:,} of {total:,} parameters ({dead / total:.1%}) got no gradient or no update at the "
-            f"{witness.looks} updates looked at: {shown}{more}"
+            f"{dead:,} of {total:,} parameters ({dead / total:.1%}) got no gradient or no update in "
+            f"{witness.updates:,} updates: {shown}{more}"
         )
     if unchosen:
         shown = ", ".join(f"{len(experts)} in {name}" for name, experts in list(unchosen.items())[:SHOWN])
-        evidence.append(f"experts never chosen at the {witness.looks} updates looked at: {shown}")
+        evidence.append(f"experts never chosen in {witness.updates:,} updates: {shown}")
     is_warning = any(r.all for r in guilty.values()) or dead >= WORTH_A_WARNING * total
     severity = WARNING if is_warning else NOTE
     return Dead(dead, Audit(name=NAME, severity=severity, evidence="; ".join(evidence)))

@@ -64,6 +64,22 @@ def audit(split: Split, scores: DocumentScores | None, witness: Witness) -> Audi
     return Audit(name=NAME, severity=WARNING, evidence=evidence)
 
 
+def scored(validation: EvaluationBatches, witness: Witness) -> Audit | None:
+    """Compare what the last evaluation scored, label by label, with what was to be scored.
+
+    Args:
+        validation: what was to be scored.
+        witness: of the run.
+    """
+    expected_N, labels_N = validation.scored_targets(), _labels(witness).numpy()
+    if np.array_equal(labels_N, expected_N):
+        return None
+    evidence = (
+        f"the {len(labels_N):,} labels scored are not the {len(expected_N):,} of the windows to be evaluated, in order"
+    )
+    return Audit(name=NAME, severity=INVALID, evidence=evidence)
+
+
 @torch.no_grad()
 def reported(model: MoETransformer, witness: Witness, row: Mapping[str, Any], autocast: torch.autocast) -> Audit | None:
     """Compare the loss that is reported with the scores, and some sequences' scores with those of the trained model.
@@ -91,6 +107,12 @@ def reported(model: MoETransformer, witness: Witness, row: Mapping[str, Any], au
         evidence = f"the losses of text evaluated differ by {apart:.1%} from those that the trained model has on it"
         return Audit(name=NAME, severity=INVALID, evidence=evidence)
     return None
+
+
+def _labels(witness: Witness) -> Tensor:
+    """Return the scored targets in the order of evaluation (N,), int64 on the CPU."""
+    targets_N = torch.cat([targets for targets, _ in witness.scores])
+    return targets_N[targets_N != IGNORED_TARGET].cpu()
 
 
 def _losses(witness: Witness) -> Tensor:

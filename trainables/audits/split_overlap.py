@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from analysis.schema import INVALID, NOTE, Audit
 from trainables.batches import Windows
 from trainables.data import Split, TokenizedCorpus
+from trainables.witness import Batch, sequences
 
 NAME = "split_overlap"
 LONG_RUN = 50
@@ -23,35 +23,41 @@ SHORT_RUN = 13
 MOST_COPIED = 0.1
 """Share of copied tokens above which a validation loss measures memory."""
 SHORTEST_DOCUMENT = SHORT_RUN
-"""Tokens below which two documents may be equal by chance: headings, single words."""
+"""Tokens, the end counted, below which two documents may be equal by chance: headings, single words. One such is no
+finding; what they make of the text is."""
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 MASK = (1 << 64) - 1
 
 
 def audit(
-    corpus: TokenizedCorpus, trained: Windows, scored: Windows, read: Mapping[str, tuple[Windows, Tensor]]
+    corpus: TokenizedCorpus, trained: Windows, scored: Windows, read: Mapping[str, tuple[Windows, Batch]]
 ) -> Audit | None:
     """Look for validation tokens in runs that stand in the tokens trained on, and for documents in both splits.
+
+    A document of `SHORTEST_DOCUMENT` tokens or more that is in both is a copy. Shorter ones recur innocently ("Yes.")
+    and count by the tokens that they are: where the validation split is made of them, its loss measures memory.
 
     Args:
         corpus: where the documents are.
         trained: the windows that the run trained on.
         scored: the windows that its evaluation scored.
-        read: batches by what was done with them: windows, and the inputs (B, T) that were really read, each of which
+        read: batches by what was done with them: windows, and the batch that was really read, each sequence of which
             must be one of them.
     """
-    for what, (windows, inputs_BT) in read.items():
-        strays = _strays(windows, inputs_BT.cpu().numpy())
+    for what, (windows, batch) in read.items():
+        strays = _strays(windows, batch)
         if strays:
-            evidence = f"{strays} of {len(inputs_BT)} sequences really {what} are none of the windows drawn for it"
+            evidence = f"{strays} of {len(batch[0])} sequences really {what} are none of the windows drawn for it"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
     copies = _copies(corpus.train, corpus.validation)
-    if copies:
+    if copies.names:
         evidence = (
-            f"{len(copies)} of {len(corpus.validation.documents)} validation documents are training documents: "
-            f"{', '.join(copies[:3])}{' …' if len(copies) > 3 else ''}"
+            f"{len(copies.names)} of {len(corpus.validation.documents)} validation documents are training documents: "
+            f"{', '.join(copies.names[:3])}{' …' if len(copies.names) > 3 else ''}"
         )
         return Audit(name=NAME, severity=INVALID, evidence=evidence)
+    if copies.share > MOST_COPIED:
+        return Audit(name=NAME, severity=INVALID, evidence=f"{copies.evidence}: too many to be so by chance")
     train, validation = _join(trained), _join(scored)
     run = min(LONG_RUN, scored.length)  # of a shorter window, the whole
     copied = _copied(validation, train, run)
@@ -59,34 +65,54 @@ def audit(
         if copied <= MOST_COPIED and not np.array_equal(windows.tokens, split.tokens):
             evidence = f"the text {what} is not that of its split"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
+    by_chance = f"{copies.evidence}, as short ones may by chance"
     if copied == 0:
-        return None
+        return Audit(name=NAME, severity=NOTE, evidence=by_chance) if copies.short else None
     evidence = f"{copied:.2%} of the {len(validation.tokens):,} validation tokens lie in runs of {run} and more"
     if copied > MOST_COPIED:
         return Audit(name=NAME, severity=INVALID, evidence=f"{evidence} that were trained on")
     shorter = _copied(validation, train, min(SHORT_RUN, run))
     evidence = f"{evidence} that were trained on ({shorter:.2%} in runs of {SHORT_RUN})"
+    if copies.short:
+        evidence += f"; {by_chance}"
     return Audit(name=NAME, severity=NOTE, evidence=evidence)
 
 
-def _strays(windows: Windows, inputs_BT: np.ndarray) -> int:
-    """Return how many sequences are none of the windows."""
-    length = inputs_BT.shape[1]
-    texts = [windows.tokens[start : start + length] for start in windows.starts]
-    whole = {text.tobytes() for text in texts}
-    cut = [text for text in texts if len(text) < length]  # the last window of an evaluation is padded
-    return sum(
-        inputs_T.tobytes() not in whole and not any(np.array_equal(inputs_T[: len(text)], text) for text in cut)
-        for inputs_T in inputs_BT.astype(windows.tokens.dtype)
-    )
+def _strays(windows: Windows, batch: Batch) -> int:
+    """Return how many sequences are none of the windows: those of a batch end with the token that is a label alone."""
+    known = {text[:-1].tobytes() for text in windows.texts()}
+    return sum(inputs.tobytes() not in known for inputs, _ in sequences(batch, windows.tokens.dtype))
 
 
-def _copies(train: Split, validation: Split) -> list[str]:
-    """Return the names of validation documents that are training documents, token by token."""
+@dataclass(frozen=True)
+class _Copies:
+    """Documents of the validation split that are training documents, token by token."""
+
+    names: list[str]
+    """Of those that are too long to be equal by chance."""
+    short: int
+    """Number of the others."""
+    share: float
+    """What the others are of the validation split's tokens."""
+
+    @property
+    def evidence(self) -> str:
+        """What is to be said of the short ones."""
+        are = "document" if self.short == 1 else "documents"
+        return (
+            f"{self.short:,} validation {are} of fewer than {SHORTEST_DOCUMENT} tokens, {self.share:.2%} of all "
+            "validation tokens, equal training documents"
+        )
+
+
+def _copies(train: Split, validation: Split) -> _Copies:
     texts, held = (np.split(split.tokens, split.document_starts[1:]) for split in (train, validation))
-    lengths = {len(text) for text in held if len(text) >= SHORTEST_DOCUMENT}
+    lengths = {len(text) for text in held}
     known = {text.tobytes() for text in texts if len(text) in lengths}
-    return [name for text, name in zip(held, validation.documents, strict=True) if text.tobytes() in known]
+    copies = {place: len(text) for place, text in enumerate(held) if text.tobytes() in known}
+    names = [validation.documents[place] for place, tokens in copies.items() if tokens >= SHORTEST_DOCUMENT]
+    short = [tokens for tokens in copies.values() if tokens < SHORTEST_DOCUMENT]
+    return _Copies(names, len(short), sum(short) / len(validation.tokens))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Shapes: B sequences, T tokens, V vocabulary, N = B·T targets.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +14,8 @@ from torch.nn import functional as F
 from analysis.schema import INVALID, Audit
 from moe_models.loss import IGNORED_TARGET
 from moe_models.model import MoETransformer
-from trainables.witness import Batch, Witness
+from trainables.batches import Windows
+from trainables.witness import Batch, sequences
 
 NAME = "targets"
 SHIFTS = (0, 2, -1)
@@ -22,19 +25,25 @@ TOLERANCE = 1e-4
 """Largest relative difference of two ways to compute a loss that can be rounding."""
 
 
-def audit(model: MoETransformer, witness: Witness) -> Audit | None:
-    """Judge the batches that the witness holds, and the model's losses on one of them."""
-    batches = {f"{TRAINED} {update + 1}": batch for update, batch in witness.trained.items()}
-    batches |= {f"evaluated {when}": batch for when, batch in zip(("first", "last"), witness.evaluated, strict=False)}
-    evidence = [labels for what, batch in batches.items() if (labels := _labels(what, batch)) is not None]
-    if not evidence and witness.trained:
-        inputs_BT, _ = next(iter(witness.trained.values()))
+def audit(model: MoETransformer, read: Mapping[str, tuple[Windows, Batch]]) -> Audit | None:
+    """Judge batches that were read, and the model's losses on the first.
+
+    Args:
+        model: as trained.
+        read: by what was done with them (`TRAINED` and an update, first of all): windows of tokens, and the batch.
+    """
+    evidence = [labels for what, (w, batch) in read.items() if (labels := _labels(what, w, batch)) is not None]
+    if not evidence:
+        _, (inputs_BT, _) = next(iter(read.values()))
         evidence = [loss for loss in (_losses(model, inputs_BT[:2]),) if loss is not None]
     return Audit(name=NAME, severity=INVALID, evidence=evidence[0]) if evidence else None
 
 
-def _labels(what: str, batch: Batch) -> str | None:
-    """Say what the labels of a batch are where they are not the next tokens."""
+def _labels(what: str, windows: Windows, batch: Batch) -> str | None:
+    """Say what the labels of a batch are where they are not the next tokens.
+
+    The last label of a sequence is no input: only the window that the sequence is tells what it has to be.
+    """
     inputs_BT, targets_BT = batch
     scored_BT = targets_BT != IGNORED_TARGET
     if not scored_BT.any():
@@ -43,7 +52,8 @@ def _labels(what: str, batch: Batch) -> str | None:
         return f"{(~scored_BT).double().mean():.0%} of the labels of the batch {what} are not scored"
     wrong = 1 - _share_equal(inputs_BT, targets_BT, 1)
     if wrong == 0:
-        return None
+        astray = _astray(windows, batch)
+        return f"{astray} of {len(inputs_BT)} sequences {what} end with a wrong label" if astray else None
     shares = {shift: _share_equal(inputs_BT, targets_BT, shift) for shift in SHIFTS}
     shift = max(shares, key=lambda shift: shares[shift])
     place = {0: "token t itself", 2: "token t + 2", -1: "token t - 1"}[shift]
@@ -51,12 +61,20 @@ def _labels(what: str, batch: Batch) -> str | None:
 
 
 def _share_equal(inputs_BT: Tensor, targets_BT: Tensor, shift: int) -> float:
-    """Return the share of scored labels t that are input t + shift, among those where there is one."""
+    """Return the share of scored labels t that are input t + shift, among those where there is one, no padding."""
     length = inputs_BT.shape[1]
     first, last = max(0, -shift), min(length, length - shift)
     labels_BT, tokens_BT = targets_BT[:, first:last], inputs_BT[:, first + shift : last + shift]
-    scored_BT = labels_BT != IGNORED_TARGET
+    scored_BT = (labels_BT != IGNORED_TARGET) & (targets_BT[:, first + shift : last + shift] != IGNORED_TARGET)
     return (labels_BT == tokens_BT)[scored_BT].double().mean().item() if scored_BT.any() else float(shift == 1)
+
+
+def _astray(windows: Windows, batch: Batch) -> int:
+    """Return how many sequences have a window's inputs, and other labels."""
+    due = {(text[:-1].tobytes(), text[1:].tobytes()) for text in windows.texts()}
+    read = [(inputs.tobytes(), labels.tobytes()) for inputs, labels in sequences(batch, windows.tokens.dtype)]
+    known = {inputs for inputs, _ in due}
+    return sum(inputs in known and (inputs, labels) not in due for inputs, labels in read)
 
 
 @torch.no_grad()

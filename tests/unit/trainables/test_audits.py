@@ -34,7 +34,7 @@ from trainables.config import DataConfig, TrialConfig
 from trainables.data import Split, TokenizedCorpus, prepare_corpus
 from trainables.loop import Trainer
 from trainables.scales import SCALES
-from trainables.witness import Witness, digest
+from trainables.witness import Batch, Witness, digest, updates_between_looks
 
 CPU = torch.device("cpu")
 SEQ_LEN = 16
@@ -329,6 +329,14 @@ LABELS = {
     "trained one behind": (relabelled(TrainingBatches, lambda inputs, targets: inputs.roll(1, 1)), "are token t - 1"),
     "evaluated on the inputs": (relabelled(EvaluationBatches, lambda inputs, targets: inputs), "evaluated first"),
     "evaluated two ahead": (relabelled(EvaluationBatches, lambda inputs, targets: targets.roll(-1, 1)), "token t + 2"),
+    "trained on the first input at the end": (
+        relabelled(TrainingBatches, lambda inputs, targets: inputs.roll(-1, 1)),
+        "4 of 4 sequences trained on at update 1 end with a wrong label",
+    ),
+    "evaluated on the first input at the end": (
+        relabelled(EvaluationBatches, lambda inputs, targets: inputs.roll(-1, 1).where(targets >= 0, targets)),
+        "of 64 sequences evaluated first end with a wrong label",
+    ),
 }
 
 
@@ -339,6 +347,23 @@ def test_wrong_labels_are_invalid(corpus: TokenizedCorpus, mutant: str, monkeypa
     found = audited(config(corpus), corpus)
     assert found["targets"].severity == INVALID
     assert words in found["targets"].evidence
+
+
+def with_another_end(corpus: TokenizedCorpus) -> TokenizedCorpus:
+    """The corpus with the numbers of tokens 0, the end of a document, and 7 exchanged."""
+    number = np.arange(corpus.vocab_used, dtype=np.uint16)
+    number[[0, 7]] = 7, 0
+    splits = {name: getattr(corpus, name) for name in ("train", "validation", "test")}
+    renumbered = {name: dataclasses.replace(split, tokens=number[split.tokens]) for name, split in splits.items()}
+    return dataclasses.replace(corpus, end_of_document=7, **renumbered)
+
+
+def test_padding_is_no_text(corpus: TokenizedCorpus) -> None:
+    """Behind a split's last token inputs are 0, whatever token that is: such a batch is as sound as any."""
+    renumbered = with_another_end(corpus)
+    setting = config(renumbered, evaluation_batch_size=10_000)
+    assert Trainer(setting, 0, renumbered, CPU).validation.scored_tokens % SEQ_LEN, "nothing is padded"
+    assert audited(setting, renumbered) == {}
 
 
 def test_labels_that_go_wrong_later_are_invalid(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,9 +403,10 @@ def with_training_document(corpus: TokenizedCorpus, added: np.ndarray) -> Tokeni
 
 def overlap(corpus: TokenizedCorpus, trained: Windows, scored: Windows) -> Audit | None:
     """Audit windows, with a sequence of each as what was really read."""
-    batches = [w.tokens[w.starts[:1, None] + np.arange(w.length - 1)].astype(np.int64) for w in (trained, scored)]
-    read = {"trained on": (trained, torch.from_numpy(batches[0])), "evaluated": (scored, torch.from_numpy(batches[1]))}
-    return split_overlap.audit(corpus, trained, scored, read)
+    texts = {"trained on": trained, "evaluated": scored}
+    read = {what: (w, (torch.from_numpy(w.texts()[0][None].astype(np.int64)))) for what, w in texts.items()}
+    batches = {what: (w, (text_BN[:, :-1], text_BN[:, 1:])) for what, (w, text_BN) in read.items()}
+    return split_overlap.audit(corpus, trained, scored, batches)
 
 
 def all_windows(split: Split, seq_len: int = 64) -> Windows:
@@ -413,10 +439,27 @@ def test_short_documents_may_be_equal_by_chance(corpus: TokenizedCorpus) -> None
     starts = np.arange(0, 120, 12)
     headings = Split(tokens, starts, tuple(map(str, starts)), tuple(map(str, starts)), 0)
     both = dataclasses.replace(corpus, train=headings, validation=headings)
-    assert split_overlap._copies(both.train, both.validation) == []
+    assert split_overlap._copies(both.train, both.validation).names == []
     longer = dataclasses.replace(headings, document_starts=starts[::2], documents=tuple("abcde"))
-    assert split_overlap._copies(longer, longer) == list("abcde")
-    assert split_overlap._copies(longer, headings) == []
+    assert split_overlap._copies(longer, longer).names == list("abcde")
+    assert split_overlap._copies(longer, headings).names == []
+
+
+@pytest.mark.parametrize(("copied", "severity"), [(0, None), (1, NOTE), (4, NOTE), (5, INVALID), (40, INVALID)])
+def test_short_documents_count_by_their_tokens(corpus: TokenizedCorpus, copied: int, severity: str | None) -> None:
+    """Forty equations a split, some of them in both: one may be by chance, more than a tenth of the text is not."""
+    splits = []
+    for first in (0, 40 - copied):
+        texts = [np.array([10 + number // 9, 2, 30 + number % 9, 3, 0]) for number in range(first, first + 40)]
+        names = tuple(map(str, range(40)))
+        splits.append(Split(np.concatenate(texts).astype(np.uint16), np.arange(0, 200, 5), names, names, 0))
+    train, validation = splits
+    of_equations = dataclasses.replace(corpus, train=train, validation=validation)
+    found = overlap(of_equations, all_windows(train), all_windows(validation))
+    assert (found and found.severity) == severity
+    if found is not None:
+        documents = f"{copied} validation document{'s' * (copied > 1)} of fewer than 13 tokens"
+        assert f"{documents}, {copied / 40:.2%} of all validation tokens, equal training documents" in found.evidence
 
 
 def test_a_little_overlap_is_a_note_with_both_figures(corpus: TokenizedCorpus) -> None:
@@ -579,7 +622,70 @@ def test_an_expert_that_was_never_chosen_is_a_note(corpus: TokenizedCorpus) -> N
     assert dead.count <= 32, "an expert is only not met yet, though its row of the router may have no gradient"
     assert found is not None
     assert found.severity == NOTE
-    assert "experts never chosen at the 3 updates looked at: 1 in layers.0.feed_forward.experts" in found.evidence
+    assert "experts never chosen in 4 updates: 1 in layers.0.feed_forward.experts" in found.evidence
+
+
+def held_to(update: int) -> Mutation:
+    """Let gradients reach the second block's output projection and router at one update alone, counted from 1."""
+
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        step = Trainer._train_update
+        now = [0]
+
+        def mutant(self: Trainer) -> None:
+            now[0] = self.update + 1
+            step(self)
+
+        def change(model: MoETransformer) -> None:
+            for weight in (model.layers[1].attention.out.weight, model.layers[1].feed_forward.router.weight):
+                weight.register_hook(lambda gradient: gradient * float(now[0] == update))
+
+        built(change)(patch)
+        patch.setattr(Trainer, "_train_update", mutant)
+
+    return mutate
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("update", [1, 2, 13, 26, 29, 30])
+def test_one_gradient_in_a_whole_run_is_one(
+    corpus: TokenizedCorpus, optimizer: str, update: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_to(update)(monkeypatch)
+    setting = config(corpus, optimizer=optimizer, updates=30, row_every=10, evaluate_every=30)
+    assert "dead_parameters" not in audited(setting, corpus)
+
+
+def test_no_gradient_in_a_whole_run_is_none(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_to(31)(monkeypatch)
+    found = audited(config(corpus, updates=30, row_every=10, evaluate_every=30), corpus)["dead_parameters"]
+    assert found.severity == WARNING
+    assert "in 30 updates: layers.1.attention.out (1,024), layers.1.feed_forward.router (128)" in found.evidence
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.01, 0.5, 0.8, 0.95, 0.999, 1.0])
+def test_no_gradient_fades_between_two_looks(momentum: float) -> None:
+    between = updates_between_looks(momentum)
+    assert 1 <= between <= 25
+    assert momentum ** (between - 1) >= 0.01
+
+
+def test_an_expert_that_was_chosen_once_was_chosen(corpus: TokenizedCorpus) -> None:
+    """At an update far from any row of the curve."""
+    setting = config(corpus, feed_forward="moe_deepseek_plain", updates=12, row_every=12, evaluate_every=12)
+    trainer = Trainer(setting, 0, corpus, CPU)
+    router = trainer.model.routers()[0]
+    assert isinstance(router, DeepSeekRouter)
+    progress = trainer.run()
+    for update in range(12):
+        with torch.no_grad():
+            router.bias_E[2] = 10.0 if update == 5 else -10.0
+        next(progress)
+    held = [p for o in trainer.optimizers for group in o.param_groups for p in group["params"]]
+    assert dead_parameters.find(trainer.model, trainer.witness, held).audit is None
+    tokens = 12 * 4 * SEQ_LEN
+    assert [load_E.sum() for load_E in trainer.witness.loads.values()] == [2 * tokens, 2 * tokens]
+    assert trainer.witness.loads["layers.0.feed_forward.router"][2] == tokens / 12
 
 
 def stop_early(patch: pytest.MonkeyPatch) -> None:
@@ -624,6 +730,11 @@ def test_a_budget_not_kept_is_a_warning(corpus: TokenizedCorpus, mutant: str, mo
     found = audited(config(corpus, evaluate_every=2), corpus)["budget"]
     assert found.severity == WARNING
     assert words in found.evidence
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.9, 1.0])
+def test_a_schedule_of_warm_up_alone_was_kept(corpus: TokenizedCorpus, warmup: float) -> None:
+    assert audited(config(corpus, warmup_fraction=warmup), corpus) == {}
 
 
 def train_the_baseline(patch: pytest.MonkeyPatch) -> None:
@@ -700,6 +811,23 @@ def test_a_truncated_evaluation_is_a_warning_with_its_error(corpus: TokenizedCor
     residuals = [total - losses.mean() * count for total, count in sums]
     error = np.sqrt(len(sums) / (len(sums) - 1) * np.sum(np.square(residuals))) / scored
     assert f"standard error of {error:.3f} nats over {len(sums)} documents" in found.evidence
+
+
+def first_again(batches: list[Batch]) -> list[Batch]:
+    """All but the last are the first."""
+    return [*batches[:1] * (len(batches) - 1), batches[-1]]
+
+
+@pytest.mark.parametrize("some", [first_again, lambda batches: [batches[0], *batches[-2:0:-1], batches[-1]]])
+def test_an_evaluation_of_other_text_of_the_same_length_is_invalid(
+    corpus: TokenizedCorpus, some: Callable[[list[Batch]], list[Batch]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the count nor the first and the last batch tell; in another order losses are of the wrong documents."""
+    batches = EvaluationBatches.__iter__
+    monkeypatch.setattr(EvaluationBatches, "__iter__", lambda self: iter(some(list(batches(self)))))
+    found = audited(config(corpus, evaluation_batch_size=16), corpus)
+    assert found["evaluation"].severity == INVALID
+    assert "labels scored are not the" in found["evaluation"].evidence
 
 
 def test_the_last_evaluation_is_kept_by_document_and_group(corpus: TokenizedCorpus) -> None:
@@ -793,7 +921,7 @@ def test_audits_change_nothing(corpus: TokenizedCorpus, feed_forward: str, monke
     for _ in watched.run():
         auditor._causality()
     auditor.end()
-    for name in ("batch", "gradients", "scored", "update_made"):
+    for name in ("batch", "begins", "gradients", "routed", "scored", "update_made"):
         monkeypatch.setattr(Witness, name, lambda self, *arguments: None)
     alone = Trainer(setting, 0, corpus, CPU)
     for _ in alone.run():
