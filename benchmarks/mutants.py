@@ -311,6 +311,7 @@ LABELS: dict[str, Patch] = {
     "labels one token behind": labelled("np.roll(block[:, :-1], 1, 1)"),
     "labels wrong in the second half of training": labelled("block[:, :-1] if update >= 6 else block[:, 1:]"),
     "one label in ten replaced": labelled("np.where(np.arange(block.shape[1] - 1) % 10 == 5, 7, block[:, 1:])"),
+    "the last label is the first input": labelled("np.roll(block[:, :-1], -1, 1)"),
     "every second label left out of training": labelled(
         "np.where(np.arange(block.shape[1] - 1) % 2 == 0, IGNORED_TARGET, block[:, 1:])"
     ),
@@ -361,8 +362,8 @@ def lightly_edited(corpus: TokenizedCorpus) -> TokenizedCorpus:
     return with_training_text(corpus, texts)
 
 
-def validation_from_update(first: int) -> Patch:
-    """The batches of later updates hold validation text, whatever windows were drawn."""
+def validation_in_updates(first: int, last: int) -> Patch:
+    """The batches of some updates hold validation text, whatever windows were drawn."""
 
     def patch(replace: Replace) -> None:
         texts: list[np.ndarray] = []
@@ -374,7 +375,7 @@ def validation_from_update(first: int) -> Patch:
 
         def mutant(self: TrainingBatches, update: int, micro_step: int) -> tuple[Tensor, Tensor]:
             inputs_BT, targets_BT = batch(self, update, micro_step)
-            if update < first:
+            if not first <= update <= last:
                 return inputs_BT, targets_BT
             text = torch.from_numpy(texts[-1][: inputs_BT.numel() + 1])
             return text[:-1].view_as(inputs_BT), text[1:].view_as(inputs_BT)
@@ -637,6 +638,12 @@ EVALUATIONS: dict[str, tuple[Patch, str, str, dict[str, Any]]] = {
         INVALID,
         {},
     ),
+    "the first batch evaluated again and again": (
+        some_batches(lambda batches: [*batches[:1] * (len(batches) - 1), batches[-1]]),
+        "evaluation",
+        INVALID,
+        {},
+    ),
     "every second label left out of the evaluation": (
         scored("np.where(places_BT % 2, tokens[places_BT].astype(np.int64), IGNORED_TARGET)"),
         "evaluation",
@@ -675,7 +682,8 @@ EVALUATIONS: dict[str, tuple[Patch, str, str, dict[str, Any]]] = {
 SPLITS: dict[str, tuple[Patch, Callable[[TokenizedCorpus], TokenizedCorpus], dict[str, Any]]] = {
     "a validation document copied into training": (lambda replace: None, verbatim, {}),
     "validation documents in training under light edits": (lambda replace: None, lightly_edited, {"updates": 400}),
-    "validation text in later batches": (validation_from_update(3), lambda corpus: corpus, {}),
+    "validation text in later batches": (validation_in_updates(3, 11), lambda corpus: corpus, {}),
+    "validation text in a few batches": (validation_in_updates(4, 6), lambda corpus: corpus, {}),
     "trained on the validation text": (
         line(
             batches_module,

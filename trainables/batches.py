@@ -161,6 +161,12 @@ class TrainingBatches:
         """Return the windows that make up one micro-batch."""
         return self._read(self.window_indices(update, micro_step))
 
+    def micro_batches(self, updates: int) -> Iterator[Windows]:
+        """Yield the windows of each micro-batch of the first so many updates, in order."""
+        for update in range(updates):
+            for micro_step in range(self._accumulation):
+                yield self.windows_of(update, micro_step)
+
     def _read(self, indices: np.ndarray) -> Windows:
         return Windows(self._tokens, self.starts[indices], self._seq_len + 1)
 

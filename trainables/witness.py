@@ -28,6 +28,8 @@ MOST_BETWEEN_LOOKS = 25
 """Updates between two looks at what the optimizers remember, at most: of what is so old AdamW's average keeps 8 %."""
 FADED = 0.01
 """Share of a gradient's part in Muon's momentum below which the next look would come too late."""
+MULTIPLIER = 6_364_136_223_846_793_005
+"""Of a checksum: Knuth's, odd and without a pattern."""
 
 Batch = tuple[Tensor, Tensor]
 """inputs_BT and targets_BT as the model got them."""
@@ -39,6 +41,7 @@ class Witness:
     Attributes:
         updates: optimizer updates made.
         tokens: tokens trained on.
+        read: checksum of all batches that were trained on, in order: a scalar, int64.
         trained: the first and the latest training batch of this process, by the update that they belong to.
         evaluated: the first and the latest batch of the last evaluation.
         scores: of the last evaluation, each batch's targets and their losses (N,), in order.
@@ -54,6 +57,7 @@ class Witness:
     def __init__(self) -> None:
         self.updates = 0
         self.tokens = 0
+        self.read = torch.zeros((), dtype=torch.int64)
         self.trained: dict[int, Batch] = {}
         self.evaluated: list[Batch] = []
         self.scores: list[tuple[Tensor, Tensor]] = []
@@ -69,6 +73,7 @@ class Witness:
             del self.trained[update]
         self.trained[self.updates] = (inputs_BT, targets_BT)
         self.tokens += inputs_BT.numel()
+        self.read = read_on(self.read, inputs_BT, targets_BT)
 
     def begins(self, model: nn.Module) -> None:
         """The first update is about to be made."""
@@ -115,6 +120,7 @@ class Witness:
         return {
             "updates": self.updates,
             "tokens": self.tokens,
+            "read": self.read,
             "digest": self.digest,
             "largest": self.largest,
             "initial": self.initial,
@@ -124,7 +130,7 @@ class Witness:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`'s output."""
-        self.updates, self.tokens = state["updates"], state["tokens"]
+        self.updates, self.tokens, self.read = state["updates"], state["tokens"], state["read"].to(device)
         self.digest = state.get("digest", "")  # a checkpoint from before there were any
         for seen in ("largest", "initial", "loads"):
             setattr(self, seen, {name: tensor.to(device) for name, tensor in state[seen].items()})
@@ -136,6 +142,13 @@ def sequences(batch: Batch, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.nd
     for inputs_T, targets_T in zip(*(part_BT.cpu().numpy() for part_BT in batch), strict=True):
         length = int((targets_T != IGNORED_TARGET).cumsum().argmax()) + 1  # up to the last target that is scored
         yield inputs_T[:length].astype(dtype), targets_T[:length].astype(dtype)
+
+
+def read_on(read: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """Return the checksum of a row of batches, modulo 2^64, with one more at its end: a scalar, int64."""
+    places_N = torch.arange(1, 2 * inputs_BT.numel(), 2, device=inputs_BT.device)
+    tokens_N = inputs_BT.flatten() * MULTIPLIER + targets_BT.flatten()
+    return read * MULTIPLIER + (tokens_N * places_N).sum()
 
 
 def updates_between_looks(momentum: float) -> int:

@@ -63,6 +63,7 @@ class Auditor:
             self._note(targets.NAME, targets.audit(trainer.model, read))
             trained, held = trainer.batches.drawn(trainer.update), trainer.validation.scored()
             self._note(split_overlap.NAME, split_overlap.audit(self.corpus, trained, held, read))
+            self._note(split_overlap.NAME, split_overlap.every_batch(trainer.batches, witness))
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             parameters = [parameter for group in groups for parameter in group["params"]]
             dead = dead_parameters.find(trainer.model, witness, parameters)

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from analysis.schema import INVALID, NOTE, Audit
-from trainables.batches import Windows
+from trainables.batches import TrainingBatches, Windows
 from trainables.data import Split, TokenizedCorpus
-from trainables.witness import Batch, sequences
+from trainables.witness import Batch, Witness, read_on, sequences
 
 NAME = "split_overlap"
 LONG_RUN = 50
@@ -76,6 +77,25 @@ def audit(
     if copies.short:
         evidence += f"; {by_chance}"
     return Audit(name=NAME, severity=NOTE, evidence=evidence)
+
+
+def every_batch(batches: TrainingBatches, witness: Witness) -> Audit | None:
+    """Compare all that was trained on, inputs and labels in their order, with the windows drawn for it.
+
+    Args:
+        batches: what was to be trained on.
+        witness: of the whole run.
+    """
+    due = torch.zeros((), dtype=torch.int64)
+    for windows in batches.micro_batches(witness.updates):
+        text_BN = torch.from_numpy(np.stack(windows.texts()).astype(np.int64))
+        due = read_on(due, text_BN[:, :-1], text_BN[:, 1:])
+    if due.item() == witness.read.item():
+        return None
+    evidence = (
+        f"what was trained on in {witness.updates:,} updates is not the text of the windows drawn for it, in order"
+    )
+    return Audit(name=NAME, severity=INVALID, evidence=evidence)
 
 
 def _strays(windows: Windows, batch: Batch) -> int:

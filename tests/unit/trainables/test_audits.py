@@ -508,6 +508,39 @@ def test_batches_that_come_from_elsewhere_are_invalid(corpus: TokenizedCorpus, m
     assert found.evidence.startswith("4 of 4 sequences really trained on")
 
 
+def validation_text(inputs_BT: Tensor, targets_BT: Tensor, text: Tensor) -> Batch:
+    return text[:-1].view_as(inputs_BT), text[1:].view_as(inputs_BT)
+
+
+WITHIN: dict[str, Callable[[Tensor, Tensor, Tensor], Batch]] = {
+    "validation text": validation_text,
+    "one label": lambda inputs, targets, text: (inputs, targets.index_fill(1, torch.tensor([5]), 7)),
+    "one input": lambda inputs, targets, text: (inputs.index_fill(1, torch.tensor([5]), 7), targets),
+    "sequences exchanged": lambda inputs, targets, text: (inputs.flip(0), targets),
+}
+
+
+@pytest.mark.parametrize("mutant", WITHIN)
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_batches_that_come_from_elsewhere_in_the_midst_of_a_run_are_invalid(
+    corpus: TokenizedCorpus, mutant: str, accumulation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At an update that is neither the first nor the last, of which batches are kept."""
+    batch = TrainingBatches.batch
+    text = torch.from_numpy(corpus.validation.tokens[: 4 * SEQ_LEN + 1].astype(np.int64))
+
+    def mutated(self: TrainingBatches, update: int, micro_step: int) -> Batch:
+        read = batch(self, update, micro_step)
+        return WITHIN[mutant](*read, text) if (update, micro_step) == (1, accumulation - 1) else read
+
+    setting = config(corpus, accumulation=accumulation)
+    assert "split_overlap" not in audited(setting, corpus)
+    monkeypatch.setattr(TrainingBatches, "batch", mutated)
+    found = audited(setting, corpus)["split_overlap"]
+    assert found.severity == INVALID
+    assert found.evidence.startswith("what was trained on in 4 updates is not the text")
+
+
 @settings(max_examples=150)
 @given(data=st.data())
 def test_overlap_equals_its_definition(data: st.DataObject) -> None:
