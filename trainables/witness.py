@@ -147,8 +147,8 @@ def sequences(batch: Batch, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.nd
 def read_on(read: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
     """Return the checksum of a row of batches, modulo 2^64, with one more at its end: a scalar, int64."""
     places_N = torch.arange(1, 2 * inputs_BT.numel(), 2, device=inputs_BT.device)
-    tokens_N = inputs_BT.flatten() * MULTIPLIER + targets_BT.flatten()
-    return read * MULTIPLIER + (tokens_N * places_N).sum()
+    tokens_N = torch.add(targets_BT, inputs_BT, alpha=MULTIPLIER).flatten()
+    return torch.add((tokens_N * places_N).sum(), read, alpha=MULTIPLIER)
 
 
 def updates_between_looks(momentum: float) -> int:
