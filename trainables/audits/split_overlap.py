@@ -1,4 +1,4 @@
-"""`split_overlap`: how much of what an evaluation scores was trained on.
+"""`split_overlap`: how much of what an evaluation scores, or the final test, was trained on.
 
 Shapes: M tokens of joined windows, n tokens a gram, G grams.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from analysis.schema import INVALID, NOTE, Audit
+from analysis.schema import INVALID, NOTE, WARNING, Audit
 from trainables.batches import TrainingBatches, Windows
 from trainables.data import Split, TokenizedCorpus
 from trainables.witness import Batch, Witness, read_on, sequences
@@ -33,10 +33,12 @@ MASK = (1 << 64) - 1
 def audit(
     corpus: TokenizedCorpus, trained: Windows, scored: Windows, read: Mapping[str, tuple[Windows, Batch]]
 ) -> Audit | None:
-    """Look for validation tokens in runs that stand in the tokens trained on, and for documents in both splits.
+    """Look for validation tokens in runs that stand in the tokens trained on, and for documents in two splits.
 
-    A document of `SHORTEST_DOCUMENT` tokens or more that is in both is a copy. Shorter ones recur innocently ("Yes.")
-    and count by the tokens that they are: where the validation split is made of them, its loss measures memory.
+    What the validation split has of the training text can make a run invalid; documents of the test split are a
+    warning, since comparisons are made on validation. A document of `SHORTEST_DOCUMENT` tokens or more that is in both
+    is a copy. Shorter ones recur innocently ("Yes.") and count by the tokens that they are: where a split is made of
+    them, its loss measures memory.
 
     Args:
         corpus: where the documents are.
@@ -50,15 +52,19 @@ def audit(
         if strays:
             evidence = f"{strays} of {len(batch[0])} sequences really {what} are none of the windows drawn for it"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
-    copies = _copies(corpus.train, corpus.validation)
-    if copies.names:
-        evidence = (
-            f"{len(copies.names)} of {len(corpus.validation.documents)} validation documents are training documents: "
-            f"{', '.join(copies.names[:3])}{' …' if len(copies.names) > 3 else ''}"
-        )
-        return Audit(name=NAME, severity=INVALID, evidence=evidence)
-    if copies.share > MOST_COPIED:
-        return Audit(name=NAME, severity=INVALID, evidence=f"{copies.evidence}: too many to be so by chance")
+    copies, of_test = _copies(corpus.train, corpus.validation, "validation"), _copies(corpus.train, corpus.test, "test")
+    if copies.too_many:
+        return Audit(name=NAME, severity=INVALID, evidence=copies.evidence)
+    found = _runs(corpus, trained, scored, copies)
+    if not of_test.too_many or (found is not None and found.severity == INVALID):
+        return found
+    of_final_test = f"{of_test.evidence}, so that the final test measures memory"
+    said = of_final_test if found is None else f"{of_final_test}; {found.evidence}"
+    return Audit(name=NAME, severity=WARNING, evidence=said)
+
+
+def _runs(corpus: TokenizedCorpus, trained: Windows, scored: Windows, copies: _Copies) -> Audit | None:
+    """Judge the runs of validation tokens that were trained on, and say what there is of short documents."""
     train, validation = _join(trained), _join(scored)
     run = min(LONG_RUN, scored.length)  # of a shorter window, the whole
     copied = _copied(validation, train, run)
@@ -66,7 +72,7 @@ def audit(
         if copied <= MOST_COPIED and not np.array_equal(windows.tokens, split.tokens):
             evidence = f"the text {what} is not that of its split"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
-    by_chance = f"{copies.evidence}, as short ones may by chance"
+    by_chance = f"{copies.evidence}, as short ones may be by chance"
     if copied == 0:
         return Audit(name=NAME, severity=NOTE, evidence=by_chance) if copies.short else None
     evidence = f"{copied:.2%} of the {len(validation.tokens):,} validation tokens lie in runs of {run} and more"
@@ -106,33 +112,42 @@ def _strays(windows: Windows, batch: Batch) -> int:
 
 @dataclass(frozen=True)
 class _Copies:
-    """Documents of the validation split that are training documents, token by token."""
+    """Documents of a split that are training documents, token by token."""
+
+    split: str
+    documents: int
+    """In the split."""
 
     names: list[str]
     """Of those that are too long to be equal by chance."""
     short: int
     """Number of the others."""
     share: float
-    """What the others are of the validation split's tokens."""
+    """What the others are of the split's tokens."""
+
+    @property
+    def too_many(self) -> bool:
+        """Whether they are more than chance makes of a sound split."""
+        return bool(self.names) or self.share > MOST_COPIED
 
     @property
     def evidence(self) -> str:
-        """What is to be said of the short ones."""
-        are = "document" if self.short == 1 else "documents"
-        return (
-            f"{self.short:,} validation {are} of fewer than {SHORTEST_DOCUMENT} tokens, {self.share:.2%} of all "
-            "validation tokens, equal training documents"
-        )
+        """What there is: of the short ones alone, where there are no others."""
+        if self.names:
+            shown = f"{', '.join(self.names[:3])}{' …' if len(self.names) > 3 else ''}"
+            return f"{len(self.names)} of {self.documents} {self.split} documents are training documents: {shown}"
+        short = f"{self.short:,} of {self.documents:,} {self.split} documents, {self.share:.2%} of the tokens,"
+        return f"{short} are training documents of fewer than {SHORTEST_DOCUMENT} tokens"
 
 
-def _copies(train: Split, validation: Split) -> _Copies:
-    texts, held = (np.split(split.tokens, split.document_starts[1:]) for split in (train, validation))
+def _copies(train: Split, held_out: Split, name: str) -> _Copies:
+    texts, held = (np.split(split.tokens, split.document_starts[1:]) for split in (train, held_out))
     lengths = {len(text) for text in held}
     known = {text.tobytes() for text in texts if len(text) in lengths}
     copies = {place: len(text) for place, text in enumerate(held) if text.tobytes() in known}
-    names = [validation.documents[place] for place, tokens in copies.items() if tokens >= SHORTEST_DOCUMENT]
+    names = [held_out.documents[place] for place, tokens in copies.items() if tokens >= SHORTEST_DOCUMENT]
     short = [tokens for tokens in copies.values() if tokens < SHORTEST_DOCUMENT]
-    return _Copies(names, len(short), sum(short) / len(validation.tokens))
+    return _Copies(name, len(held), names, len(short), sum(short) / len(held_out.tokens))
 
 
 @dataclass(frozen=True)

@@ -439,10 +439,10 @@ def test_short_documents_may_be_equal_by_chance(corpus: TokenizedCorpus) -> None
     starts = np.arange(0, 120, 12)
     headings = Split(tokens, starts, tuple(map(str, starts)), tuple(map(str, starts)), 0)
     both = dataclasses.replace(corpus, train=headings, validation=headings)
-    assert split_overlap._copies(both.train, both.validation).names == []
+    assert split_overlap._copies(both.train, both.validation, "validation").names == []
     longer = dataclasses.replace(headings, document_starts=starts[::2], documents=tuple("abcde"))
-    assert split_overlap._copies(longer, longer).names == list("abcde")
-    assert split_overlap._copies(longer, headings).names == []
+    assert split_overlap._copies(longer, longer, "validation").names == list("abcde")
+    assert split_overlap._copies(longer, headings, "validation").names == []
 
 
 @pytest.mark.parametrize(("copied", "severity"), [(0, None), (1, NOTE), (4, NOTE), (5, INVALID), (40, INVALID)])
@@ -458,8 +458,26 @@ def test_short_documents_count_by_their_tokens(corpus: TokenizedCorpus, copied: 
     found = overlap(of_equations, all_windows(train), all_windows(validation))
     assert (found and found.severity) == severity
     if found is not None:
-        documents = f"{copied} validation document{'s' * (copied > 1)} of fewer than 13 tokens"
-        assert f"{documents}, {copied / 40:.2%} of all validation tokens, equal training documents" in found.evidence
+        assert found.evidence.startswith(
+            f"{copied} of 40 validation documents, {copied / 40:.2%} of the tokens, are training documents of fewer "
+        )
+
+
+@pytest.mark.parametrize("share", [1.0, 0.05])
+def test_test_documents_in_training_are_a_warning(corpus: TokenizedCorpus, share: float) -> None:
+    """Beside what there is to say of validation, which decides on the run."""
+    start, end = corpus.test.document_starts[1:3]
+    copied = with_training_document(corpus, corpus.test.tokens[start:end])
+    found = overlap(copied, all_windows(copied.train), all_windows(corpus.validation))
+    assert found is not None
+    assert found.severity == WARNING
+    said = f"1 of {len(corpus.test.documents)} test documents are training documents: {corpus.test.documents[1]}"
+    assert found.evidence == f"{said}, so that the final test measures memory"
+    quoted = with_training_document(copied, corpus.validation.tokens[: int(share * len(corpus.validation.tokens))])
+    also = overlap(quoted, all_windows(quoted.train), all_windows(corpus.validation))
+    assert also is not None
+    assert also.severity == (INVALID if share == 1 else WARNING)
+    assert "that were trained on" in also.evidence
 
 
 def test_a_little_overlap_is_a_note_with_both_figures(corpus: TokenizedCorpus) -> None:
