@@ -27,4 +27,5 @@ def dropout(x: Tensor, rate: float, noise: Noise | None, role: str, rows: Expert
     keep.bernoulli_(1.0 - rate, generator=noise.generator("dropout", role, x.device))
     if rows is not None:
         keep = keep.index_select(0, rows.sources_M)
-    return x * (keep / (1.0 - rate)).to(x.dtype)
+    # In fp32: a factor that is rounded to bf16 itself makes all outputs of a rate of 0.1 too small, by 0.16 %.
+    return (x * (keep / (1.0 - rate))).to(x.dtype)

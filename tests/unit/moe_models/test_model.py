@@ -102,6 +102,16 @@ def test_streams_are_stable_and_distinct() -> None:
     assert torch.equal(first, torch.rand(4, generator=generator(0, "a")))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+def test_dropout_keeps_the_mean_in_every_precision(rate: float, dtype: torch.dtype) -> None:
+    x = torch.rand(400_000, generator=torch.Generator().manual_seed(0)).add(0.5).to(dtype)
+    dropped = dropout(x, rate, Noise(0, 0, 0), "here")
+    kept = dropped != 0
+    assert dropped.dtype == dtype
+    assert (dropped[kept].double() / x[kept].double()).mean().item() * (1 - rate) == pytest.approx(1.0, abs=1e-4)
+
+
 def test_dropout_rate_scale_and_mask() -> None:
     x = torch.ones(200, 100)
     noise = Noise(0, 0, 0)
