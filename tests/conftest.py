@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+from analysis.tracking import _make_database
 from tests.fakes_text import write_corpus
 
 # How long an example takes says nothing of the code on a busy machine.
@@ -33,6 +38,40 @@ def own_place(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypa
     monkeypatch.setenv("ABLATUNE_CACHE", str(tmp_path_factory.getbasetemp() / "token-cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Fill a folder of a name once for all processes that test, and return it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, fill: Callable[[Path], None]) -> Path:
+        place = shared / name
+        with FileLock(f"{place}.lock"):
+            if not place.exists():
+                place.mkdir()
+                fill(place)
+        return place
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def new_database(once: Callable[[str, Callable[[Path], None]], Path]) -> Callable[[Path], str]:
+    """Put a database of MLflow's in which nothing is yet into a folder; return its URI.
+
+    A driver makes just such a file, in several seconds.
+    """
+
+    def fill(place: Path) -> None:
+        _make_database(place / "mlflow.db")
+        assert len(list(place.iterdir())) == 1
+
+    def new(folder: Path) -> str:
+        return f"sqlite:///{shutil.copy(once('empty-database', fill) / 'mlflow.db', folder)}"
+
+    return new
 
 
 def pytest_collection_finish() -> None:

@@ -190,10 +190,10 @@ def test_a_node_that_sees_neither_tokens_nor_folder(
 
 
 def test_a_driver_that_is_killed_and_whose_folder_is_gone_loses_nothing(
-    small_study: list[str], records: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    one_by_one: list[str], records: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     storage = tmp_path_factory.mktemp("storage")
-    command = [*small_study, "--storage", storage.as_uri()]
+    command = [*one_by_one, "--storage", storage.as_uri()]
     process = driver(command)
     wait_for(lambda: bool(records_of(storage)), process)
     other = driver([*command, "--output", "elsewhere"])

@@ -38,8 +38,8 @@ def test_a_race_saves_runs_and_an_interrupted_one_ends_in_the_same_records(
     corpus_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fixed = ["--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32", "--steps", "3"]
-    command = ["--variants", "baseline,mlp,moe", "--seeds", "5", "--until-decided", *fixed, "--max-concurrent", "2"]
-    assert main([*command, "--output", "whole", "--json"]) == 0
+    command = ["--variants", "baseline,mlp,moe", "--seeds", "5", "--until-decided", *fixed, "--max-concurrent", "1"]
+    assert main([*command, "--max-concurrent", "2", "--output", "whole", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     whole = Path(result["folder"])
     assert (result["race"]["next_look"], result["race"]["runs"], result["race"]["fixed_runs"]) == (None, 13, 15)

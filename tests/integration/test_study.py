@@ -24,9 +24,11 @@ from sweeps.engine import cluster
 from sweeps.engine.resources import Resources
 from sweeps.exp6_grid import STUDY
 from tests import drivers, fakes_ray
-from tests.drivers import SCRIPT, comparable, driver, processes_of, wait_for
+from tests.drivers import SCRIPT, comparable, driver
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+TWO_AT_A_TIME = ("--max-concurrent", "2")
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,10 @@ def one_ray() -> Iterator[None]:
 
 @pytest.fixture
 def command(corpus_file: Path) -> Callable[..., list[str]]:
+    """A command that trains one run at a time unless told otherwise: processes are what takes long."""
+
     def make(variants: str = "baseline,mlp", seeds: int = 2, steps: int = 3, *more: str) -> list[str]:
-        fixed = ["--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32", "--max-concurrent", "2"]
+        fixed = ["--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32", "--max-concurrent", "1"]
         return ["--variants", variants, "--seeds", str(seeds), "--steps", str(steps), *fixed, *more]
 
     return make
@@ -127,16 +131,17 @@ def test_one_command_gives_a_finished_study_and_extends_it(
 def test_a_result_depends_on_neither_concurrency_order_nor_packing(
     command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert STUDY.main(command("baseline,moe", 2)) == 0
+    assert STUDY.main(command("baseline,moe", 2, 3, *TWO_AT_A_TIME)) == 0
     together = {record.config_hash: comparable(record) for record in read_records(study_folder())}
 
     for variants, seeds in (("moe", 1), ("baseline,moe", 2)):
-        assert STUDY.main([*command(variants, seeds), "--max-concurrent", "1", "--output", "alone"]) == 0
+        assert STUDY.main([*command(variants, seeds), "--output", "alone"]) == 0
     (folder,) = Path("alone").iterdir()
     assert {record.config_hash: comparable(record) for record in read_records(folder)} == together
 
     capsys.readouterr()
-    assert STUDY.main(command("baseline,moe", 2, 3, "--gpus-per-trial", "auto", "--output", "packed", "--json")) == 0
+    packing = ("--gpus-per-trial", "auto", *TWO_AT_A_TIME)
+    assert STUDY.main(command("baseline,moe", 2, 3, *packing, "--output", "packed", "--json")) == 0
     captured = capsys.readouterr()
     assert "measuring 2 models, up to 2 at a time" in captured.err
     assert "  as measured: " in captured.err
@@ -156,7 +161,7 @@ def test_a_process_trains_one_run_after_the_other_of_any_cell(
     command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.NotingTrainable)
-    assert STUDY.main(command("baseline,mlp", 5)) == 0
+    assert STUDY.main(command("baseline,mlp", 5, 3, *TWO_AT_A_TIME)) == 0
     trials = [line.split() for line in (study_folder() / "processes.txt").read_text().splitlines()]
     assert len(trials) == 10
     processes = {process for process, _ in trials}
@@ -206,7 +211,7 @@ def test_a_run_that_fails_cannot_be_read_or_meets_other_code_costs_the_others_no
     others = {("baseline", 0), ("baseline", 1), ("mlp", 0)}
 
     with fault(folder, "raise"):
-        assert STUDY.main(command()) == 1
+        assert STUDY.main([*command(), *TWO_AT_A_TIME]) == 1
     assert {(record.cell, record.seed) for record in read_records(folder)} == others
     (failure,) = (TrialRecord.read(path) for path in (folder / "failures").glob("*.json"))
     (log,) = (folder / "failures").glob("*.log")
@@ -257,33 +262,6 @@ def test_a_process_that_cannot_be_set_up_fails_its_runs_once_and_says_why(
     output = capsys.readouterr().out
     assert output.count("failed: FileNotFoundError: no tokens there") == 2
     assert "its worker died" not in output
-
-
-def test_a_killed_study_goes_on(command: Callable[..., list[str]]) -> None:
-    arguments = command("baseline,mlp,moe", 2, 30)
-    process = driver(arguments)
-    wait_for(lambda: bool(list(Path("results").glob(f"*/{RECORDS_FOLDER}/*.json"))), process)
-    process.kill()
-    process.communicate(timeout=60)
-    # Ray's own agents notice a killed driver after a minute; nothing else may outlive it.
-    deadline = time.monotonic() + 20
-    while (
-        left := [line for line in processes_of(process.pid).values() if "Agent" not in line]
-    ) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
-    folder = study_folder()
-    first = {record.config_hash: comparable(record) for record in read_records(folder)}
-    assert 1 <= len(first) < 6
-
-    second = driver(arguments)
-    output, errors = second.communicate(timeout=240)
-    assert (second.returncode, errors) == (0, "")
-    assert f"{len(first)} of them done before" in output
-    records = {record.config_hash: comparable(record) for record in read_records(folder)}
-    assert len(records) == 6
-    assert {address: records[address] for address in first} == first
-    require_mlflow_to_equal_the_records(folder)
 
 
 @pytest.mark.usefixtures("one_ray")

@@ -48,7 +48,7 @@ def test_a_search_resumes_confirms_and_is_copied_once(
     folder = Path("results").absolute() / name
     folder.mkdir(parents=True)
     (folder / "fault").touch()
-    assert tune.main(arguments, fakes_ray.MadeUpTuningTrainable) == 1
+    assert tune.main([*arguments, "--max-concurrent", "1"], fakes_ray.MadeUpTuningTrainable) == 1
     said = capsys.readouterr()
     assert "2 trials failed (baseline, search 2: RuntimeError: planned fault)" in said.err
     before = {key: record for key, record in records_by_hash(folder).items() if record.status != "failed"}

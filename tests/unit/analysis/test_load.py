@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -418,13 +419,13 @@ def copy_to_mlflow(folder: Path, uri: str, open_runs: int = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def store(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], str]) -> tuple[str, Path]:
     """A store with one study, and the study's folder."""
     root = tmp_path_factory.mktemp("mlflow")
     folder = make_study(
         root / "grid", cells=CELLS, seeds=2, diverged=[("moe", 1)], failed=[("mlp", 0)], flaws=FLAWS, audits=AUDITS
     )
-    uri = f"sqlite:///{root}/mlflow.db"
+    uri = new_database(root)
     copy_to_mlflow(folder, uri)
     return uri, folder
 
@@ -461,10 +462,10 @@ def test_mlflow_gives_the_same_results_as_the_folder(
     pd.testing.assert_frame_equal(curves[0], curves[1], check_exact=True)
 
 
-def test_an_audit_s_tag_that_says_nothing_is_refused(tmp_path: Path) -> None:
+def test_an_audit_s_tag_that_says_nothing_is_refused(tmp_path: Path, new_database: Callable[[Path], str]) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = new_database(tmp_path)
     copy_to_mlflow(make_study(tmp_path / "grid", cells=("baseline",), seeds=1), uri)
     client = MlflowClient(tracking_uri=uri)
     run = next(run for run in client.search_runs(["1"]) if "ablatune.cell" in run.data.tags)
@@ -489,10 +490,10 @@ def test_a_server_is_not_asked_for_the_curves_of_very_many_runs(
 
 
 @pytest.mark.usefixtures("way")
-def test_a_run_that_was_deleted_in_mlflow_is_left_out(tmp_path: Path) -> None:
+def test_a_run_that_was_deleted_in_mlflow_is_left_out(tmp_path: Path, new_database: Callable[[Path], str]) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = new_database(tmp_path)
     copy_to_mlflow(make_study(tmp_path / "grid", cells=CELLS, seeds=2), uri)
     client = MlflowClient(tracking_uri=uri)
     run = client.search_runs(["1"], "tags.`ablatune.cell` = 'moe' AND tags.`ablatune.seed` = '1'")[0]
@@ -503,8 +504,8 @@ def test_a_run_that_was_deleted_in_mlflow_is_left_out(tmp_path: Path) -> None:
     assert set(zip(results.curves["cell"], results.curves["seed"], strict=True)) == left
 
 
-def test_mlflow_with_several_studies_asks_which(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_mlflow_with_several_studies_asks_which(tmp_path: Path, new_database: Callable[[Path], str]) -> None:
+    uri = new_database(tmp_path)
     for name in ("first", "second"):
         copy_to_mlflow(make_study(tmp_path / name, cells=("baseline",), seeds=2), uri, open_runs=int(name == "second"))
     with pytest.raises(AnalysisError, match="has 2 studies, choose one with --study: ") as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_enough_seeds_and_no_seeds_say_nothing_of_replication() -> None:
     assert analyse(make_results({"baseline": [3.0, 3.1, 3.2], "a": [2.9, 3.0, 3.1]})).study_audits == ()
 
 
-def test_all_findings_survive_mlflow(tmp_path: Path) -> None:
+def test_all_findings_survive_mlflow(tmp_path: Path, new_database: Callable[[Path], str]) -> None:
     more = {"protocol": "sound", "flaws": []}
     folder = make_study(tmp_path / "s", cells=CELLS, seeds=2, documents=30, plan=more, audits={})
     for record in read_records(folder):
@@ -117,7 +118,7 @@ def test_all_findings_survive_mlflow(tmp_path: Path) -> None:
         ).write(folder / "records")
     here = load_results(folder)
     write_report(here, folder)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = new_database(tmp_path)
     sync_mlflow(folder, uri)
     there = load_results(uri)
     assert there.params_dead == here.params_dead == {(c, s): len(c) for c in CELLS for s in (0, 1)}

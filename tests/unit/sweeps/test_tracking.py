@@ -450,13 +450,16 @@ def test_a_database_that_fails_is_one_line_and_no_traceback(
 
 
 def test_a_store_that_fails_on_the_way_is_said_once_and_costs_nothing(
-    plan_for: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan_for: Callable[..., Plan],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new_database: Callable[[Path], str],
 ) -> None:
     from mlflow.exceptions import MlflowException
 
     plan, said = plan_for(variants="baseline"), []
     plan.write()
-    tracker = MlflowTracker(plan.to_json(), ENVIRONMENT, f"sqlite:///{tmp_path / 'mlflow.db'}", warn=said.append)
+    tracker = MlflowTracker(plan.to_json(), ENVIRONMENT, new_database(tmp_path), warn=said.append)
 
     def fail(*_: Any, **__: Any) -> None:
         raise MlflowException("API request to http://user:secret@host/api refused\nmore")
@@ -700,12 +703,14 @@ def test_a_server_that_is_down_from_the_start_gets_all_when_it_answers(
     }
 
 
-def test_a_store_is_made_anew_from_the_records(tracked: Any, tmp_path: Path) -> None:
+def test_a_store_is_made_anew_from_the_records(
+    tracked: Any, tmp_path: Path, new_database: Callable[[Path], str]
+) -> None:
     plan, _ = tracked
     run, other = plan.runs()[:2]
     record(plan, run).write(plan.folder / RECORDS_FOLDER)
     record(plan, other, FAILED, error="it broke").write(plan.folder / FAILURES_FOLDER)
-    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    uri = new_database(tmp_path)
     for _ in range(2):  # the second time there is nothing to do
         lines = sync_mlflow(plan.folder, uri)
         assert " has 2 runs of " in lines[0]
