@@ -376,6 +376,13 @@ AUDITS = [
 ]
 
 
+ABOUT = {
+    "efficiency": ("score", "loss_per_million_parameters", "loss_per_minute", "loss_per_gb"),
+    "pareto": tuple(cost.name for cost in COSTS),
+}
+"""Tables whose rows say nothing without any of these figures, which anybody's table may lack."""
+
+
 def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
     """Return the tables that have rows, by their name in `summary.COLUMNS`, `left_out` (invalid) and `ended_early`."""
     layouts = {
@@ -400,7 +407,7 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
     made = {
         name: _table(name, getattr(analysis, name), layout)
         for name, layout in layouts.items()
-        if len(getattr(analysis, name))
+        if _says_something(name, getattr(analysis, name))
     }
     told_apart = analysis.all_pairs[analysis.all_pairs["q"] <= ALPHA]
     if len(told_apart):
@@ -419,6 +426,11 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         columns = [_name(CELL), _count(SEED), _word(STATUS), _count(STEPS, "updates"), _word(ERROR, "what happened")]
         made["ended_early"] = _table("ended_early", early.fillna({ERROR: text.NOTHING}), columns)
     return made
+
+
+def _says_something(name: str, data: pd.DataFrame) -> bool:
+    """Whether a table has rows, and one that is about certain figures any of these."""
+    return len(data) > 0 and (name not in ABOUT or bool(data[list(ABOUT[name])].notna().any(axis=None)))
 
 
 def _left_out(results: Results) -> pd.DataFrame:

@@ -152,6 +152,18 @@ def test_contributions_show_both_analyses_of_an_orthogonal_grid(tmp_path: Path) 
     )
 
 
+def test_levels_of_one_component_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.csv"
+    cells = {"baseline": "mid", "wide": "large", "narrow": "small"}
+    rows = [f"{cell},{size},{seed},{len(size) + seed / 9}" for cell, size in cells.items() for seed in range(3)]
+    path.write_text("\n".join(["cell,size,seed,val_loss", *rows]))
+    results = load_results(path)
+    assert set(diamonds(figures(results, analyse(results))["contributions"].axes[0])) == {
+        "size  (wide)",
+        "size  (narrow)",
+    }
+
+
 def test_a_study_of_one_cell_has_no_differences(tmp_path: Path) -> None:
     results = load_results(make_study(tmp_path / "grid", cells=("baseline",), seeds=2))
     drawn = figures(results, analyse(results))
