@@ -102,6 +102,7 @@ _P_UNPAIRED = tuple(
     for test in ("welch", "unpaired", "two_sample", "independent")
     for form in ("p_{}", "p_value_{}", "{}_p", "{}_p_value")
 )
+_AGAINST = re.compile(r"_(?:vs|against|to)_(?:the_)?(?:baseline|control)$")
 _A_SEED = re.compile(r"(?:.*_)?(?:seed|run)_?\d+(?:_.*)?")
 _CONTEXTS = ("study", "scale", "dataset", "corpus", "benchmark", "task", "split")
 
@@ -184,7 +185,8 @@ def roles(header: Sequence[str], metric: str | None) -> dict[str, tuple[str, ...
     take(SD, first([*_SPREADS, *(form for base in bases for s in _SPREADS for form in (f"{base}_{s}", f"{s}_{base}"))]))
     take(MINUTES, [column for column in matching(_TIME) if len(free[column]) > 4][:1])
     take(MILLION, (matching(_MILLIONS) or matching(_COUNTS))[:1])
-    take(P, [column for known in (*_P, *_P_UNPAIRED) for column, name in free.items() if name == known])
+    tests = {column: _AGAINST.sub("", name) for column, name in free.items()}
+    take(P, [column for known in (*_P, *_P_UNPAIRED) for column, name in tests.items() if name == known])
     take(EFFECT, [column for column, name in free.items() if _EFFECT.search(name) and not _is_of_a_loss(name, other)])
     take(REPLICATED, matching(_REPLICATED))
     take(COMPARED, [column for column, name in free.items() if _is_compared(name, other)])
@@ -257,7 +259,7 @@ def is_probability(column: str) -> bool:
 
 def says_unpaired(column: str) -> bool:
     """Whether a column of p values is named after a t test of runs that are not paired."""
-    return normal(column) in _P_UNPAIRED
+    return _AGAINST.sub("", normal(column)) in _P_UNPAIRED
 
 
 def is_error(column: str) -> bool:
@@ -303,7 +305,7 @@ def _perplexities(loss: str) -> list[str]:
 def _is_compared(name: str, other: str) -> bool:
     """Whether a column compares by what rules compare by: by a loss, or by another metric of this name."""
     rest = _without(name, other)
-    if _OF_SOMETHING_ELSE.search(rest) or _is_of_a_loss(name, other):
+    if _OF_SOMETHING_ELSE.search(rest) or _is_of_a_loss(name, other) or is_probability(name):
         return False
     return any(pattern.fullmatch(rest) for pattern in (_DIFFERENCE, _TIMES)) or _PERCENT.search(rest) is not None
 

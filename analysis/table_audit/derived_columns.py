@@ -246,7 +246,9 @@ def _readings_of_gains(column: str) -> tuple[Formula, ...]:
         return (times,)
     change, difference = FORMULAS[derived.CHANGE], FORMULAS[derived.DIFFERENCE]
     share = Formula("loss / other loss - 1", inputs, lambda loss, other: loss / other - 1)
-    return (difference, change, share) if columns.says_difference(column) else (change, share, difference)
+    percent = Formula("100 loss / other loss", inputs, lambda loss, other: 100 * loss / other)
+    rest = (change, share, times, percent)
+    return (difference, *rest) if columns.says_difference(column) else (*rest, difference)
 
 
 def _readings_of_losses(column: str) -> tuple[Formula, ...]:
@@ -270,6 +272,7 @@ def _readings_of_losses(column: str) -> tuple[Formula, ...]:
             Formula("100 (1 - exp(loss - other loss))", inputs, lambda loss, other: 100 * (1 - exp(loss - other))),
         ),
     ]
+    percents.append(Formula("100 loss / other loss", inputs, lambda loss, other: 100 * loss / other))
     if columns.is_percent(column):
         return tuple(percents)
     shares = [

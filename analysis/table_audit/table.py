@@ -42,7 +42,7 @@ WORDS = (NAME, CONTEXT, SEED, MODEL, REPLICATED, MARKS)
 """Roles whose columns are not read as numbers."""
 OF_NAMES = "of names (variant, cell, model ...)"
 TO_COMPARE_BY = "to compare by (val_loss, perplexity, accuracy ...)"
-DASHES = ("-", MINUS, "\u2013", "\u2014", "n/a")
+DASHES = ("-", MINUS, "\u2013", "\u2014", "n/a", "n.s.")
 """Fields that hold nothing, beside NULLS."""
 OWN_COLUMNS = ("cell", "remark")
 """Of the published tables' files: what this project put beside the printed figures, for others than the audit."""

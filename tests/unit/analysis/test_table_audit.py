@@ -661,6 +661,22 @@ def test_a_p_may_be_of_pairs_where_nothing_excludes_them() -> None:
     assert "any paired one" in item.evidence
 
 
+def test_a_p_against_the_baseline_is_no_change() -> None:
+    rows = with_p("p-value vs. baseline", "0.0136")
+    rows.append({"variant": "b", "n": "8", "val_loss": "2.99", "sd": "0.1", "p-value vs. baseline": "n.s."})
+    audited = audit(rows)
+    assert audited.table.columns["p"] == ("p-value vs. baseline",)
+    assert found(audited, "derived_column") == found(audited, "p_value") == []
+    assert len(found(audit(with_p("welch p vs. control", "0.2")), "p_value", INVALID)) == 1
+    assert found(audit(with_p("p_bonferroni_vs_baseline", "0.03")), "derived_column") == []
+
+
+def test_a_loss_relative_to_the_baseline_s() -> None:
+    for column, value in (("relative_loss", "0.950"), ("relative (%)", "95.0"), ("change", "-5.0%")):
+        rows = [{"cell": "baseline", "loss": "3.000", column: ""}, {"cell": "a", "loss": "2.850", column: value}]
+        assert found(audit(rows), "derived_column", INVALID) == []
+
+
 def test_seeds_say_whether_runs_are_paired() -> None:
     """Two names of three runs, sds 0.1 and 0.1 and means 1.1 apart: Welch's p is 0.0002."""
     head, rows = "variant,seed,val_loss,p", "baseline,0,2.9, baseline,1,3.0, baseline,2,3.1,"
@@ -717,6 +733,7 @@ def test_more_may_be_better() -> None:
     ("accuracy_difference", "0.022", None), ("accuracy_difference", "-0.022", INVALID), ("gain_percent", "3.1", None),
     ("gain", "0.031", NOTE), ("gain", "0.05", INVALID), ("Improvement factor", "1.03", None),
     ("times_better", "0.97", INVALID),
+    ("Relative to baseline", "1.03", NOTE), ("% of baseline, relative", "103.1", NOTE), ("relative", "0.97", INVALID),
     ("error_reduction", "0.9", None), ("loss_improvement", "0.9", None),
 ])  # fmt: skip
 def test_gains_of_a_metric(column: str, value: str, severity: str | None) -> None:
