@@ -12,7 +12,7 @@ from analysis import marks, text
 from analysis.pareto import COSTS, Cost
 from analysis.results import AUDIT_MARK, Results
 from analysis.runs import records
-from analysis.schema import CELL, ERROR, FINISHED, FLAWS, INVALID, SEED, STATUS, STEPS
+from analysis.schema import CELL, ERROR, FINISHED, FLAWS, INVALID, SEED, STATUS, STEPS, VAL_ACCURACY
 from analysis.significance import ALPHA
 from analysis.summary import COLUMNS, Analysis
 from analysis.unpaired import UNPAIRED
@@ -141,13 +141,17 @@ def _ranking(results: Results) -> list[_Column]:
         _Column("P(best)", "p_best", lambda row: text.number(row["p_best"], 2)),
         _Column("likely ranks", "rank_low", _ranks),
         _Column("groups", "groups", lambda row: row["groups"] if isinstance(row["groups"], str) else text.NOTHING),
-        _Column("accuracy", "val_accuracy", lambda row: text.number(row["val_accuracy"])),
+        *([] if results.metric == VAL_ACCURACY else [_accuracy()]),
         _count("params_total", "parameters"),
         _Column("diverged [95 % of rate]", "diverged", _diverged),
         _count("failed"),
         _count(INVALID),
         _count("missing"),
     ]
+
+
+def _accuracy() -> _Column:
+    return _Column("accuracy", VAL_ACCURACY, lambda row: text.number(row[VAL_ACCURACY]))
 
 
 def _differences(results: Results) -> list[_Column]:
