@@ -169,6 +169,7 @@ def sync(
 def variance(
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RESULTS")],
     study: str | None = None,
+    baseline: str | None = None,
     metric: str | None = None,
     direction: Direction | None = None,
 ) -> None:
@@ -178,10 +179,11 @@ def variance(
         source: A study's folder, a CSV with one row a (cell, seed) and a column data_order between them, or an MLflow
             tracking URI.
         study: Which study, where the source has several.
+        baseline: As in `report`; the shares do not depend on it.
         metric: What to split the variance of, as in `report`.
         direction: As in `report`.
     """
-    show_variance(load_results(source, study, metric=metric, direction=direction), _console())
+    show_variance(load_results(source, study, baseline, metric, direction), _console())
 
 
 def _console() -> Console:

@@ -86,6 +86,7 @@ def load_csv(
         if name not in header:
             what = "cell (or variant)" if name == VARIANT else name
             how = "; --metric names the column to compare cells by" if name == wanted else ""
+            how = "; write one row a (cell, seed)" if name == SEED and columns.by_seed(header) else how
             raise AnalysisError(f"{path}: column '{what}' is missing: it has {', '.join(header)}{how}")
     compared = _compared(path, wanted, direction)
     name, table = _one_study(path, table, study)

@@ -92,6 +92,16 @@ def test_flawed_and_invalid_runs_are_told_in_the_terminal(tmp_path: Path, capsys
     assert "| moe \N{LARGE RED CIRCLE} | 2 |" in (folder / "report.md").read_text()
 
 
+def test_the_spread_of_cells_of_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "orders.csv"
+    rows = [f"run_{order},{order},{seed},{seed + order * (1 + seed)}" for order in range(3) for seed in range(3)]
+    path.write_text("\n".join(["cell,data_order,seed,val_loss", *rows]))
+    assert main(["variance", str(path)]) == 1
+    assert "--baseline names the cell" in capsys.readouterr().err
+    assert main(["variance", str(path), "--baseline", "run_0"]) == 0
+    assert "data order" in capsys.readouterr().out
+
+
 def test_study_chooses_among_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "both.csv"
     path.write_text("study,cell,seed,val_loss\na,baseline,0,1\nb,baseline,0,2\n")
