@@ -236,6 +236,8 @@ def load_table(
     left_out: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     if not path.is_file():
+        if path.is_dir():
+            raise AnalysisError(f"'{source}' is a folder: name a CSV file, such as the results.csv of a study's report")
         if path.suffix or "/" in source:
             raise AnalysisError(f"there is no file '{source}': name a CSV file, or a published study such as exp6")
         published = load_published(source)

@@ -1216,6 +1216,7 @@ def test_status_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert set(data["findings"][0]) == {"name", "severity", "evidence", "instead"}
     path.write_text("variant,n,val_loss,perplexity\nbaseline,5,2.0000,7.389\na,5,1.9000,6.6859\n")
     assert main(["audit", str(path)]) == 0
-    assert main(["audit", str(tmp_path / "none.csv")]) == 2
+    assert main(["audit", str(tmp_path / "none.csv")]) == main(["audit", str(tmp_path)]) == 2
+    assert "is a folder: name a CSV file" in capsys.readouterr().err
     assert main(["--debug", "audit", "nothing"]) == 2
     assert "there is no published table of 'nothing'" in capsys.readouterr().err
