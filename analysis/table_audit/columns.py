@@ -94,7 +94,7 @@ _LOSSES = tuple(
     form.format(f"{stem}{word}")
     for stem in ("val_", "validation_", "eval_", "", "test_")
     for word in ("loss", "nll", "cross_entropy")
-    for form in ("{}", "mean_{}", "{}_mean")
+    for form in ("{}", "mean_{}", "{}_mean", "final_{}")
 )
 _P = ("p", "p_value", "pvalue", "p_val")
 _P_UNPAIRED = tuple(

@@ -11,7 +11,8 @@ UNNAMED = "plus or minus"
 """Ends the name of a column of spreads of which nothing says what they are."""
 
 _SIGN = r"(?:\u00b1|\+/?-)"
-_FIELD = re.compile(rf"(.*?)\s*{_SIGN}\s*(.*)")
+_FIELD = re.compile(rf"([^A-Za-z]*?\d(?:[eE][-+]?\d+)?[^A-Za-z]*?)\s*{_SIGN}\s*(\.?\d.*)")
+"""A figure and its spread; names may have the sign between words."""
 _KIND = re.compile(rf"(?<=[^\s(\[])[\s(\[]*(?:mean)?\s*{_SIGN}\s*([^)\]]*)[)\]]?$")
 """What a column's name says of its spreads, such as `(mean ± sd)`."""
 

@@ -781,6 +781,10 @@ def test_spreads_beside_their_figures() -> None:
     assert [row.figures["val_loss sd"].value for row in named.table.rows] == [0.04, 0.03, 0.05]
     without_n = audit("method,val_loss baseline,3.21±0.04 ours,3.15")
     assert any("how many is not stated (baseline)" in item.evidence for item in found(without_n, "replication"))
+    names = audit([{"variant": "w +/- dropout", "Final val loss (nats)": "1.2e0±.1"}])
+    assert [(row.name, row.words) for row in names.table.rows] == [
+        ("w +/- dropout", {"Final val loss (nats) plus or minus": ".1"})
+    ]
     with pytest.raises(AnalysisError, match="holds spreads, and so does 'val_loss sd'"):
         audit([{"variant": "a", "val_loss ± sd": "1 ± 2", "val_loss sd": "2"}])
 
