@@ -103,6 +103,7 @@ def audit(
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")],
     baseline: str | None = None,
     metric: str | None = None,
+    direction: Direction | None = None,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Look for figures in a table of results that cannot be right, or cannot mean what they seem to.
@@ -112,10 +113,12 @@ def audit(
     Args:
         table: A CSV file with one row a variant or a run, or a published study (exp6, or another of its kind).
         baseline: Row that others are compared with; by default the one called baseline or control.
-        metric: Column that holds the validation loss in nats per token; by default val_loss, loss and the like.
+        metric: Column to compare rows by; by default the validation loss in nats per token (val_loss, loss and the
+            like), else perplexity or accuracy.
+        direction: Whether the least or the most of the metric is best, where its name does not say it.
         json_: Print the findings as JSON.
     """
-    found = audit_table(table, baseline, metric)
+    found = audit_table(table, baseline, metric, direction)
     if json_:
         print(json.dumps(found.to_dict(), indent=1))
     else:
@@ -166,6 +169,7 @@ def sync(
 def variance(
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RESULTS")],
     study: str | None = None,
+    baseline: str | None = None,
     metric: str | None = None,
     direction: Direction | None = None,
 ) -> None:
@@ -175,10 +179,11 @@ def variance(
         source: A study's folder, a CSV with one row a (cell, seed) and a column data_order between them, or an MLflow
             tracking URI.
         study: Which study, where the source has several.
+        baseline: As in `report`; the shares do not depend on it.
         metric: What to split the variance of, as in `report`.
         direction: As in `report`.
     """
-    show_variance(load_results(source, study, metric=metric, direction=direction), _console())
+    show_variance(load_results(source, study, baseline, metric, direction), _console())
 
 
 def _console() -> Console:

@@ -16,6 +16,7 @@ from analysis.runs import (
     baselines_of_plan,
     curves_table,
     parse_plan,
+    refuse_direction,
     resolve_plan,
     runs_table,
     unknown,
@@ -46,9 +47,7 @@ def load_results(
         AnalysisError: there is nothing to load, or it is not what it should be.
     """
     results = _load(source, study, baseline, metric, direction)
-    if direction not in (None, results.direction):
-        better = "lower" if results.direction == "min" else "higher"
-        raise AnalysisError(f"--direction {direction}: of {results.metric} {better} is better: leave it out")
+    refuse_direction(results.metric, direction, results.direction)
     return results
 
 

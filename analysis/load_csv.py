@@ -86,6 +86,7 @@ def load_csv(
         if name not in header:
             what = "cell (or variant)" if name == VARIANT else name
             how = "; --metric names the column to compare cells by" if name == wanted else ""
+            how = "; write one row a (cell, seed)" if name == SEED and columns.by_seed(header) else how
             raise AnalysisError(f"{path}: column '{what}' is missing: it has {', '.join(header)}{how}")
     compared = _compared(path, wanted, direction)
     name, table = _one_study(path, table, study)
@@ -120,19 +121,7 @@ def _compared(path: Path, column: str, direction: str | None) -> _Compared:
         return _Compared(column, column, direction_of(column))
     if column in (CELL, VARIANT, *result_columns(())) and column not in NUMBERS:
         raise AnalysisError(f"{path}: --metric {column}: this column holds no figure that cells can be compared by")
-    named = columns.roles([column], None)
-    if columns.LOSS in named:
-        return _Compared(column, VAL_LOSS, direction_of(VAL_LOSS))
-    if columns.PERPLEXITY in named:
-        direction = direction_of(VAL_PERPLEXITY)
-    elif columns.is_accuracy(column):
-        direction = direction_of(VAL_ACCURACY)
-    if direction is None:
-        raise AnalysisError(
-            f"{path}: nothing says which '{column}' is better: add --direction min (a lower one) or --direction max "
-            "(a higher one); a column called val_loss, loss or nll is the validation loss in nats per token"
-        )
-    return _Compared(column, column, direction)
+    return _Compared(column, VAL_LOSS if columns.is_loss(column) else column, columns.better(path, column, direction))
 
 
 def _one_study(

@@ -34,7 +34,13 @@ class Cost:
 
 
 COSTS = (
-    Cost("live_parameters", "trainable parameters that training reached", "live parameters (millions)", 1e6, "M"),
+    Cost(
+        "live_parameters",
+        "trainable parameters, without those known to be dead",
+        "live parameters (millions)",
+        1e6,
+        "M",
+    ),
     Cost("training_flops", "training FLOPs in all, forward and backward", "training FLOPs (10\u00b9\u00b2)", 1e12, "T"),
     Cost("train_seconds", "seconds of training alone", "training time (seconds)", 1.0, "s"),
     Cost("peak_memory_bytes", "peak memory of the run, bytes", "peak memory (10\u2079 bytes)", 1e9, "GB"),

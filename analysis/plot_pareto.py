@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +20,8 @@ LOGARITHMIC = 20
 """Ratio of the largest to the smallest cost from which the axis is logarithmic."""
 LETTERS = "abcdefghijklmno"
 """Name the points of a front."""
+ROOM = (0.06, 0.07)
+"""What a letter takes of a panel, across and upwards; points that are closer are named together."""
 
 
 def pareto_figure(results: Results, analysis: Analysis) -> Figure | None:
@@ -79,24 +84,44 @@ def _panel(axes: Axes, rows: pd.DataFrame, cost: Cost, results: Results) -> None
     x = rows[cost.name]
     if len(x) and x.max() > LOGARITHMIC * x.min():
         axes.set_xscale("log")
-    axes.margins(0.06, 0.1)
+    axes.margins(0.1, 0.1)
     front = rows[rows[f"{cost.name}_front"].astype(bool)].sort_values([cost.name, "mean"], kind="stable")
     axes.step(front[cost.name] / cost.scale, front["mean"], where="post", color=BETTER, linewidth=1.4, zorder=3)
-    key = []
-    letters = iter(LETTERS)
+    key, points = [], []
     places = front.groupby([cost.name, "mean"], sort=False)
-    for _, cells in list(places)[: len(LETTERS)]:
-        letter, first = next(letters), cells.iloc[0]
-        axes.annotate(
-            letter, (first[cost.name] / cost.scale, first["mean"]), xytext=(5, 5), textcoords="offset points",
-            fontsize=9, fontweight="bold", zorder=7,
-        )  # fmt: skip
+    for letter, (_, cells) in zip(LETTERS, places, strict=False):
+        points.append((letter, (float(cells[cost.name].iloc[0]) / cost.scale, float(cells["mean"].iloc[0]))))
         key += [f"{letter}  {row['cell']}{_sure(row[f'{cost.name}_p_front'])}" for row in records(cells)]
+    _name_points(axes, points, results.direction)
     more = len(places) - len(LETTERS)
     axes.annotate(
         "\n".join([*key, *([f"and {more} more"] if more > 0 else [])]), (1.02, 1.0), xycoords="axes fraction", va="top",
         fontsize=8.5, linespacing=1.5, annotation_clip=False,
     )  # fmt: skip
+
+
+def _name_points(axes: Axes, points: Sequence[tuple[str, tuple[float, float]]], direction: str) -> None:
+    """Write letters at the points of a front, the cheapest first, on the side of what is better: no cell is there.
+
+    Points too close for letters of their own have one label.
+    """
+    axes.autoscale_view()
+    places = (axes.transData - axes.transAxes).transform([point for _, point in points])
+    labels: list[tuple[str, tuple[float, float]]] = []
+    first = -np.ones(2)
+    for (letter, point), place in zip(points, places, strict=True):
+        if labels and (np.abs(place - first) < ROOM).all():
+            (letters, (cheapest, _)), (_, best) = labels[-1], point
+            labels[-1] = (f"{letters}, {letter}", (cheapest, best))
+        else:
+            labels.append((letter, point))
+            first = place
+    below = direction == "min"
+    for label, point in labels:
+        axes.annotate(
+            label, point, xytext=(-4, -4 if below else 4), textcoords="offset points", ha="right",
+            va="top" if below else "bottom", fontsize=9, fontweight="bold", zorder=7,
+        )  # fmt: skip
 
 
 def _sure(p: float) -> str:

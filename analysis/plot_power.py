@@ -36,7 +36,7 @@ def power_figure(results: Results, analysis: Analysis) -> Figure | None:
     numbers = sorted({own, *SEEDS})
     found = [sd * float(detectable_effect(n, family)) for n in numbers]
     differences = np.geomspace(found[-1] / 4, found[numbers.index(own)] * 2, POINTS)
-    unit = "nats" if results.metric in NATS else results.metric
+    unit = " nats" if results.metric in NATS else ""
     paired = "" if (table["pairing"] == UNPAIRED).any() else "paired "
     together = f" ({family} comparisons share {100 * ALPHA:g} %)" if family > 1 else ""
     figure = new_figure(
@@ -44,7 +44,7 @@ def power_figure(results: Results, analysis: Analysis) -> Figure | None:
         4.4,
         "What could be found",
         f"Power at {100 * ALPHA / family:.2g} %{together}, for the median sd of their {paired}differences, "
-        f"{text.significant(sd, 2)} {unit}. Band: "
+        f"{text.significant(sd, 2)}{unit}. Band: "
         f"this study, up to the upper {100 * BOUND:g} % bound of that sd. Dots: the difference found with "
         f"{100 * POWER:g} % probability.",
         marks.warning(results),

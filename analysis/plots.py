@@ -92,7 +92,7 @@ def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
         table,
         "Difference from the baseline" + ("" if (table["pairing"] == UNPAIRED).any() else ", paired by seed"),
         f"Diamond and bar: {_estimated(results)} with its 95 % interval. Colour: after Holm's correction over "
-        f"{_family(table)} comparisons.",
+        f"{text.counted(int(table['family'].max()), 'comparison')}.",
     )
     for axes, rows in panels:
         _forest(axes, rows)
@@ -131,11 +131,20 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
     )
     for axes, (title, table, name) in zip(grid[:, 0], parts, strict=True):
         _forest(axes, table)
-        _label_rows(axes, table, name, after=[f"@{scale}" if scale else "" for scale in table["scale"]])
+        _label_rows(axes, table, name, after=_which(table, name))
         axes.set_title(title)
     grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}, with {text.MINUS} without")
     _key(figure, results, [table for _, table, _ in parts])
     return figure
+
+
+def _which(table: pd.DataFrame, name: str) -> list[str]:
+    """Return what tells rows of one name apart: their scale, and of a factor with several levels on their cell."""
+    twice = table.duplicated(["scale", name], keep=False)
+    return [
+        " ".join([*([f"({row['cell']})"] if again else []), *([f"@{row['scale']}"] if row["scale"] else [])])
+        for row, again in zip(records(table), twice, strict=True)
+    ]
 
 
 def _estimated(results: Results) -> str:
@@ -210,10 +219,6 @@ def _key(
         figure.axes[0].plot([], [], "D", color=colour, markersize=6, label=name)[0] for name, colour in key.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5)
-
-
-def _family(table: pd.DataFrame) -> str:
-    return text.whole(table["family"].max())
 
 
 FIGURES: dict[str, Callable[[Results, Analysis], Figure | None]] = {

@@ -85,7 +85,7 @@ SECTIONS = {
     ),
     "divergence": (
         "Runs that diverged",
-        "A diverged run is an outcome: its loss is worse than any other's. Seeds are compared by that alone, in an "
+        "A diverged run is an outcome: its result is worse than any other's. Seeds are compared by that alone, in an "
         "exact sign test against the baseline; the survivors' mean flatters the cell.",
     ),
     "final_test": ("Final test", ""),

@@ -130,6 +130,17 @@ def direction_of(metric: str) -> str:
     return "max" if metric == VAL_ACCURACY else "min"
 
 
+def refuse_direction(metric: str, wanted: str | None, direction: str) -> None:
+    """Refuse a wanted direction that is not the metric's.
+
+    Raises:
+        AnalysisError: it is another.
+    """
+    if wanted not in (None, direction):
+        better = "lower" if direction == "min" else "higher"
+        raise AnalysisError(f"--direction {wanted}: of {metric} {better} is better: leave it out")
+
+
 def baselines_of(cells: Sequence[str], factors: tuple[str, ...], baseline: str) -> dict[str, str]:
     """Return for each cell the one it is compared with: `baseline`, within the cell's scale where scale is a factor.
 

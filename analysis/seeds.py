@@ -118,7 +118,7 @@ def plan_seeds(results: Results, difference: float, power: float = POWER) -> See
     for end, assumed in sds.items():
         needed = (seeds_needed(difference / assumed, family, power) for family in (1, max(comparisons, 1)))
         table["seeds" + end] = np.where(alone, *needed)
-    unit = " nats" if results.metric in NATS else f" of {results.metric}"
+    unit = " nats" if results.metric in NATS else f" in {results.metric}"
     return SeedPlan(difference, power, comparisons, unit, table[[*SEEDS_COLUMNS, FLAWS]])
 
 

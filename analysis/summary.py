@@ -225,7 +225,7 @@ def _run_notes(ranking: pd.DataFrame) -> list[str]:
         notes.append("n = 2: intervals are wide, and no effect size and no test exists: both need 3 pairs of seeds")
     if ranking["n"].max() >= MIN_PAIRS:
         notes.append(
-            "intervals of means assume roughly normal losses: of strongly skewed ones fewer than 95 % hold (82 to 90 % "
+            "intervals of means assume roughly normal runs: of strongly skewed ones fewer than 95 % hold (82 to 90 % "
             "in simulations), while differences keep theirs; compare by differences"
         )
     if ranking["n"].nunique() > 1:
@@ -242,8 +242,8 @@ def _gap_notes(results: Results) -> list[str]:
     if lacking.empty:
         return []
     which = ", ".join(f"{cell} ({count})" for cell, count in lacking.items())
-    grid = f"{results.statuses.shape[0]} cells x {results.statuses.shape[1]} seeds"
-    return [f"{lacking.sum()} of {grid} have no run: {which}"]
+    cells, seeds = results.statuses.shape
+    return [f"of {cells} cells x {seeds} seeds = {cells * seeds} runs {lacking.sum()} are not there: {which}"]
 
 
 def _spread_notes(results: Results, ranking: pd.DataFrame) -> list[str]:

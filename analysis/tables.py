@@ -12,7 +12,7 @@ from analysis import marks, text
 from analysis.pareto import COSTS, Cost
 from analysis.results import AUDIT_MARK, Results
 from analysis.runs import records
-from analysis.schema import CELL, ERROR, FINISHED, FLAWS, INVALID, SEED, STATUS, STEPS
+from analysis.schema import CELL, ERROR, FINISHED, FLAWS, INVALID, SEED, STATUS, STEPS, VAL_ACCURACY
 from analysis.significance import ALPHA
 from analysis.summary import COLUMNS, Analysis
 from analysis.unpaired import UNPAIRED
@@ -141,13 +141,17 @@ def _ranking(results: Results) -> list[_Column]:
         _Column("P(best)", "p_best", lambda row: text.number(row["p_best"], 2)),
         _Column("likely ranks", "rank_low", _ranks),
         _Column("groups", "groups", lambda row: row["groups"] if isinstance(row["groups"], str) else text.NOTHING),
-        _Column("accuracy", "val_accuracy", lambda row: text.number(row["val_accuracy"])),
+        *([] if results.metric == VAL_ACCURACY else [_accuracy()]),
         _count("params_total", "parameters"),
         _Column("diverged [95 % of rate]", "diverged", _diverged),
         _count("failed"),
         _count(INVALID),
         _count("missing"),
     ]
+
+
+def _accuracy() -> _Column:
+    return _Column("accuracy", VAL_ACCURACY, lambda row: text.number(row[VAL_ACCURACY]))
 
 
 def _differences(results: Results) -> list[_Column]:
@@ -376,6 +380,13 @@ AUDITS = [
 ]
 
 
+ABOUT = {
+    "efficiency": ("score", "loss_per_million_parameters", "loss_per_minute", "loss_per_gb"),
+    "pareto": tuple(cost.name for cost in COSTS),
+}
+"""Tables whose rows say nothing without any of these figures, which anybody's table may lack."""
+
+
 def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
     """Return the tables that have rows, by their name in `summary.COLUMNS`, `left_out` (invalid) and `ended_early`."""
     layouts = {
@@ -400,7 +411,7 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
     made = {
         name: _table(name, getattr(analysis, name), layout)
         for name, layout in layouts.items()
-        if len(getattr(analysis, name))
+        if _says_something(name, getattr(analysis, name))
     }
     told_apart = analysis.all_pairs[analysis.all_pairs["q"] <= ALPHA]
     if len(told_apart):
@@ -419,6 +430,11 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         columns = [_name(CELL), _count(SEED), _word(STATUS), _count(STEPS, "updates"), _word(ERROR, "what happened")]
         made["ended_early"] = _table("ended_early", early.fillna({ERROR: text.NOTHING}), columns)
     return made
+
+
+def _says_something(name: str, data: pd.DataFrame) -> bool:
+    """Whether a table has rows, and one that is about certain figures any of these."""
+    return len(data) > 0 and (name not in ABOUT or bool(data[list(ABOUT[name])].notna().any(axis=None)))
 
 
 def _left_out(results: Results) -> pd.DataFrame:

@@ -150,8 +150,8 @@ def _best(tuning: Tuning) -> list[str]:
     edges = [f"{cell.cell} ({', '.join(cell.edge)})" for cell in tuning.cells if cell.edge]
     if edges:
         lines.append(
-            f"**At the edge:** the best of {text.listing(edges)} lies within the outermost {EDGE_SHARE:.0%} of its "
-            "range and may lie beyond it: widen the range before comparing these cells."
+            f"**At the edge:** the best of {text.listing(edges)} lies within the outermost {100 * EDGE_SHARE:g} % of "
+            "its range and may lie beyond it: widen the range before comparing these cells."
         )
     return lines
 

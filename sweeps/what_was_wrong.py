@@ -162,9 +162,9 @@ def main(output: Path = Path("results"), seeds: int = 5, page: Path = Path("docs
     """Train what is missing and write the page.
 
     Args:
-        output: folder that holds the studies' folders.
-        seeds: seeds of each condition.
-        page: folder that the page is written to.
+        output: Folder that holds the studies' folders.
+        seeds: Seeds of each condition.
+        page: Folder that the page is written to.
     """
     from analysis.what_was_wrong import write_page
     from sweeps.engine.resources import find_resources
@@ -184,4 +184,4 @@ def main(output: Path = Path("results"), seeds: int = 5, page: Path = Path("docs
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main)
+    tyro.cli(main, prog="python sweeps/what_was_wrong.py", description=__doc__)

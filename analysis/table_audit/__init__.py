@@ -18,6 +18,7 @@ from analysis.table_audit.intervals import intervals
 from analysis.table_audit.marks import marks
 from analysis.table_audit.multiplicity import multiplicity
 from analysis.table_audit.noise import noise
+from analysis.table_audit.p_values import p_values
 from analysis.table_audit.ranks import ranks
 from analysis.table_audit.repeats import repeats
 from analysis.table_audit.replication import replication
@@ -30,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     marks,
     replication,
     effect_sizes,
+    p_values,
     control,
     derived_columns,
     ranks,
@@ -59,14 +61,17 @@ class TableAudit:
             "rows": len(self.table.rows),
             "names": len({row.name for row in self.table.rows}),
             "baseline": self.table.control,
-            "columns": {role: list(names) for role, names in self.table.columns.items()},
+            "direction": self.table.direction,
+            "columns": {self.table.what(role): list(names) for role, names in self.table.columns.items()},
             "not_checked": list(self.table.not_checked),
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
         }
 
 
-def audit_table(source: str, baseline: str | None = None, metric: str | None = None) -> TableAudit:
+def audit_table(
+    source: str, baseline: str | None = None, metric: str | None = None, direction: str | None = None
+) -> TableAudit:
     """Audit a CSV file, or a published table by its study's name; arguments and errors are those of `load_table`."""
-    table = load_table(source, baseline, metric)
+    table = load_table(source, baseline, metric, direction)
     found = [finding for rule in RULES for finding in rule(table)]
     return TableAudit(table, tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from analysis.errors import AnalysisError
 from analysis.schema import FLAWS, INVALID
+from analysis.table_audit.plus_minus import UNNAMED, without_spread
 
 NAME = "name"
 """What was trained: a variant, cell, model."""
@@ -17,9 +20,9 @@ N = "n"
 MODEL = "model trained"
 """What was really trained under the name."""
 LOSS = "loss"
-"""Validation loss in nats per token: what all rules compare by."""
+"""What all rules compare by: the validation loss in nats per token, or what the table is said to be compared by."""
 SD = "sd"
-"""Standard deviation of the loss over runs."""
+"""Standard deviation over runs, of what rules compare by."""
 MINUTES = "training time"
 MILLION = "parameters"
 """10^6 parameters."""
@@ -52,19 +55,24 @@ _DIFFERENCE = re.compile(
     r"(?:(?:val|validation|test)_)?(?:loss_)?(?:difference|diff|delta)(?:_(?:loss|nats|val_loss))?"
 )
 _TIMES = re.compile(r"times_(?:lower|better)|x_lower|improvement_factor|fold_improvement")
-_OF_SOMETHING_ELSE = re.compile(r"acc|memory|time|minute|second|param|speed|throughput|flop|token")
+_OF_SOMETHING_ELSE = re.compile(r"acc|memory|time(?!s_)|minute|second|param|speed|throughput|flop|token")
+_OF_A_LOSS = re.compile(r"loss|nll|cross_entropy|perplexity|ppl|err|reduc")
+"""What is of a loss or an error rate, not of a metric in a loss's place."""
+_UNIT = re.compile(r"(?<=[a-z0-9])_(?:in_)?nats(?:_(?:per_)?token)?$")
 _EFFECT = re.compile(r"(?:^|_)(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_delta|effect_size|d_z)(?:_|$)|^[dg]$")
 _D_OR_G = re.compile(
     r"(?:(?:val_)?loss_)?(?:cohen(?:_?s)?_d|hedges?(?:_s)?_g|glass(?:_s)?_delta|[dg])(?:_s|_av|_pooled)?"
 )
 _D_Z = re.compile(r"(?:(?:val_)?loss_)?(?:cohen(?:_?s)?_)?d_z")
 _ENDS = {"low": "low", "lower": "low", "high": "high", "upper": "high"}
-_ERROR = re.compile(r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error)")
+_UNNAMED = re.compile(rf".*_{UNNAMED.replace(' ', '_')}")
+_ERROR = re.compile(rf"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error)|{_UNNAMED.pattern}")
 _REPLICATED = re.compile(
     r"(?:.*_)?(?:se|sem|stderr|std_err|standard_error|margin_of_error|ci_?\d*(?:_(?:low|lower|high|upper)(?:_\d+)?)?"
     r"|(?:low|lower|high|upper)_ci_?\d*)"
     r"|(?:percent|difference|change|improvement|mean|(?:val_)?loss)_(?:low|lower|high|upper)"
     r"|p_(?:holm|adj|adjusted|corrected|bonferroni|bh|fdr|sign_flip)"
+    rf"|{_UNNAMED.pattern}"
 )
 _MEASURED = re.compile(r"(?:.*_)?(?:loss|nll|(?:accuracy|acc)(?:_percent|_pct)?)")
 _ACCURACY = re.compile(
@@ -86,15 +94,61 @@ _LOSSES = tuple(
     form.format(f"{stem}{word}")
     for stem in ("val_", "validation_", "eval_", "", "test_")
     for word in ("loss", "nll", "cross_entropy")
-    for form in ("{}", "mean_{}", "{}_mean")
+    for form in ("{}", "mean_{}", "{}_mean", "final_{}")
 )
+_P = ("p", "p_value", "pvalue", "p_val")
+_P_UNPAIRED = tuple(
+    form.format(test)
+    for test in ("welch", "unpaired", "two_sample", "independent")
+    for form in ("p_{}", "p_value_{}", "{}_p", "{}_p_value")
+)
+_AGAINST = re.compile(r"_(?:vs|against|to)_(?:the_)?(?:baseline|control)$")
+_A_SEED = re.compile(r"(?:.*_)?(?:seed|run)_?\d+(?:_.*)?")
 _CONTEXTS = ("study", "scale", "dataset", "corpus", "benchmark", "task", "split")
 
 
 def normal(name: str) -> str:
-    """Return a name in lower case with single underscores: `Val. Loss` is `val_loss`; a last `_printed` is left out."""
-    words = re.sub(r"[^a-z0-9]+", "_", name.lower().replace("%", " percent ")).strip("_")
-    return re.sub(r"_(?:as_)?(?:printed|reported)$", "", words)
+    """Return a name in lower case with single underscores: `Val. Loss` is `val_loss`.
+
+    Left out at its end are `_printed`, what it says of a spread in its fields, and nats per token, which losses are in.
+    """
+    plain = re.sub("[\u03b4\u2206]", " delta ", without_spread(name.lower()).replace("%", " percent "))
+    words = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
+    return _UNIT.sub("", re.sub(r"_(?:as_)?(?:printed|reported)$", "", words))
+
+
+def better(where: Path, column: str, direction: str | None) -> str:
+    """Return which figures of a column are better, `min` or `max`: as its name says, else as wanted.
+
+    Raises:
+        AnalysisError: neither says it.
+    """
+    told = "min" if is_loss(column) or normal(column) in _perplexities(LOSS) else None
+    found = "max" if is_accuracy(column) else told or direction
+    if found is None:
+        raise AnalysisError(
+            f"{where}: nothing says which '{column}' is better: add --direction min (a lower one) or --direction max "
+            "(a higher one); a column called val_loss, loss or nll is the validation loss in nats per token"
+        )
+    return found
+
+
+def is_loss(column: str) -> bool:
+    """Whether a column's name is one of the validation loss in nats per token."""
+    return normal(column) in _LOSSES
+
+
+def compared_by(header: Sequence[str]) -> str | None:
+    """Return the column that a table is compared by: the best-known loss, else perplexity, else accuracy."""
+    found = roles(header, None)
+    known = [*found.get(LOSS, ()), *found.get(PERPLEXITY, ()), *filter(is_accuracy, header)]
+    return known[0] if known else None
+
+
+def by_seed(header: Sequence[str]) -> list[str]:
+    """Return columns that look like one figure a seed each; none where less than two do."""
+    found = [column for column in header if _A_SEED.fullmatch(normal(column))]
+    return found if len(found) > 1 else []
 
 
 def roles(header: Sequence[str], metric: str | None) -> dict[str, tuple[str, ...]]:
@@ -102,7 +156,7 @@ def roles(header: Sequence[str], metric: str | None) -> dict[str, tuple[str, ...
 
     Args:
         header: the columns' names; each column gets one role or none.
-        metric: the column that is the loss; None takes the best-known name.
+        metric: the column that rules compare by; None takes the best-known name of a loss.
     """
     free = {column: normal(column) for column in header}
     taken: dict[str, tuple[str, ...]] = {}
@@ -121,19 +175,21 @@ def roles(header: Sequence[str], metric: str | None) -> dict[str, tuple[str, ...
 
     take(LOSS, [metric] if metric is not None else first(_LOSSES))
     loss = normal(taken[LOSS][0]) if LOSS in taken else "loss"
+    other = "" if metric is None or is_loss(metric) else re.sub(r"_(?:percent|pct|mean|avg)$|^mean_", "", loss)
     for role, names in _NAMES.items():
         take(role, first(names))
     take(MARKS, [column for column, name in free.items() if name in (FLAWS, INVALID)])
     take(CONTEXT, [column for column, name in free.items() if name in _CONTEXTS])
     take(PERPLEXITY, first(_perplexities(loss)))
-    bases = (loss, loss.removesuffix("_mean").removeprefix("mean_"), "loss")
+    bases = (loss, loss.removesuffix("_mean").removeprefix("mean_"), other or "loss")
     take(SD, first([*_SPREADS, *(form for base in bases for s in _SPREADS for form in (f"{base}_{s}", f"{s}_{base}"))]))
     take(MINUTES, [column for column in matching(_TIME) if len(free[column]) > 4][:1])
     take(MILLION, (matching(_MILLIONS) or matching(_COUNTS))[:1])
-    take(P, first(("p", "p_value", "pvalue", "p_val")))
-    take(EFFECT, [column for column, name in free.items() if _EFFECT.search(name)])
+    tests = {column: _AGAINST.sub("", name) for column, name in free.items()}
+    take(P, [column for known in (*_P, *_P_UNPAIRED) for column, name in tests.items() if name == known])
+    take(EFFECT, [column for column, name in free.items() if _EFFECT.search(name) and not _is_of_a_loss(name, other)])
     take(REPLICATED, matching(_REPLICATED))
-    take(COMPARED, [column for column, name in free.items() if _is_compared(name)])
+    take(COMPARED, [column for column, name in free.items() if _is_compared(name, other)])
     take(MEASURED, matching(_MEASURED))
     return taken
 
@@ -154,6 +210,11 @@ def is_times(column: str) -> bool:
 def is_difference(column: str) -> bool:
     """Whether a compared column is a difference of losses."""
     return _DIFFERENCE.fullmatch(normal(column)) is not None
+
+
+def says_difference(column: str) -> bool:
+    """Whether a compared column's name says that it is a difference, of whatever metric."""
+    return re.search(r"(?:^|_)(?:difference|diff|delta|points|pp)(?:_|$)", normal(column)) is not None
 
 
 def is_percent(column: str) -> bool:
@@ -196,9 +257,19 @@ def is_probability(column: str) -> bool:
     return re.match(r"p(?:_|$)|pvalue", normal(column)) is not None
 
 
+def says_unpaired(column: str) -> bool:
+    """Whether a column of p values is named after a t test of runs that are not paired."""
+    return _AGAINST.sub("", normal(column)) in _P_UNPAIRED
+
+
 def is_error(column: str) -> bool:
     """Whether a column of spreads and tests holds standard errors or half an interval's length."""
     return _ERROR.fullmatch(normal(column)) is not None
+
+
+def is_unnamed_spread(column: str) -> bool:
+    """Whether a column holds what stood after the ± of another's fields, and nothing says what that is."""
+    return _UNNAMED.fullmatch(normal(column)) is not None
 
 
 def interval_of(column: str) -> tuple[str, str, str]:
@@ -231,7 +302,18 @@ def _perplexities(loss: str) -> list[str]:
     return own + [form.format(f"{stem}{word}") for stem in stems for word in ("perplexity", "ppl") for form in forms]
 
 
-def _is_compared(name: str) -> bool:
-    if _OF_SOMETHING_ELSE.search(name):
+def _is_compared(name: str, other: str) -> bool:
+    """Whether a column compares by what rules compare by: by a loss, or by another metric of this name."""
+    rest = _without(name, other)
+    if _OF_SOMETHING_ELSE.search(rest) or _is_of_a_loss(name, other) or is_probability(name):
         return False
-    return any(pattern.fullmatch(name) for pattern in (_DIFFERENCE, _TIMES)) or _PERCENT.search(name) is not None
+    return any(pattern.fullmatch(rest) for pattern in (_DIFFERENCE, _TIMES)) or _PERCENT.search(rest) is not None
+
+
+def _is_of_a_loss(name: str, other: str) -> bool:
+    """Whether a column is of a loss, where rules compare by another metric."""
+    return other != "" and _OF_A_LOSS.search(_without(name, other)) is not None
+
+
+def _without(name: str, other: str) -> str:
+    return "_".join(word for word in name.replace(other, "").split("_") if word)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis import derived, text
 from analysis.derived import FORMULAS, Formula, exp, follows
@@ -148,12 +148,13 @@ def _compared(table: Table, column: str, control: str) -> Iterator[Finding]:
         yield Finding(
             name=NAME,
             severity=NOTE,
-            evidence=f"{column} of {_some(rest)} could not be checked: it takes one row of {control} to compare with",
+            evidence=f"{column} of {_some(rest)} could not be checked: it takes one row of {control} to compare with, "
+            "and no figure below 0",
             instead="give each run its seed, and the control the same seeds",
         )
     if not any(not table.is_control(row) for row, _ in readable):
         return
-    readings = _readings(column)
+    readings = _readings(column, table)
     wrong = {formula: _wrong(table, readable, formula, control) for formula in readings}
     best = min(readings, key=lambda formula: len(wrong[formula]))
     if wrong[best]:
@@ -226,8 +227,31 @@ def _other(
     return None
 
 
-def _readings(column: str) -> tuple[Formula, ...]:
+def _readings(column: str, table: Table) -> tuple[Formula, ...]:
     """Return what a column of comparisons may mean, the likeliest first; more is better where its name says so."""
+    if table.is_loss:
+        return _readings_of_losses(column)
+    found = _readings_of_losses(column) if table.direction == "min" else _readings_of_gains(column)
+    return tuple(replace(formula, words=formula.words.replace("loss", "value")) for formula in found)
+
+
+def _readings_of_gains(column: str) -> tuple[Formula, ...]:
+    """Return what a column of comparisons may mean, the likeliest first, of a metric of which more is better.
+
+    `other` is the control's; of percentages a difference is in percent, too.
+    """
+    inputs = ("loss", "other")
+    times = Formula("loss / other loss", inputs, lambda loss, other: loss / other)
+    if columns.is_times(column):
+        return (times,)
+    change, difference = FORMULAS[derived.CHANGE], FORMULAS[derived.DIFFERENCE]
+    share = Formula("loss / other loss - 1", inputs, lambda loss, other: loss / other - 1)
+    percent = Formula("100 loss / other loss", inputs, lambda loss, other: 100 * loss / other)
+    rest = (change, share, times, percent)
+    return (difference, *rest) if columns.says_difference(column) else (*rest, difference)
+
+
+def _readings_of_losses(column: str) -> tuple[Formula, ...]:
     if columns.is_times(column):
         return (FORMULAS[derived.TIMES_LOWER],)
     inputs = ("loss", "other")
@@ -248,6 +272,7 @@ def _readings(column: str) -> tuple[Formula, ...]:
             Formula("100 (1 - exp(loss - other loss))", inputs, lambda loss, other: 100 * (1 - exp(loss - other))),
         ),
     ]
+    percents.append(Formula("100 loss / other loss", inputs, lambda loss, other: 100 * loss / other))
     if columns.is_percent(column):
         return tuple(percents)
     shares = [

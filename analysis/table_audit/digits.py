@@ -1,10 +1,11 @@
-"""How many digits a recomputed figure needs beside a printed one."""
+"""How many digits recomputed figures and their ranges need beside a printed one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from analysis.published import Interval
 from analysis.text import MINUS
 
 FEWEST, MOST = 3, 15
@@ -23,3 +24,15 @@ def beside(figures: Sequence[float], printed: float) -> list[str]:
         digits = min(max(needed, FEWEST), MOST)
     zeros = "#" if digits > FEWEST else ""
     return [f"{figure:{zeros}.{digits}g}".replace("-", MINUS) for figure in figures]
+
+
+def ranges_beside(ranges: Sequence[Interval], printed: float) -> str:
+    """Return ranges in words, in order and those that meet as one, with the digits of `beside`."""
+    merged: list[Interval] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    ends = beside([end for pair in merged for end in pair], printed)
+    return " or ".join(f"{low} to {high}" for low, high in zip(ends[::2], ends[1::2], strict=True))

@@ -15,14 +15,15 @@ from analysis.schema import INVALID, WARNING
 from analysis.table_audit import columns
 from analysis.table_audit.columns import EFFECT
 from analysis.table_audit.differences import Moments, moments
-from analysis.table_audit.digits import beside
+from analysis.table_audit.digits import ranges_beside
 from analysis.table_audit.finding import Finding
+from analysis.table_audit.replication import OR_A_MEAN
 from analysis.table_audit.table import Group, Row, Table
 
 NAME = "effect_size"
 INSTEAD = (
-    f"train each variant with {MIN_PAIRS} or more seeds, give the mean difference in nats with its interval, "
-    "and divide by the sd over seeds; if rows are means already, say over how many in a column n"
+    f"train each variant with {MIN_PAIRS} or more seeds, give the mean difference with its interval, "
+    f"and divide by the sd over seeds; {OR_A_MEAN}"
 )
 
 LOOSE = 1.1
@@ -68,9 +69,7 @@ def _check(table: Table, what: str, figures: list[tuple[Row, Printed]]) -> Itera
 
 def _recomputed(table: Table, row: Row, column: str, printed: Printed, given: Sequence[Interval]) -> Finding:
     """Say that no definition gives an effect size, of either sign, from the printed means and sds."""
-    ranges = _merged(given)
-    ends = beside([end for pair in ranges for end in pair], abs(printed.value))
-    words = " or ".join(f"{low} to {high}" for low, high in zip(ends[::2], ends[1::2], strict=True))
+    words = ranges_beside(given, abs(printed.value))
     is_named = columns.names_its_formula(column)
     unnamed = "" if is_named else "; if it is of the differences by seed (d_z), call it so"
     return Finding(
@@ -80,17 +79,6 @@ def _recomputed(table: Table, row: Row, column: str, printed: Printed, given: Se
         f"against {table.control}, whichever sd divides and with or without a small-sample correction",
         instead=f"recompute the column against {table.control}, and say by which sd{unnamed}",
     )
-
-
-def _merged(ranges: Sequence[Interval]) -> list[Interval]:
-    """Return the ranges in order, those that meet as one."""
-    merged: list[Interval] = []
-    for low, high in sorted(ranges):
-        if merged and low <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return merged
 
 
 def _given(table: Table, row: Row, arms: Sequence[tuple[Group, Moments | None]]) -> list[Interval] | None:
@@ -172,7 +160,9 @@ def _over_variants(table: Table, row: Row, said: str, count: int | None, is_cert
 
 
 def _own_best(table: Table, row: Row) -> str:
-    best = min(table.within(row.context), key=lambda group: _mean(table, group.rows))
+    best = (min if table.direction == "min" else max)(
+        table.within(row.context), key=lambda group: _mean(table, group.rows)
+    )
     return f", and the best is {table.control} itself" if table.is_control(best) else ""
 
 
@@ -187,7 +177,8 @@ def _variants_ranges(table: Table, row: Row) -> list[Interval]:
     base = _mean(table, control[0].rows)
     own = next(_mean(table, group.rows) for group in groups if group.name == row.name)
     ranges = []
-    for size in (abs(losses.min() - base), abs(own - base)):
+    best = losses.min() if table.direction == "min" else losses.max()
+    for size in (abs(best - base), abs(own - base)):
         for lost in (0, 1):
             sd = float(losses.std(ddof=lost))
             blur = half * math.sqrt(len(losses) / (len(losses) - lost))  # the sd moves by no more than that

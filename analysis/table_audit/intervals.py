@@ -85,7 +85,7 @@ def _left_out(table: Table, row: Row, interval: PrintedInterval) -> str | None:
     """
     loss = table.columns[LOSS][0]
     names = {columns.normal(column): column for column in row.fields}
-    column = names.get(interval.of, loss if interval.of in _losses(loss) else None)
+    column = names.get(interval.of, loss if interval.of in _names(table) else None)
     if interval.of and column is not None:
         printed = number(row.fields[column])
         return None if printed is None or _meet(printed.interval, interval) else f"{column} {printed.text}"
@@ -96,10 +96,10 @@ def _left_out(table: Table, row: Row, interval: PrintedInterval) -> str | None:
     return f"{loss} {table.loss(row).text}"
 
 
-def _losses(loss: str) -> tuple[str, ...]:
-    """Return what the mean loss is called in the name of its interval's column."""
-    base = columns.normal(loss).removesuffix("_mean").removeprefix("mean_")
-    return (base, f"{base}_mean", f"mean_{base}", "mean", "loss")
+def _names(table: Table) -> tuple[str, ...]:
+    """Return what the mean that rows are compared by is called in the name of its interval's column."""
+    base = columns.normal(table.columns[LOSS][0]).removesuffix("_mean").removeprefix("mean_")
+    return (base, f"{base}_mean", f"mean_{base}", "mean", *(("loss",) if table.is_loss else ()))
 
 
 def _all(table: Table, row: Row) -> Iterator[Interval]:

@@ -44,7 +44,8 @@ def ranks(table: Table) -> Iterator[Finding]:
         rows = [group.rows[0] for group in groups]
         if _are_dense(table, rows):
             continue
-        for row, (low, high) in zip(rows, _places([table.loss(row).printed for row in rows]), strict=True):
+        places = _places([table.loss(row).printed for row in rows], table.direction)
+        for row, (low, high) in zip(rows, places, strict=True):
             figure = table.figure(row, RANK)
             if figure is not None and not low <= figure.value <= high:
                 place = str(low) if low == high else f"between {low} and {high}"
@@ -59,13 +60,14 @@ def ranks(table: Table) -> Iterator[Finding]:
 
 def _are_dense(table: Table, rows: Sequence[Row]) -> bool:
     """Whether equal losses share a rank and the next one follows without a gap: 1, 1, 2."""
-    distinct = sorted({table.loss(row).value for row in rows})
+    sign = 1 if table.direction == "min" else -1
+    distinct = sorted({sign * table.loss(row).value for row in rows})
     ranked = [(figure.value, row) for row in rows if (figure := table.figure(row, RANK)) is not None]
-    return all(rank == 1 + bisect_left(distinct, table.loss(row).value) for rank, row in ranked)
+    return all(rank == 1 + bisect_left(distinct, sign * table.loss(row).value) for rank, row in ranked)
 
 
-def _places(losses: Sequence[Printed]) -> list[tuple[int, int]]:
-    """Return the first and last place that each printed loss may have, 1 being the lowest.
+def _places(losses: Sequence[Printed], direction: str) -> list[tuple[int, int]]:
+    """Return the first and last place that each printed loss may have, 1 being the best.
 
     Rounding never turns an order round: of two losses with equally many decimals the smaller one was smaller, and only
     equal ones may stand either way. Where one has fewer decimals, all that round to it may.
@@ -77,5 +79,7 @@ def _places(losses: Sequence[Printed]) -> list[tuple[int, int]]:
         (values < value) & (decimals == own) | (highs < low)
         for value, own, low in zip(values, decimals, lows, strict=True)
     ]
-    lower, higher = np.sum(is_below, axis=1), np.sum(is_below, axis=0)
-    return [(1 + int(few), len(losses) - int(many)) for few, many in zip(lower, higher, strict=True)]
+    before, after = np.sum(is_below, axis=1), np.sum(is_below, axis=0)
+    if direction == "max":
+        before, after = after, before
+    return [(1 + int(few), len(losses) - int(many)) for few, many in zip(before, after, strict=True)]

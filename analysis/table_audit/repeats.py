@@ -70,7 +70,7 @@ def _rows_twice(table: Table) -> Iterator[Finding]:
         elif times > 1:
             yield Finding(
                 name="duplicate",
-                severity=WARNING if _is_fine(loss, loss) else NOTE,
+                severity=WARNING if _is_fine(table, loss, loss) else NOTE,
                 evidence=f"{stands}: one run that was copied, or {times} that do not differ",
                 instead="keep one row a run, and give each its seed",
             )
@@ -102,7 +102,7 @@ def _without_spread(table: Table) -> Iterator[Finding]:
             figure, what = found
             yield Finding(
                 name="no_spread",
-                severity=WARNING if _is_fine(figure, table.loss(group.rows[0])) else NOTE,
+                severity=WARNING if _is_fine(table, figure, table.loss(group.rows[0])) else NOTE,
                 evidence=f"{table.label(group)}: {what}",
                 instead="see to it that the seed reaches initial values and data, and print digits that show what "
                 "runs differ by; equal runs count as one",
@@ -121,9 +121,9 @@ def _no_spread(table: Table, group: Group) -> tuple[Figure, str] | None:
     return None
 
 
-def _is_fine(figure: Figure, loss: Figure) -> bool:
-    """Whether a figure's last digit would show what runs of such a loss differ by."""
-    return 10.0 ** int(Decimal(figure.text).as_tuple().exponent) < FINE * abs(loss.value)
+def _is_fine(table: Table, figure: Figure, loss: Figure) -> bool:
+    """Whether a figure's last digit would show what runs of such a loss differ by; of other metrics nobody knows."""
+    return table.is_loss and 10.0 ** int(Decimal(figure.text).as_tuple().exponent) < FINE * abs(loss.value)
 
 
 def _key(table: Table, group: Group) -> Key:

@@ -9,12 +9,14 @@ from analysis import text
 from analysis.effects import MIN_PAIRS
 from analysis.schema import INVALID, NOTE, WARNING
 from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
-from analysis.table_audit.columns import REPLICATED, SD, SEED, N, P, normal
+from analysis.table_audit.columns import REPLICATED, SD, SEED, N, P, is_unnamed_spread, normal
 from analysis.table_audit.differences import claims, differences
 from analysis.table_audit.finding import Finding
+from analysis.table_audit.plus_minus import UNNAMED
 from analysis.table_audit.table import Group, Row, Table
 
 NAME = "replication"
+OR_A_MEAN = "if rows are means already, say over how many in a column n"
 
 
 def replication(table: Table) -> Iterator[Finding]:
@@ -29,7 +31,7 @@ def replication(table: Table) -> Iterator[Finding]:
             name=NAME,
             severity=WARNING,
             evidence=f"n = 1: no effect size exists, no interval and no test ({_who(table, single)})",
-            instead=_more_seeds(family),
+            instead=_more_seeds(family) + (f"; {OR_A_MEAN}" if not {N, SEED} & set(table.columns) else ""),
         )
     if pairs:
         yield Finding(
@@ -67,6 +69,15 @@ def replication(table: Table) -> Iterator[Finding]:
             instead="add a column seed; if something else differs, make it part of the name",
         )
     yield from _without_replicates(table)
+    for column in filter(is_unnamed_spread, table.columns.get(REPLICATED, ())):
+        of = column.removesuffix(f" {UNNAMED}")
+        yield Finding(
+            name=NAME,
+            severity=WARNING,
+            evidence=f"nothing says whether what stands after the \u00b1 of {of} is an sd, a standard error or half an "
+            "interval",
+            instead=f"say it in the column's name, such as '{of} \u00b1 sd'",
+        )
 
 
 def comparisons(table: Table) -> int:
@@ -85,7 +96,7 @@ def seeds_needed(family: int) -> int:
 
 
 def _more_seeds(family: int) -> str:
-    exact = f"; {seeds_needed(family)} let exact tests find something among {count(family)}" if family else ""
+    exact = f"; {seeds_needed(family)} seeds let exact tests find something in {count(family)}" if family else ""
     return f"train every variant with the same {MIN_PAIRS} or more seeds and print n, mean and sd{exact}"
 
 

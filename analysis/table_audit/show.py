@@ -10,6 +10,7 @@ from rich.text import Text
 
 from analysis.schema import INVALID, NOTE, SEVERITIES, WARNING
 from analysis.table_audit import TableAudit
+from analysis.table_audit.columns import LOSS
 from analysis.text import counted
 
 STYLES = {INVALID: "bold red", WARNING: "bold yellow", NOTE: "bold"}
@@ -38,7 +39,12 @@ def show(audit: TableAudit, console: Console) -> None:
     console.print()
     if not audit.findings:
         _line(console, "nothing found")
-    read = [f"{column} ({role})" for role, names in table.columns.items() for column in names]
+    better = "" if table.is_loss else f", {'lower' if table.direction == 'min' else 'higher'} is better"
+    read = [
+        f"{column} ({table.what(role)}{better if role == LOSS else ''})"
+        for role, names in table.columns.items()
+        for column in names
+    ]
     _line(console, f"columns read: {', '.join(read)}")
     if table.not_checked:
         _line(console, f"columns not checked: {', '.join(table.not_checked)}")

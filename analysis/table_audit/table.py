@@ -13,29 +13,36 @@ from pathlib import Path
 from analysis.csv_file import NULLS, read_csv
 from analysis.errors import AnalysisError
 from analysis.published import FOLDER, Claim, Interval, Printed, load_published
-from analysis.runs import unknown
+from analysis.runs import refuse_direction, unknown
 from analysis.table_audit import columns
 from analysis.table_audit.columns import (
     CONTEXT,
+    EFFICIENCY,
     LOSS,
+    LOSS_PER_MILLION,
     MARKS,
     MEASURED,
     MILLION,
     MINUTES,
     MODEL,
     NAME,
+    PERPLEXITY,
     REPLICATED,
     SD,
     SEED,
     N,
+    P,
 )
-from analysis.text import MINUS
+from analysis.table_audit.plus_minus import spreads_apart
+from analysis.text import MINUS, listing
 
 CONTROLS = ("baseline", "control", "reference", "vanilla", "default")
 """Names, or first words of names, of the row that others are compared with."""
 WORDS = (NAME, CONTEXT, SEED, MODEL, REPLICATED, MARKS)
 """Roles whose columns are not read as numbers."""
-DASHES = ("-", MINUS, "\u2013", "\u2014", "n/a")
+OF_NAMES = "of names (variant, cell, model ...)"
+TO_COMPARE_BY = "to compare by (val_loss, perplexity, accuracy ...)"
+DASHES = ("-", MINUS, "\u2013", "\u2014", "n/a", "n.s.")
 """Fields that hold nothing, beside NULLS."""
 OWN_COLUMNS = ("cell", "remark")
 """Of the published tables' files: what this project put beside the printed figures, for others than the audit."""
@@ -110,15 +117,23 @@ class Table:
     """Columns that no rule reads, with the reason where it is not their name."""
     control: str | None
     """Name of the row that others are compared with; None where no name says so."""
+    is_loss: bool = True
+    """Whether rows are compared by the validation loss in nats per token; else by another metric in its place."""
+    direction: str = "min"
+    """`min` where less of what rows are compared by is better, `max` where more is."""
     claims: tuple[Claim, ...] = ()
     """What a report says of the table in words."""
+
+    def what(self, role: str) -> str:
+        """Return what the columns of a role hold, in words."""
+        return "metric" if role == LOSS and not self.is_loss else role
 
     def figure(self, row: Row, role: str) -> Figure | None:
         """Return a row's figure in a role that one column has."""
         return row.figures.get(self.columns[role][0]) if role in self.columns else None
 
     def loss(self, row: Row) -> Figure:
-        """Return the loss of a row that has one."""
+        """Return what rows are compared by, of a row that has it."""
         return row.figures[self.columns[LOSS][0]]
 
     @cached_property
@@ -161,12 +176,17 @@ class Table:
         n = self.figure(row, N)
         if n is not None:
             return n.value > 1
-        return self.figure(row, SD) is not None or columns.says_mean(self.columns[LOSS][0])
+        return self._has_spread(row) or columns.says_mean(self.columns[LOSS][0])
 
     def states_runs(self, row: Row) -> bool:
-        """Whether a row that has no seed says that several runs are behind it: by its n, or by an sd."""
+        """Whether a row that has no seed says that several runs are behind it: by its n, or by a spread or test."""
         n = self.figure(row, N)
-        return not row.seed and (n.value > 1 if n is not None else self.figure(row, SD) is not None)
+        return not row.seed and (n.value > 1 if n is not None else self._has_spread(row))
+
+    def _has_spread(self, row: Row) -> bool:
+        """Whether a row has a figure that exists only over several runs."""
+        figures = any(self.figure(row, role) is not None for role in (SD, P))
+        return figures or any(column in row.words for column in self.columns.get(REPLICATED, ()))
 
     @cached_property
     def by_run(self) -> dict[tuple[str, tuple[str, ...], str], list[Row]]:
@@ -196,41 +216,49 @@ class Table:
         return None if any(self.is_mean(row) for row in rows) else len(rows)
 
 
-def load_table(source: str, baseline: str | None = None, metric: str | None = None) -> Table:
+def load_table(
+    source: str, baseline: str | None = None, metric: str | None = None, direction: str | None = None
+) -> Table:
     """Load a table for the audit.
 
     Args:
         source: a CSV file with a header, or the name of a published study (or as much of it as says which).
         baseline: name of the row that others are compared with; None takes the row called so.
-        metric: column that holds the validation loss in nats per token; None takes it by its name.
+        metric: column that rows are compared by; None takes the validation loss in nats per token, or where there is
+            none perplexity or accuracy, told by their names.
+        direction: `min` where less of the metric is better, `max` where more is; needed where its name does not say it.
 
     Raises:
-        AnalysisError: there is no such table, it lacks a column that is needed, or a figure is not a number.
+        AnalysisError: there is no such table, it lacks a column that is needed, nothing says which direction of the
+            metric is better, or a figure is not a number.
     """
     path = Path(source)
     left_out: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     if not path.is_file():
+        if path.is_dir():
+            raise AnalysisError(f"'{source}' is a folder: name a CSV file, such as the results.csv of a study's report")
         if path.suffix or "/" in source:
             raise AnalysisError(f"there is no file '{source}': name a CSV file, or a published study such as exp6")
         published = load_published(source)
         source, claims, left_out = published.study, published.claims, OWN_COLUMNS
         path = FOLDER / f"{source}.csv"
-    header, lines = read_csv(path)
+    header, lines = spreads_apart(path, *read_csv(path))
     header = [column for column in header if column not in left_out]
     if metric is not None and metric not in header:
         raise unknown("metric", metric, header)
     empty = [column for column in header if all(_is_empty(row[column]) for _, row in lines)]
-    found = columns.roles([column for column in header if column not in empty], metric)
-    for role, words in ((NAME, "of names (variant, cell, model ...)"), (LOSS, "of losses (val_loss, loss ...)")):
-        if role not in found:
-            hint = "; --metric names another" if role == LOSS else ""
-            has = ", ".join(f"{column} (empty)" if column in empty else column for column in header if column)
-            raise AnalysisError(f"{path}: no column {words}: it has {has}{hint}")
+    full = [column for column in header if column not in empty]
+    metric = metric or columns.compared_by(full)
+    found = columns.roles(full, metric)
+    if metric is None or NAME not in found:
+        raise _lacking(path, OF_NAMES if metric else TO_COMPARE_BY, header, empty)
+    is_loss, better = columns.is_loss(metric), columns.better(path, metric, direction)
+    refuse_direction(metric, direction, better)
     rows = tuple(_row(path, line, {column: row[column] for column in header}, found) for line, row in lines)
     if not any(found[LOSS][0] in row.figures for row in rows):
         raise AnalysisError(f"{path}: no row has a finite {found[LOSS][0]}")
-    reasons = _without_inputs(found, rows)
+    reasons = _without_inputs(found, rows, is_loss)
     taken = {column for names in found.values() for column in names}
     unread = [
         f"{column or '(unnamed)'}{' (empty)' if column in empty else ''}" for column in header if column not in taken
@@ -244,8 +272,23 @@ def load_table(source: str, baseline: str | None = None, metric: str | None = No
         rows=rows,
         not_checked=(*unread, *(f"{found[role][0]} ({reason})" for role, reason in reasons.items())),
         control=baseline or _control(names),
-        claims=claims,
+        is_loss=is_loss,
+        direction=better,
+        claims=claims if is_loss else (),
     )
+
+
+def _lacking(path: Path, words: str, header: Sequence[str], empty: Sequence[str]) -> AnalysisError:
+    """Return the error that a table has no column of names, or none to compare by."""
+    seeds = columns.by_seed(header)
+    if words == TO_COMPARE_BY and seeds:
+        return AnalysisError(
+            f"{path}: {listing(seeds)} look like one figure a seed: write one row a run, with columns variant, seed "
+            "and val_loss"
+        )
+    has = ", ".join(f"{column} (empty)" if column in empty else column for column in header if column)
+    hint = "; --metric names another" if words == TO_COMPARE_BY else ""
+    return AnalysisError(f"{path}: no column {words}: it has {has}{hint}")
 
 
 def _row(path: Path, line: int, raw: Mapping[str, str], found: Mapping[str, tuple[str, ...]]) -> Row:
@@ -293,19 +336,18 @@ def number(field: str) -> Printed | None:
 def _printed(where: str, column: str, text: str) -> Printed | None:
     """Return a figure as it was printed, or None for an empty field, NaN or infinity.
 
-    Thousands may be set apart by commas, `<` may stand before (a bound counts as the figure), a percent sign may
-    follow, and K, M or B stand for 10^3, 10^6 and 10^9.
+    Thousands may be set apart by commas, `<` may stand before (a bound counts as the figure), a percent sign or marks
+    such as `*` may follow, and K, M or B stand for 10^3, 10^6 and 10^9.
     """
     if _is_empty(text):
         return None
-    plain = re.sub(r"(?<=\d),(?=\d{3})", "", text.replace(MINUS, "-")).removesuffix("%").strip(" <")
+    plain = re.sub(r"(?<=\d),(?=\d{3})", "", text.replace(MINUS, "-")).strip(" <%*\u2020\u2021")
     if plain[-1:] in ("K", "M", "B"):
         plain = f"{plain[:-1]}E{'KMB'.index(plain[-1]) * 3 + 3}"
     try:
         finite = Decimal(plain).is_finite() and math.isfinite(float(plain))
     except InvalidOperation as error:
-        hint = ": put the spread into a column of its own, such as val_loss_sd" if "±" in text or "+/-" in text else ""
-        raise AnalysisError(f"{where}: {column} must be a number but got '{text}'{hint}") from error
+        raise AnalysisError(f"{where}: {column} must be a number but got '{text}'") from error
     return Printed(plain) if finite else None
 
 
@@ -313,9 +355,12 @@ def _is_empty(text: str) -> bool:
     return text.lower() in (*NULLS, *DASHES)
 
 
-def _without_inputs(found: Mapping[str, tuple[str, ...]], rows: Iterable[Row]) -> dict[str, str]:
+def _without_inputs(found: Mapping[str, tuple[str, ...]], rows: Iterable[Row], is_loss: bool) -> dict[str, str]:
     """Return the roles that no rule can read, and why."""
-    needs = {columns.EFFICIENCY: (MINUTES, MILLION), columns.LOSS_PER_MILLION: (MILLION,)}
+    if not is_loss:
+        of_the_loss = (PERPLEXITY, EFFICIENCY, LOSS_PER_MILLION)
+        return {role: f"its formula needs the loss, not {found[LOSS][0]}" for role in of_the_loss if role in found}
+    needs = {EFFICIENCY: (MINUTES, MILLION), LOSS_PER_MILLION: (MILLION,)}
     reasons = {}
     if MILLION in found:
         figures = [row.figures[found[MILLION][0]] for row in rows if found[MILLION][0] in row.figures]

@@ -28,7 +28,11 @@ def values(table: Table) -> Iterator[Finding]:
             f"{text.listing(without)}",
             instead="report how many runs diverged or failed beside the means of those that did not",
         )
-    negative = [f"{table.label(row)} ({table.loss(row).text})" for row in table.with_loss if table.loss(row).value < 0]
+    negative = [
+        f"{table.label(row)} ({table.loss(row).text})"
+        for row in table.with_loss
+        if table.is_loss and table.loss(row).value < 0
+    ]
     if negative:
         yield Finding(
             name=NAME,
@@ -36,7 +40,7 @@ def values(table: Table) -> Iterator[Finding]:
             evidence=f"{column} is below 0, which a cross-entropy cannot be: {text.listing(negative)}",
             instead="name the column that holds the loss in nats per token with --metric",
         )
-    for column in filter(columns.is_accuracy, table.columns.get(MEASURED, ())):
+    for column in filter(columns.is_accuracy, (*table.columns[LOSS], *table.columns.get(MEASURED, ()))):
         yield from _accuracies(table, column)
     yield from _impossible(table)
 

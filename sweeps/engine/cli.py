@@ -428,7 +428,7 @@ def _print_end(
     used, race = summary["utilisation"], summary.get("race")
     lines = [
         f"{counts or 'nothing to train'}; {duration(summary['wall_seconds'])} in all"
-        + ("" if used is None else f", {used:.0%} of the slots' time in training and evaluation"),
+        + ("" if used is None else f", {100 * used:.0f} % of the slots' time in training and evaluation"),
         *([f"training: {spent}"] if used is not None else []),
         *([plan.protocol.sentence()] if plan.protocol.published else []),
         *([f"race: {race['runs']} runs, {race['fixed_runs']} without looks"] if race and not race["next_look"] else []),

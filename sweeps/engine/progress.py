@@ -184,7 +184,7 @@ class Progress:
         counts += [f"{self.counts[status]} {status}" for status in (DIVERGED, FAILED) if self.counts[status]]
         counts.append("no estimate yet" if left is None else f"about {duration(left)} left")
         if used is not None:
-            counts.append(f"slots {used:.0%} used")
+            counts.append(f"slots {100 * used:.0f} % used")
         table = Table.grid(padding=(0, 2))
         for run, what in sorted(self._running.values(), key=lambda item: item[0].config_hash):
             table.add_row(Text(f"{run.cell.name}, seed {run.seed}", style="cyan"), what)

@@ -173,7 +173,7 @@ def lines(plan: Plan) -> list[str]:
         said.append(f"equivalence margin: {_margin(section['equivalence_margin'])}")
     said += [
         f"beyond the registered plan, after {counted(amendment['ended'], 'run')}: "
-        f"{amendment['count']} more {amendment['what']}; "
+        f"{counted(amendment['count'], 'more ' + amendment['what'].removesuffix('s'))}; "
         "what they change is exploratory"
         for amendment in plan.amendments
         if amendment["ended"]

@@ -17,6 +17,7 @@ from analysis.schema import (
     read_replays,
     write_json,
 )
+from analysis.text import counted
 from moe_models.errors import ConfigError, require, unknown_name
 from sweeps.engine.studies import StudyFolder
 from trainables.config import TrialConfig
@@ -91,7 +92,7 @@ def _compare(record: TrialRecord, rows: list[dict[str, Any]]) -> tuple[bool, str
         return False, f"{run}: failed in the study ({record.error}), and came to its end here"
     if len(record.rows) != len(rows):
         return False, f"{run}: its record has {len(record.rows)} rows, here there are {len(rows)}"
-    return True, f"{run}: {record.status} as before; all {len(rows)} rows are the record's to the last bit"
+    return True, f"{run}: {record.status} as before; the record's curve to the last bit ({counted(len(rows), 'row')})"
 
 
 def _elsewhere(before: Mapping[str, str]) -> str:

@@ -121,7 +121,7 @@ def test_nan_and_infinity_are_diverged_runs_and_an_empty_loss_a_failed_one(tmp_p
 def test_what_has_no_row_is_counted(tmp_path: Path) -> None:
     rows = "baseline,0,1\nbaseline,1,1.1\nbaseline,2,1.2\nbaseline,3,1.2\nnew,0,1\nnew,1,1.5\nnew,2,1\nother,1,2\n"
     remarks, verdicts = said(tmp_path / "mine.csv", rows)
-    assert one(remarks, "4 of 3 cells x 4 seeds have no run: new (1), other (3)")
+    assert one(remarks, "of 3 cells x 4 seeds = 12 runs 4 are not there: new (1), other (3)")
     assert one(remarks, "cells have between 1 and 4 finished seeds")
     assert one(
         remarks, "new against baseline: paired over 3 common seeds; left out are 0 finished seeds of new and 1 of"
@@ -192,6 +192,6 @@ def test_a_table_with_everything_wrong_still_makes_a_report(tmp_path: Path) -> N
         "counted as failed: 1",
         "were not used: note",
         "no spread",
-        "10 of 4 cells x 4",
+        "of 4 cells x 4 seeds = 16 runs 10",
     ):
         assert words in page, words

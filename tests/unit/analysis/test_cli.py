@@ -49,7 +49,7 @@ def test_a_metric_that_is_no_loss_has_its_own_direction_and_no_unit(tmp_path: Pa
     assert "**Clearly better than baseline**:\n  - a: +0.12" in said
     assert "**Clearly worse than baseline**:\n  - b: " in said
     assert "nats" not in said
-    assert "% of perplexity" not in page
+    assert not [words for words in ("perplexity", "## Efficiency", "## What it costs", "loss is") if words in page]
 
 
 @pytest.mark.parametrize("command", [("report",), ("seeds", "--difference", "0.1")])
@@ -90,6 +90,16 @@ def test_flawed_and_invalid_runs_are_told_in_the_terminal(tmp_path: Path, capsys
     assert main(["report", str(folder), "--include-invalid"]) == 0
     assert "no result: found invalid by causality" in capsys.readouterr().out
     assert "| moe \N{LARGE RED CIRCLE} | 2 |" in (folder / "report.md").read_text()
+
+
+def test_the_spread_of_cells_of_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "orders.csv"
+    rows = [f"run_{order},{order},{seed},{seed + order * (1 + seed)}" for order in range(3) for seed in range(3)]
+    path.write_text("\n".join(["cell,data_order,seed,val_loss", *rows]))
+    assert main(["variance", str(path)]) == 1
+    assert "--baseline names the cell" in capsys.readouterr().err
+    assert main(["variance", str(path), "--baseline", "run_0"]) == 0
+    assert "data order" in capsys.readouterr().out
 
 
 def test_study_chooses_among_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -348,6 +348,12 @@ def test_a_metric_that_is_no_validation_loss_keeps_its_name(tmp_path: Path, metr
     pd.testing.assert_frame_equal(there.runs, results.runs, check_exact=True)
 
 
+def test_a_column_a_seed_is_told_how_to_be_written(tmp_path: Path) -> None:
+    path = write(tmp_path / "wide.csv", "cell,seed_0,seed_1\nbaseline,1,2\n")
+    with pytest.raises(AnalysisError, match=r"column 'seed' is missing: .*; write one row a \(cell, seed\)"):
+        load_results(path)
+
+
 @pytest.mark.parametrize(
     ("metric", "direction", "message"),
     [

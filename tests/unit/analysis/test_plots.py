@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -151,6 +152,18 @@ def test_contributions_show_both_analyses_of_an_orthogonal_grid(tmp_path: Path) 
     )
 
 
+def test_levels_of_one_component_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.csv"
+    cells = {"baseline": "mid", "wide": "large", "narrow": "small"}
+    rows = [f"{cell},{size},{seed},{len(size) + seed / 9}" for cell, size in cells.items() for seed in range(3)]
+    path.write_text("\n".join(["cell,size,seed,val_loss", *rows]))
+    results = load_results(path)
+    assert set(diamonds(figures(results, analyse(results))["contributions"].axes[0])) == {
+        "size  (wide)",
+        "size  (narrow)",
+    }
+
+
 def test_a_study_of_one_cell_has_no_differences(tmp_path: Path) -> None:
     results = load_results(make_study(tmp_path / "grid", cells=("baseline",), seeds=2))
     drawn = figures(results, analyse(results))
@@ -267,6 +280,28 @@ def test_the_front_is_drawn_and_named(grid: tuple[Results, Analysis]) -> None:
     named = axes.texts[-1].get_text()
     assert all(f"  {cell}" in named for cell in front["cell"])
     assert "peak memory" not in " ".join(axes.get_xlabel() for axes in figure.axes)  # unknown here
+
+
+@pytest.mark.parametrize(("direction", "side"), [("min", "top"), ("max", "bottom")])
+def test_letters_of_points_close_together_stay_apart(grid: tuple[Results, Analysis], direction: str, side: str) -> None:
+    """Five points of a front within a hair, and five further on that are apart."""
+    results, analysis = grid
+    table = analysis.pareto[analysis.pareto["live_parameters_front"].notna()].iloc[:10].copy()
+    steps = np.array([0, 0.01, 0.02, 0.03, 0.04, 2, 4, 6, 8, 10])
+    better = 1 if direction == "max" else -1
+    table["live_parameters"], table["mean"] = 1e6 * (1 + steps), 5 + better * steps
+    table["ci_low"], table["ci_high"] = table["mean"] - 0.5, table["mean"] + 0.5
+    table["live_parameters_front"] = True
+    results = dataclasses.replace(results, plan={**results.plan, "direction": direction})
+    figure = pareto_figure(results, dataclasses.replace(analysis, pareto=table))
+    assert figure is not None
+    figure.draw_without_rendering()
+    axes = next(axes for axes in figure.axes if axes.get_xlabel() == "live parameters (millions)")
+    *labels, _ = axes.texts
+    assert [label.get_text() for label in labels] == ["a, b, c, d, e", "f", "g", "h", "i", "j"]
+    assert {label.get_va() for label in labels} == {side}  # where no cell is
+    boxes = [label.get_window_extent() for label in labels]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_no_empty_panel_is_seen_beside_three_costs(grid: tuple[Results, Analysis]) -> None:

@@ -19,7 +19,9 @@ from analysis.load import load_results
 from analysis.narrative import facts, verdict
 from analysis.report import Report, write_report
 from analysis.results import Results
+from analysis.runs import with_metric
 from analysis.summary import COLUMNS, Analysis, analyse
+from analysis.tables import tables
 from tests.fakes import make_study
 
 FILES = {
@@ -231,6 +233,13 @@ def test_columns_without_news_are_left_out(tmp_path: Path) -> None:
     assert list(markdown_table(page, "Ranking")[0]) == [
         "rank", "cell", "n", "val_loss [95 %]", "sd", "P(best)", "likely ranks", "groups",
     ]  # fmt: skip
+
+
+def test_what_cells_are_ranked_by_stands_once(results: Results) -> None:
+    for metric, headers in (("val_loss", ["accuracy"]), ("val_accuracy", ["val_accuracy [95 %]"])):
+        of = dataclasses.replace(results, plan=with_metric(results.plan, metric))
+        ranking = tables(of, analyse(of))["ranking"]
+        assert [header for header in ranking.headers if "accuracy" in header] == headers
 
 
 def test_efficiency_shows_its_formulas(written: Report, analysis: Analysis) -> None:

@@ -35,12 +35,14 @@ from tests.fakes import make_study
 Rows = list[dict[str, str]]
 
 
-def audit(table: str | Rows, baseline: str | None = None, metric: str | None = None) -> TableAudit:
+def audit(
+    table: str | Rows, baseline: str | None = None, metric: str | None = None, direction: str | None = None
+) -> TableAudit:
     """Audit a table given as the text of a CSV file (lines apart by blanks) or as rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
         path.write_text(as_csv(table) if isinstance(table, list) else table.replace(" ", "\n"))
-        return audit_table(str(path), baseline, metric)
+        return audit_table(str(path), baseline, metric, direction)
 
 
 def as_csv(rows: Rows) -> str:
@@ -619,6 +621,193 @@ def test_nothing_is_invalid_in_sound_tables_of_small_effects(rows: Rows) -> None
     assert invalid(audit(rows)) == []
 
 
+# p values.
+
+
+def with_p(column: str, value: str, n: int = 5, other_n: int = 8) -> Rows:
+    return [
+        {"variant": "baseline", "n": str(other_n), "val_loss": "3.000", "sd": "0.100", column: ""},
+        {"variant": "a", "n": str(n), "val_loss": "2.850", "sd": "0.080", column: value},
+    ]
+
+
+@pytest.mark.parametrize(("column", "severity"), [("p", WARNING), ("p_welch", INVALID), ("Unpaired p-value", INVALID)])
+def test_a_p_that_no_unpaired_t_test_gives(column: str, severity: str) -> None:
+    """scipy: Welch's is 0.0136, the pooled one 0.0166; where nothing names the test, it may be another."""
+    (item,) = found(audit(with_p(column, "0.20")), "p_value")
+    assert item.severity == severity
+    assert f"a: {column} is printed as 0.20, but means, sds and n give 0.0122 to 0.0258" in item.evidence
+    assert "against baseline (Welch's t test or the pooled one, two-sided)" in item.evidence
+    assert ("corrected" in item.instead) == (severity == WARNING)
+
+
+@pytest.mark.parametrize("value", ["0.0136", "0.0166", "0.01", "<0.05", "< 0.02", "0.02*"])
+def test_the_p_of_either_unpaired_test_will_do(value: str) -> None:
+    assert found(audit(with_p("p_welch", value)), "p_value") == []
+
+
+@pytest.mark.parametrize(("value", "wrong"), [("<0.001", 1), ("0.000", 1), ("0.001", 1), ("0.06", 1)])
+def test_no_rounding_makes_such_a_p(value: str, wrong: int) -> None:
+    assert len(found(audit(with_p("p_welch", value)), "p_value")) == wrong
+
+
+def test_a_p_may_be_of_pairs_where_nothing_excludes_them() -> None:
+    """At n = 5 both, pairs differ by an sd of 0.02 to 0.18, the mean by 0.15: p is from 0.00007 to 0.14."""
+    for value in ("0.0005", "0.03", "0.13"):
+        assert found(audit(with_p("p", value, other_n=5)), "p_value") == []
+        assert bool(found(audit(with_p("p_unpaired", value, other_n=5)), "p_value")) == (value != "0.03")
+    (item,) = found(audit(with_p("p", "0.30", other_n=5)), "p_value")
+    assert item.severity == WARNING
+    assert "any paired one" in item.evidence
+
+
+def test_a_p_against_the_baseline_is_no_change() -> None:
+    rows = with_p("p-value vs. baseline", "0.0136")
+    rows.append({"variant": "b", "n": "8", "val_loss": "2.99", "sd": "0.1", "p-value vs. baseline": "n.s."})
+    audited = audit(rows)
+    assert audited.table.columns["p"] == ("p-value vs. baseline",)
+    assert found(audited, "derived_column") == found(audited, "p_value") == []
+    assert len(found(audit(with_p("welch p vs. control", "0.2")), "p_value", INVALID)) == 1
+    assert found(audit(with_p("p_bonferroni_vs_baseline", "0.03")), "derived_column") == []
+
+
+def test_a_loss_relative_to_the_baseline_s() -> None:
+    for column, value in (("relative_loss", "0.950"), ("relative (%)", "95.0"), ("change", "-5.0%")):
+        rows = [{"cell": "baseline", "loss": "3.000", column: ""}, {"cell": "a", "loss": "2.850", column: value}]
+        assert found(audit(rows), "derived_column", INVALID) == []
+
+
+def test_seeds_say_whether_runs_are_paired() -> None:
+    """Two names of three runs, sds 0.1 and 0.1 and means 1.1 apart: Welch's p is 0.0002."""
+    head, rows = "variant,seed,val_loss,p", "baseline,0,2.9, baseline,1,3.0, baseline,2,3.1,"
+    shared = f"{head} {rows} a,0,1.8,0.0000001 a,1,1.9, a,2,2.0,"
+    apart = f"{head} {rows} a,5,1.8,0.0000001 a,6,1.9, a,7,2.0,"
+    some = f"{head} {rows} a,0,1.8,0.9 a,1,1.9, a,2,2.0, a,3,1.9,"
+    assert found(audit(shared), "p_value") == found(audit(some), "p_value") == []
+    assert len(found(audit(apart), "p_value")) == 1
+
+
+@given(
+    shift=st.floats(-3, 3), scales=st.tuples(st.floats(0.02, 2), st.floats(0.02, 2)), seed=st.integers(0, 999),
+    n=st.tuples(st.integers(2, 12), st.integers(2, 12)), digits=st.integers(1, 5), lost=st.integers(0, 1),
+    kind=st.sampled_from(("welch", "pooled", "paired")), decimals=st.integers(1, 6),
+)  # fmt: skip
+def test_p_values_of_real_runs_are_left_alone(
+    shift: float, scales: tuple[float, float], seed: int, n: tuple[int, int], digits: int, lost: int, kind: str,
+    decimals: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    n = (n[0], n[0]) if kind == "paired" else n
+    shared = rng.standard_normal(max(n)) * rng.uniform(0, 3)
+    x, y = (5 + scale * (rng.standard_normal(few) + shared[:few]) for scale, few in zip(scales, n, strict=True))
+    x = x + shift
+    test = stats.ttest_rel(x, y) if kind == "paired" else stats.ttest_ind(x, y, equal_var=kind == "pooled")
+    rows = [
+        {"variant": name, "n": str(runs.size), "val_loss": f"{runs.mean():.{digits}f}",
+         "sd": f"{runs.std(ddof=lost):.{digits}f}", "p": p}
+        for name, runs, p in (("baseline", y, ""), ("a", x, f"{test.pvalue:.{decimals}f}"))
+    ]  # fmt: skip
+    assert found(audit(rows), "p_value") == []
+
+
+def test_how_many_times_lower_a_loss_is() -> None:
+    rows = "variant,loss,times_lower baseline,3.00, a,1.50,2.0 b,1.00,2.0"
+    assert [item.evidence.partition(":")[0] for item in found(audit(rows), "derived_column", INVALID)] == ["b"]
+
+
+# Other metrics than the loss.
+
+
+def test_more_may_be_better() -> None:
+    ranked = "Model,Accuracy(%),Rank,n,sd,Improvement baseline,71.2,3,5,0.5,0 a,73.4,2,5,0.4,2.2 b,74.1,1,5,0.6,2.9"
+    audited = audit(ranked)
+    assert (audited.table.is_loss, audited.table.direction) == (False, "max")
+    (item,) = audited.findings
+    assert item.evidence == "Improvement follows value - other value, not 100 (value / other value - 1)"
+    assert audited.to_dict()["columns"]["metric"] == ["Accuracy(%)"]
+    wrong = audit(ranked.replace("71.2,3", "71.2,1").replace("74.1,1", "74.1,3"))
+    assert [item.evidence.partition(":")[0] for item in found(wrong, "rank", INVALID)] == ["baseline", "b"]
+
+
+@pytest.mark.parametrize(("column", "value", "severity"), [
+    ("accuracy_difference", "0.022", None), ("accuracy_difference", "-0.022", INVALID), ("gain_percent", "3.1", None),
+    ("gain", "0.031", NOTE), ("gain", "0.05", INVALID), ("Improvement factor", "1.03", None),
+    ("times_better", "0.97", INVALID),
+    ("Relative to baseline", "1.03", NOTE), ("% of baseline, relative", "103.1", NOTE), ("relative", "0.97", INVALID),
+    ("error_reduction", "0.9", None), ("loss_improvement", "0.9", None),
+])  # fmt: skip
+def test_gains_of_a_metric(column: str, value: str, severity: str | None) -> None:
+    """0.734 against 0.712."""
+    rows = [
+        {"variant": "baseline", "accuracy": "0.712", column: ""},
+        {"variant": "a", "accuracy": "0.734", column: value},
+    ]
+    assert [item.severity for item in found(audit(rows), "derived_column")] == ([severity] if severity else [])
+
+
+def test_formulas_of_the_loss_are_not_another_metric_s() -> None:
+    audited = audit(
+        "variant,bleu,ppl,loss_sd,loss_cohens_d,n baseline,20,7,9,,5 a,22,9,9,7,5", metric="bleu", direction="max"
+    )
+    assert [item for item in audited.findings if item.severity != NOTE] == []
+    assert audited.table.not_checked == ("loss_sd", "loss_cohens_d", "ppl (its formula needs the loss, not bleu)")
+    assert audit("variant,metric baseline,-3 a,-2", metric="metric", direction="max").findings[0].name == "replication"
+    published = audit_table("exp6", metric="val_accuracy")
+    assert {item.name for item in published.findings} == {"replication", "same_model", "rank"}
+
+
+def test_the_best_is_the_highest_where_more_is_better() -> None:
+    accuracies = {"baseline": 0.70, "a": 0.72, "b": 0.61, "c": 0.66}
+    size = (0.72 - 0.70) / float(np.std(list(accuracies.values())))
+    rows = [{"variant": name, "n": "1", "accuracy": f"{value:.4f}", "effect_size": f"{size:.3f}"} for name, value in
+            accuracies.items()]  # fmt: skip
+    items = found(audit(rows), "effect_size", INVALID)
+    assert len(items) == 4
+    assert all("that is |best - baseline| / sd over the 4 variants" in item.evidence for item in items)
+
+
+# Figures and names as people write them.
+
+
+def test_spreads_beside_their_figures() -> None:
+    rows = "method,{},n baseline,3.21±0.04,5 ours,3.15±0.03,5 other,{},5"
+    unnamed = audit(rows.format("val_loss", "3.30+/-0.05"))
+    assert [item.evidence for item in found(unnamed, "replication", WARNING)] == [
+        "nothing says whether what stands after the ± of val_loss is an sd, a standard error or half an interval"
+    ]
+    named = audit(rows.format("val_loss(mean±sd)", "3.30+-0.05"))
+    assert found(named, "replication") == []
+    assert [named.table.columns[role] for role in ("loss", "sd")] == [("val_loss(mean±sd)",), ("val_loss sd",)]
+    assert [row.figures["val_loss sd"].value for row in named.table.rows] == [0.04, 0.03, 0.05]
+    without_n = audit("method,val_loss baseline,3.21±0.04 ours,3.15")
+    assert any("how many is not stated (baseline)" in item.evidence for item in found(without_n, "replication"))
+    names = audit([{"variant": "w +/- dropout", "Final val loss (nats)": "1.2e0±.1"}])
+    assert [(row.name, row.words) for row in names.table.rows] == [
+        ("w +/- dropout", {"Final val loss (nats) plus or minus": ".1"})
+    ]
+    with pytest.raises(AnalysisError, match="holds spreads, and so does 'val_loss sd'"):
+        audit([{"variant": "a", "val_loss ± sd": "1 ± 2", "val_loss sd": "2"}])
+
+
+@pytest.mark.parametrize("column", ["sem", "p", "val_loss_ci_low", "p_holm"])
+def test_a_spread_without_n_is_of_runs_that_nobody_counted(column: str) -> None:
+    audited = audit(f"variant,val_loss,{column} baseline,2.0,0.02 a,1.9,0.02")
+    (item,) = found(audited, "replication")
+    assert item.severity == WARNING
+    assert "how many is not stated" in item.evidence
+
+
+def test_names_and_figures_with_marks_and_units() -> None:
+    names = ("Val loss (nats)", "loss [nats/token]", "val_loss (mean ± std)", "± sd", "nats")
+    assert [normal(name) for name in names] == ["val_loss", "loss", "val_loss", "sd", "nats"]
+    assert normal("Δ loss") == normal("∆loss") == "delta_loss"
+    marked = audit(
+        [{"Model": "base", "Loss (nats)": "**3.21**", "p": ""}, {"Model": "b", "Loss (nats)": "3.1", "p": "0.03*"}]
+    )
+    assert [row.figures["Loss (nats)"].value for row in marked.table.rows] == [3.21, 3.1]
+    assert marked.table.rows[1].figures["p"].value == 0.03
+
+
 # Baselines.
 
 
@@ -981,12 +1170,23 @@ def test_an_interval_is_of_what_its_column_says() -> None:
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
-        ("variant,score a,1", {}, "no column of losses (val_loss, loss ...): it has variant, score; --metric"),
+        (
+            "variant,score a,1",
+            {},
+            "no column to compare by (val_loss, perplexity, accuracy ...): it has variant, score;",
+        ),
+        ("variant,score a,1", {"metric": "score"}, "nothing says which 'score' is better: add --direction min"),
+        ("variant,acc a,1", {"direction": "min"}, "--direction min: of acc higher is better: leave it out"),
+        ("variant,seed_0,seed_1 a,1,2", {}, "seed_0 and seed_1 look like one figure a seed: write one row a run"),
         ("colour,val_loss a,1", {}, "no column of names (variant, cell, model ...): it has colour, val_loss"),
-        ("variant,val_loss a,", {}, "no column of losses (val_loss, loss ...): it has variant, val_loss (empty)"),
+        (
+            "variant,val_loss a,",
+            {},
+            "no column to compare by (val_loss, perplexity, accuracy ...): it has variant, val_lo",
+        ),
         ("variant,val_loss a,nan", {}, "no row has a finite val_loss"),
         ("variant,val_loss a,low", {}, "line 2: val_loss must be a number but got 'low'"),
-        ("variant,val_loss a,1±0.1", {}, "put the spread into a column of its own"),
+        ("variant,val_loss±sd a,1±0.1±1", {}, "line 2: val_loss sd must be a number but got '0.1±1'"),
         ("variant,val_loss a,2 ,1", {}, "line 3: variant is empty"),
         ("variant,n,val_loss a,0,1", {}, "line 2: n must be a whole number from 1 but got '0'"),
         ("variant,val_loss baseline,1", {"baseline": "basline"}, "did you mean 'baseline'"),
@@ -1002,8 +1202,8 @@ def test_bad_input_is_one_line(text: str, options: Mapping[str, str], words: str
     assert "\n" not in str(error.value)
 
 
-def test_another_column_may_be_the_loss() -> None:
-    audited = audit("variant,score,val_loss,rank baseline,2.0,9.0,2 a,1.0,9.9,1", metric="score")
+def test_another_column_may_be_compared_by() -> None:
+    audited = audit("variant,score,val_loss,rank baseline,2.0,9.0,2 a,1.0,9.9,1", metric="score", direction="min")
     assert invalid(audited) == []
 
 
@@ -1020,6 +1220,7 @@ def test_status_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert set(data["findings"][0]) == {"name", "severity", "evidence", "instead"}
     path.write_text("variant,n,val_loss,perplexity\nbaseline,5,2.0000,7.389\na,5,1.9000,6.6859\n")
     assert main(["audit", str(path)]) == 0
-    assert main(["audit", str(tmp_path / "none.csv")]) == 2
+    assert main(["audit", str(tmp_path / "none.csv")]) == main(["audit", str(tmp_path)]) == 2
+    assert "is a folder: name a CSV file" in capsys.readouterr().err
     assert main(["--debug", "audit", "nothing"]) == 2
     assert "there is no published table of 'nothing'" in capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_a_terminal_shows_the_state_of_the_study(plan_for: Callable[..., Plan], 
     progress.console.print(progress._display())
     text = out.getvalue()
     for part in (
-        plan.name, "1 of 4 finished", "2 running", "1 failed", "left", "slots 45% used",
+        plan.name, "1 of 4 finished", "2 running", "1 failed", "left", "slots 45 % used",
         "baseline, seed 1", "update 2 of 4, training loss 4.000", "best at cpu", "baseline: val_loss 3.0000 (n = 1)",
         "mlp, seed 0: failed: no memory",
     ):  # fmt: skip

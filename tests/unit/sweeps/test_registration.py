@@ -116,7 +116,8 @@ def test_it_is_never_changed_and_what_comes_later_is_amended(plan_for: Callable[
     assert (cells["what"], cells["added"], cells["count"], cells["ended"]) == ("cells", ["mlp"], 1, 3)
     assert (seeds["what"], seeds["added"], seeds["count"], seeds["ended"]) == ("seeds", [2, 3], 2, 3)
     assert cells["when"].endswith("+00:00")
-    assert "after 3 runs: 2 more seeds" in "\n".join(lines(later))
+    assert "after 3 runs: 2 more seeds;" in "\n".join(lines(later))
+    assert "after 3 runs: 1 more cell;" in "\n".join(lines(later))
     assert written(plan_for(variants="baseline,mlp", seeds=4)) == second
     third = written(plan_for(variants="all", seeds=1))
     assert third["amendments"][:2] == second["amendments"]

@@ -49,7 +49,7 @@ def test_a_run_is_had_again_to_the_last_bit(record: Path, replayed: Callable[...
     before = record.read_bytes()
     for _ in range(2):
         status, said = replayed()
-        assert said == "baseline, seed 0: finished as before; all 1 rows are the record's to the last bit\n"
+        assert said == "baseline, seed 0: finished as before; the record's curve to the last bit (1 row)\n"
         assert status == 0
     assert record.read_bytes() == before
     assert read_replays(record.parents[1]) == {record.stem: [this_process(False)]}
