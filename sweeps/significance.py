@@ -94,7 +94,8 @@ def _run(argv: Sequence[str]) -> int:
         title=f"{'A race' if looks else 'Significance'}: {', '.join(contenders)} against {baseline} ({source.script})",
         designs={DEFAULT_DESIGN: design, options.design: design},
         baseline=baseline,
-        primary=None,
+        # Of several none comes first, and a race tests each at several looks.
+        primary=contenders[0] if comparisons == 1 and not looks else None,
         looks=looks,
         # Without a wanted difference a race stops nothing as futile.
         equivalence_margin=options.difference if looks else source.equivalence_margin,

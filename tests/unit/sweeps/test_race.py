@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,19 @@ def test_looks_of_a_race() -> None:
     assert looks_to(4) == (3, 4)
     assert looks_to(10) == (3, 5, 7, 10)
     assert looks_to(20) == (3, 5, 7, 10, 14, 20)
+
+
+@pytest.mark.parametrize(
+    ("asked", "primary"),
+    [("baseline,mlp", True), ("baseline,mlp,moe", False), ("baseline,mlp --until-decided", False)],
+)
+def test_a_contender_by_itself_is_the_primary_comparison(
+    asked: str, primary: bool, corpus_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = ["--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32", "--dry-run"]
+    assert main(["--variants", *asked.split(), *fixed]) == 0
+    said = "primary comparison: mlp against baseline, tested alone at 5 %"
+    assert (said in capsys.readouterr().out) == primary
 
 
 @pytest.mark.parametrize(
