@@ -24,8 +24,9 @@ from trainables.optim import averaged_gradients
 
 SAMPLE = 64
 """Elements of a parameter, evenly spread, by which it is seen to move."""
-MOST_BETWEEN_LOOKS = 25
-"""Updates between two looks at what the optimizers remember, at most: of what is so old AdamW's average keeps 8 %."""
+MOST_BETWEEN_LOOKS = 50
+"""Updates between two looks at what the optimizers remember, at most: of what is so old AdamW's average keeps 0.5 %,
+which is far from nothing (`dead_parameters.NOTHING`)."""
 FADED = 0.01
 """Share of a gradient's part in Muon's momentum below which the next look would come too late."""
 MULTIPLIER = 6_364_136_223_846_793_005
