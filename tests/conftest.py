@@ -21,6 +21,9 @@ from tests.fakes_text import write_corpus
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+# Ray's workers are nicer than the processes that test, and would wait for all of them.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
+
 # As in a trial on a CPU: another number of threads splits sums otherwise, and exact comparisons would fail.
 torch.set_num_threads(1)
 

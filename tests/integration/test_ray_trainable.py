@@ -106,11 +106,11 @@ def test_reused_actors_leave_nothing_behind(corpus: TokenizedCorpus, cluster: No
     results = tune.Tuner(
         AblationTrainable,
         param_space=space,
-        tune_config=tune.TuneConfig(metric="val_loss", mode="min", reuse_actors=True),
+        tune_config=tune.TuneConfig(reuse_actors=True),  # no metric: on a slow machine a report may have no loss yet
         run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0),
     ).fit()
     assert not results.errors
-    assert results.get_best_result().metrics["val_loss"] > 0
+    assert results.get_best_result("val_loss", "min").metrics["val_loss"] > 0
     records = {record.config_hash: record for record in schema.read_records(tmp_path / "study")}
     assert len(records) == 8
     for rate in (0.01, 0.02):
