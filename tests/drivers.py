@@ -52,11 +52,21 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 def processes_of(session: int) -> dict[int, str]:
     """Return the command lines of a session's processes (Ray's workers have groups of their own), the dead apart."""
+    return _processes(lambda parent, its_session: its_session == session)
+
+
+def children_of(process: int) -> dict[int, str]:
+    """Return the command lines of what a process started itself, the dead apart."""
+    return _processes(lambda parent, its_session: parent == process)
+
+
+def _processes(wanted: Callable[[int, int], bool]) -> dict[int, str]:
+    """Return the command lines of living processes, asked for by parent and session."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            state, _, _, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state != "Z":
+            state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if wanted(int(parent), int(session)) and state != "Z":
                 found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
     return found
 

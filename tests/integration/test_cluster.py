@@ -29,7 +29,7 @@ from sweeps.engine.storage import Storage
 from sweeps.engine.suggestions import Queue
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
-from tests.drivers import comparable, driver, processes_of, records_of, wait_for
+from tests.drivers import children_of, comparable, driver, processes_of, records_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -68,8 +68,9 @@ def test_a_node_that_dies_costs_nothing_and_the_cluster_survives_the_study(
 ) -> None:
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
+    (raylet,) = (info.process.pid for info in node.all_processes["raylet"])
     process = driver([*small_study, "--ray-address", cluster.address])
-    wait_for(lambda: bool(records_of(Path("results"))), process)
+    wait_for(lambda: any("Trainable.train" in line for line in children_of(raylet).values()), process)
     cluster.remove_node(node, allow_graceful=False)
     output = finished(process)
     assert "its worker died; it goes on from its checkpoint" in output
