@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from analysis.table_audit.columns import COMPARED, EFFECT, RANK, SD, P, is_diffe
 from analysis.table_audit.intervals import printed_intervals
 from analysis.table_audit.table import Group, Table
 from analysis.unpaired import UnpairedMoments, welch_interval, welch_test
+
+Spread = tuple[float, int]
+"""An sd and the runs that it is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,12 @@ def moments(table: Table, group: Group) -> Moments | None:
         return None
     half = (sd.interval[1] - sd.interval[0]) / 2
     return Moments(mean=float(losses[0]), sd=sd.value, n=group.n, mean_blur=blur, sd_blur=half)
+
+
+def pooled_sd(spreads: Sequence[Spread]) -> float:
+    """Return the root of the mean variance, each counted by its n - 1."""
+    squares = sum((n - 1) * sd**2 for sd, n in spreads)
+    return math.sqrt(squares / sum(n - 1 for _, n in spreads))
 
 
 def _difference(table: Table, group: Group, control: Group) -> Difference:

@@ -14,7 +14,7 @@ from analysis.published import Interval, Printed
 from analysis.schema import INVALID, WARNING
 from analysis.table_audit import columns
 from analysis.table_audit.columns import EFFECT
-from analysis.table_audit.differences import Moments, moments
+from analysis.table_audit.differences import Moments, Spread, moments, pooled_sd
 from analysis.table_audit.digits import ranges_beside
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.replication import OR_A_MEAN
@@ -28,9 +28,6 @@ INSTEAD = (
 
 LOOSE = 1.1
 """Where rounding lets a figure vary by more than this factor, that it agrees with another may well be chance."""
-
-Spread = tuple[float, int]
-"""An sd and the runs that it is of."""
 
 
 def effect_sizes(table: Table) -> Iterator[Finding]:
@@ -108,17 +105,12 @@ def _standardised(arms: Sequence[Moments], sd: Callable[[Sequence[Spread]], floa
     return low / most if most > 0 else 0.0, high / least if least > 0 else math.inf
 
 
-def _pooled(spreads: Sequence[Spread]) -> float:
-    squares = sum((n - 1) * sd**2 for sd, n in spreads)
-    return math.sqrt(squares / sum(n - 1 for _, n in spreads))
-
-
 SDS: tuple[Callable[[Sequence[Spread]], float], ...] = (
-    lambda spreads: _pooled(spreads[:2]),
+    lambda spreads: pooled_sd(spreads[:2]),
     lambda spreads: math.sqrt((spreads[0][0] ** 2 + spreads[1][0] ** 2) / 2),
     lambda spreads: spreads[0][0],
     lambda spreads: spreads[1][0],
-    _pooled,
+    pooled_sd,
 )
 """What definitions divide by, of a name, the control and all others: the pooled sd of the two, the root of their mean
 variance, (Glass) either one's own, and the pooled sd of all."""

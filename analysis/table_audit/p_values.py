@@ -17,7 +17,7 @@ from analysis.published import Interval, Printed
 from analysis.schema import INVALID, WARNING
 from analysis.table_audit import columns
 from analysis.table_audit.columns import P
-from analysis.table_audit.differences import moments
+from analysis.table_audit.differences import differences, moments, pooled_sd
 from analysis.table_audit.digits import ranges_beside
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import Group, Table
@@ -39,13 +39,13 @@ class _Arm:
 
 def p_values(table: Table) -> Iterator[Finding]:
     """Find p values of differences from the control that no t test of the printed figures gives, two-sided."""
-    for column in table.columns.get(P, ()):
-        for context in table.contexts:
-            groups = table.within(context)
-            for control in filter(table.is_control, groups):
-                for group in groups:
-                    if group is not control and column in group.rows[0].figures:
-                        yield from _check(table, column, group, control)
+    if P not in table.columns:
+        return
+    compared = differences(table)
+    for column in table.columns[P]:
+        for difference in compared:
+            if column in difference.group.rows[0].figures:
+                yield from _check(table, column, difference.group, difference.control)
 
 
 def _check(table: Table, column: str, group: Group, control: Group) -> Iterator[Finding]:
@@ -114,9 +114,8 @@ def _welch_df(a: float, b: float, free: Sequence[int]) -> float:
 
 
 def _pooled(sizes: Interval, arms: Sequence[_Arm]) -> Interval:
-    df = sum(arm.n - 1 for arm in arms)
-    share = sum(1 / arm.n for arm in arms) / df
-    low, high = (math.sqrt(share * sum((arm.n - 1) * arm.sd[end] ** 2 for arm in arms)) for end in (0, 1))
+    df, of_two_means = sum(arm.n - 1 for arm in arms), math.sqrt(sum(1 / arm.n for arm in arms))
+    low, high = (of_two_means * pooled_sd([(arm.sd[end], arm.n) for arm in arms]) for end in (0, 1))
     return _two_sided(sizes, (low, high), (df, df))
 
 

@@ -52,7 +52,8 @@ def audit(
         if strays:
             evidence = f"{strays} of {len(batch[0])} sequences really {what} are none of the windows drawn for it"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
-    copies, of_test = _copies(corpus.train, corpus.validation, "validation"), _copies(corpus.train, corpus.test, "test")
+    texts = _documents(corpus.train)
+    copies, of_test = _copies(texts, corpus.validation, "validation"), _copies(texts, corpus.test, "test")
     if copies.too_many:
         return Audit(name=NAME, severity=INVALID, evidence=copies.evidence)
     found = _runs(corpus, trained, scored, copies)
@@ -140,8 +141,13 @@ class _Copies:
         return f"{short} are training documents of fewer than {SHORTEST_DOCUMENT} tokens"
 
 
-def _copies(train: Split, held_out: Split, name: str) -> _Copies:
-    texts, held = (np.split(split.tokens, split.document_starts[1:]) for split in (train, held_out))
+def _documents(split: Split) -> list[np.ndarray]:
+    return np.split(split.tokens, split.document_starts[1:])
+
+
+def _copies(texts: list[np.ndarray], held_out: Split, name: str) -> _Copies:
+    """Compare a split's documents with those of the training text."""
+    held = _documents(held_out)
     lengths = {len(text) for text in held}
     known = {text.tobytes() for text in texts if len(text) in lengths}
     copies = {place: len(text) for place, text in enumerate(held) if text.tobytes() in known}

@@ -439,10 +439,10 @@ def test_short_documents_may_be_equal_by_chance(corpus: TokenizedCorpus) -> None
     starts = np.arange(0, 120, 12)
     headings = Split(tokens, starts, tuple(map(str, starts)), tuple(map(str, starts)), 0)
     both = dataclasses.replace(corpus, train=headings, validation=headings)
-    assert split_overlap._copies(both.train, both.validation, "validation").names == []
+    assert split_overlap._copies(split_overlap._documents(both.train), both.validation, "validation").names == []
     longer = dataclasses.replace(headings, document_starts=starts[::2], documents=tuple("abcde"))
-    assert split_overlap._copies(longer, longer, "validation").names == list("abcde")
-    assert split_overlap._copies(longer, headings, "validation").names == []
+    assert split_overlap._copies(split_overlap._documents(longer), longer, "validation").names == list("abcde")
+    assert split_overlap._copies(split_overlap._documents(longer), headings, "validation").names == []
 
 
 @pytest.mark.parametrize(("copied", "severity"), [(0, None), (1, NOTE), (4, NOTE), (5, INVALID), (40, INVALID)])
