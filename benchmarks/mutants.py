@@ -510,7 +510,7 @@ BUDGETS: dict[str, tuple[Patch, dict[str, Any]]] = {
         {},
     ),
     "the same windows at every update": (
-        line(TrainingBatches, "window_indices", ("(update * self._accumulation + micro_step)", "micro_step")),
+        line(TrainingBatches, "_row", ("np.arange(first, end)", "np.arange(first, end) % self.batch_size")),
         {},
     ),
 }

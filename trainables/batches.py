@@ -24,6 +24,9 @@ OVERLAP_VALIDATION_SHARE = 10
 OVERLAP_SEED = 42
 """Fixed, as published: the random split of overlapping windows belongs to the data, not to a run."""
 
+MICRO_BATCHES_AT_ONCE = 64
+"""So many are gone through at a time where a whole run's are: fewer steps, and little memory."""
+
 
 def training_batches(config: TrialConfig, corpus: TokenizedCorpus, seed: int) -> TrainingBatches:
     """Return the batches that a run trains on."""
@@ -117,6 +120,7 @@ class TrainingBatches:
     Attributes:
         starts: first token of each window (W,), int64.
         windows: number of windows, which is the number of sequences an epoch.
+        batch_size: sequences a micro-batch.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class TrainingBatches:
         # (tokens - T, T + 1), a window at every token: a view into the memory map, not a copy.
         self._view = np.lib.stride_tricks.sliding_window_view(split.tokens, seq_len + 1)
         self._tokens, self._seq_len = split.tokens, seq_len
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._accumulation = accumulation
         self._seed = seed
         self._epoch = -1
@@ -143,9 +147,8 @@ class TrainingBatches:
 
     def window_indices(self, update: int, micro_step: int) -> np.ndarray:
         """Return which windows make up one micro-batch (B,), int64."""
-        first = (update * self._accumulation + micro_step) * self._batch_size
-        epochs, places = np.divmod(np.arange(first, first + self._batch_size), self.windows)
-        return np.concatenate([self._epoch_order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)])
+        first = (update * self._accumulation + micro_step) * self.batch_size
+        return self._row(first, first + self.batch_size)
 
     def batch(self, update: int, micro_step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs_BT and targets_BT (int64) of one micro-batch; both counts start at 0."""
@@ -154,18 +157,25 @@ class TrainingBatches:
 
     def drawn(self, updates: int) -> Windows:
         """Return the windows that the first so many updates train on, each once."""
-        places = [self.window_indices(u, m) for u in range(updates) for m in range(self._accumulation)]
-        return self._read(np.unique(np.concatenate([np.empty(0, dtype=np.int64), *places])))
+        return self._read(np.unique(np.concatenate([np.empty(0, dtype=np.int64), *self._rows(updates)])))
 
     def windows_of(self, update: int, micro_step: int) -> Windows:
         """Return the windows that make up one micro-batch."""
         return self._read(self.window_indices(update, micro_step))
 
-    def micro_batches(self, updates: int) -> Iterator[Windows]:
-        """Yield the windows of each micro-batch of the first so many updates, in order."""
-        for update in range(updates):
-            for micro_step in range(self._accumulation):
-                yield self.windows_of(update, micro_step)
+    def in_order(self, updates: int) -> Iterator[Windows]:
+        """Yield the windows of the first so many updates in order, those of some whole micro-batches at a time."""
+        yield from map(self._read, self._rows(updates))
+
+    def _rows(self, updates: int) -> Iterator[np.ndarray]:
+        sequences, step = updates * self._accumulation * self.batch_size, MICRO_BATCHES_AT_ONCE * self.batch_size
+        for first in range(0, sequences, step):
+            yield self._row(first, min(first + step, sequences))
+
+    def _row(self, first: int, end: int) -> np.ndarray:
+        """Return which windows make up a part of the endless row, int64."""
+        epochs, places = np.divmod(np.arange(first, end), self.windows)
+        return np.concatenate([self._epoch_order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)])
 
     def _read(self, indices: np.ndarray) -> Windows:
         return Windows(self._tokens, self.starts[indices], self._seq_len + 1)

@@ -3,7 +3,8 @@
 A witness looks at what passes through the loop and changes none of it. What it sees over the whole run is part of the
 run's checkpoint; what it keeps of single batches is this process's alone.
 
-Shapes: B sequences, T tokens, N scored targets of an evaluation, R rows of a parameter, E experts, S sampled elements.
+Shapes: M batches, B sequences, T tokens, N scored targets of an evaluation or tokens of a batch, R rows of a parameter,
+E experts, S sampled elements.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Witness:
             del self.trained[update]
         self.trained[self.updates] = (inputs_BT, targets_BT)
         self.tokens += inputs_BT.numel()
-        self.read = read_on(self.read, inputs_BT, targets_BT)
+        self.read = read_on(self.read, inputs_BT.unsqueeze(0), targets_BT.unsqueeze(0))
 
     def begins(self, model: nn.Module) -> None:
         """The first update is about to be made."""
@@ -145,11 +146,13 @@ def sequences(batch: Batch, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.nd
         yield inputs_T[:length].astype(dtype), targets_T[:length].astype(dtype)
 
 
-def read_on(read: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Return the checksum of a row of batches, modulo 2^64, with one more at its end: a scalar, int64."""
-    places_N = torch.arange(1, 2 * inputs_BT.numel(), 2, device=inputs_BT.device)
-    tokens_N = torch.add(targets_BT, inputs_BT, alpha=MULTIPLIER).flatten()
-    return torch.add((tokens_N * places_N).sum(), read, alpha=MULTIPLIER)
+def read_on(read: Tensor, inputs_MBT: Tensor, targets_MBT: Tensor) -> Tensor:
+    """Return the checksum of a row of batches, modulo 2^64, with further ones at its end: a scalar, int64."""
+    tokens_MN = torch.add(targets_MBT, inputs_MBT, alpha=MULTIPLIER).flatten(1)
+    places_N = torch.arange(1, 2 * tokens_MN.shape[1], 2, device=tokens_MN.device)
+    for total in (tokens_MN * places_N).sum(-1):
+        read = torch.add(total, read, alpha=MULTIPLIER)
+    return read
 
 
 def updates_between_looks(momentum: float) -> int:

@@ -86,28 +86,43 @@ def _undisturbed(model: MoETransformer) -> Iterator[None]:
 
 @torch.no_grad()
 def _moved(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) -> str | None:
-    """Say which change of tokens moved an output that it must not reach, and how far."""
+    """Say which change of tokens moved an output that it must not reach, and how far.
+
+    One pass changes two sequences, each from a place of its own: what either says before its place has to stay,
+    whatever comes after it and whatever stands beside it. Only where it does not is told which of the two it was.
+    """
     length = tokens_BT.shape[1]
+    half = length // 2 + 1
     changed_BT = (tokens_BT + 1) % model.config.vocab_size
-    for part, places in ((length, (1, length // 3, length - 1)), (length // 2 + 1, (length // 4 + 1,))):
+    for part, places in ((length, (length // 3, length - 1)), (half, (half // 2, 1))):
         before_BTD = model(tokens_BT[:, :part], noise).hidden_BTD
-        for place in sorted({place for place in places if 1 <= place < part}):
-            later_BT = torch.cat((tokens_BT[:, :place], changed_BT[:, place:part]), dim=1)
-            after_BTD = model(later_BT, noise).hidden_BTD
-            moved = _share_moved(before_BTD[:, :place], after_BTD[:, :place])
-            if moved is not None:
-                return f"changing tokens {place} to {part - 1} moved outputs before them by {moved} of the largest"
-        if part == length:
-            others_BT = torch.cat((tokens_BT[:1], changed_BT[1:]))
-            moved = _share_moved(before_BTD[:1], model(others_BT, noise).hidden_BTD[:1])
-            if moved is not None:
-                return f"changing the other sequences of the batch moved a sequence's outputs by {moved} of the largest"
+        later_BT = torch.stack(
+            [
+                torch.cat((tokens_T[:place], changed_T[place:part]))
+                for tokens_T, changed_T, place in zip(tokens_BT, changed_BT, places, strict=True)
+            ]
+        )
+        after_BTD = model(later_BT, noise).hidden_BTD
+        for index, place in enumerate(places):
+            moved = _share_moved(before_BTD, after_BTD, index, place)
+            if moved is None:
+                continue
+            alone_BT = tokens_BT[:, :part].clone()
+            alone_BT[index] = later_BT[index]
+            moved_alone = _share_moved(before_BTD, model(alone_BT, noise).hidden_BTD, index, place)
+            if moved_alone is None:
+                return f"changing another sequence of the batch moved a sequence's outputs by {moved} of the largest"
+            return f"changing tokens {place} to {part - 1} moved outputs before them by {moved_alone} of the largest"
     return None
 
 
-def _share_moved(before_BTD: Tensor, after_BTD: Tensor) -> str | None:
-    moved = ((after_BTD - before_BTD).abs().max() / before_BTD.abs().max().clamp(min=1e-30)).item()
-    return f"{moved:.2g}" if moved > TOLERANCES[before_BTD.dtype] else None
+def _share_moved(before_BTD: Tensor, after_BTD: Tensor, index: int, place: int) -> str | None:
+    """Say by how much a sequence's outputs before a place moved, as a share of the largest output."""
+    if place == 0:
+        return None
+    moved = (after_BTD[index, :place] - before_BTD[index, :place]).abs().max()
+    share = (moved / before_BTD.abs().max().clamp(min=1e-30)).item()
+    return f"{share:.2g}" if share > TOLERANCES[before_BTD.dtype] else None
 
 
 def _gradients(model: MoETransformer, tokens_BT: Tensor, places: list[int], noise: Noise | None) -> str | None:

@@ -94,9 +94,9 @@ def every_batch(batches: TrainingBatches, witness: Witness) -> Audit | None:
         witness: of the whole run.
     """
     due = torch.zeros((), dtype=torch.int64)
-    for windows in batches.micro_batches(witness.updates):
-        text_BN = torch.from_numpy(np.stack(windows.texts()).astype(np.int64))
-        due = read_on(due, text_BN[:, :-1], text_BN[:, 1:])
+    for windows in batches.in_order(witness.updates):
+        texts = torch.from_numpy(np.stack(windows.texts()).astype(np.int64)).unflatten(0, (-1, batches.batch_size))
+        due = read_on(due, texts[..., :-1], texts[..., 1:])
     if due.item() == witness.read.item():
         return None
     evidence = (
