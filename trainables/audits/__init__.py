@@ -118,4 +118,4 @@ class Auditor:
         if len(tokens_BT) == 1:
             tokens_BT = torch.cat((tokens_BT, tokens_BT.flip(1)))
         noise = Noise(trainer.config.stream_seed(trainer.seed), trainer.update, 0)
-        return causality.audit(trainer.model, tokens_BT, noise, trainer.autocast())
+        return causality.audit(trainer.model, tokens_BT, self.corpus.end_of_document, noise, trainer.autocast())

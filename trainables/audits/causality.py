@@ -31,7 +31,9 @@ second is rounding, in the end that of two nearly tied experts changing places: 
 """
 
 
-def audit(model: MoETransformer, tokens_BT: Tensor, noise: Noise, autocast: torch.autocast) -> Audit | None:
+def audit(
+    model: MoETransformer, tokens_BT: Tensor, end_of_document: int, noise: Noise, autocast: torch.autocast
+) -> Audit | None:
     """Change later tokens and other sequences, and follow gradients, in evaluation and in training mode.
 
     The model is left as it was: mode, buffers and gradients.
@@ -39,6 +41,7 @@ def audit(model: MoETransformer, tokens_BT: Tensor, noise: Noise, autocast: torc
     Args:
         model: the one that trains.
         tokens_BT: real tokens, two sequences or more.
+        end_of_document: the token that stands between documents: what a model may treat apart.
         noise: of the passes in training mode; equal noise in all of them. It also draws the places looked at, so that
             another run, and the end of this one, looks at others.
         autocast: what the run trains under. Gradients are followed under it; outputs are compared in fp32, and in fp64
@@ -53,10 +56,10 @@ def audit(model: MoETransformer, tokens_BT: Tensor, noise: Noise, autocast: torc
     with _undisturbed(model):
         for given in (None, noise):
             model.train(given is not None)
-            evidence = _moved(model, few_BT, given)
+            evidence = _moved(model, few_BT, end_of_document, given)
             if evidence is not None:
                 try:
-                    evidence = _moved(copy.deepcopy(model).double(), few_BT, given)
+                    evidence = _moved(copy.deepcopy(model).double(), few_BT, end_of_document, given)
                 except RuntimeError as error:  # a component that cannot compute in fp64: what fp32 says stands
                     if lacks_memory(error) or breaks_process(error):  # that fp64 was not tried says nothing
                         raise
@@ -85,34 +88,36 @@ def _undisturbed(model: MoETransformer) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _moved(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) -> str | None:
+def _moved(model: MoETransformer, tokens_BT: Tensor, end_of_document: int, noise: Noise | None) -> str | None:
     """Say which change of tokens moved an output that it must not reach, and how far.
 
-    One pass changes two sequences, each from a place of its own: what either says before its place has to stay,
-    whatever comes after it and whatever stands beside it. Only where it does not is told which of the two it was.
+    One pass changes two sequences, each from a place of its own on, where a document ends then, or no longer: what
+    either says before its place has to stay, whatever comes after it and whatever stands beside it. Only where it does
+    not is told which of the two it was.
     """
     length = tokens_BT.shape[1]
     half = length // 2 + 1
     changed_BT = (tokens_BT + 1) % model.config.vocab_size
+    ended_BT = torch.where(tokens_BT == end_of_document, changed_BT, end_of_document)
     for part, places in ((length, (length // 3, length - 1)), (half, (half // 2, 1))):
-        before_BTD = model(tokens_BT[:, :part], noise).hidden_BTD
-        later_BT = torch.stack(
-            [
-                torch.cat((tokens_T[:place], changed_T[place:part]))
-                for tokens_T, changed_T, place in zip(tokens_BT, changed_BT, places, strict=True)
-            ]
-        )
-        after_BTD = model(later_BT, noise).hidden_BTD
+        before_BT = tokens_BT[:, :part]
+        after = [
+            torch.cat((tokens_BT[i, :place], ended_BT[i, place : place + 1], changed_BT[i, place + 1 : part]))
+            for i, place in enumerate(places)
+        ]
+        after_BT = torch.stack(after)
+        before_BTD, after_BTD = (model(all_BT, noise).hidden_BTD for all_BT in (before_BT, after_BT))
         for index, place in enumerate(places):
             moved = _share_moved(before_BTD, after_BTD, index, place)
             if moved is None:
                 continue
-            alone_BT = tokens_BT[:, :part].clone()
-            alone_BT[index] = later_BT[index]
+            alone_BT = before_BT.clone()
+            alone_BT[index] = after_BT[index]
             moved_alone = _share_moved(before_BTD, model(alone_BT, noise).hidden_BTD, index, place)
             if moved_alone is None:
                 return f"changing another sequence of the batch moved a sequence's outputs by {moved} of the largest"
-            return f"changing tokens {place} to {part - 1} moved outputs before them by {moved_alone} of the largest"
+            late = f"the last {part - place} of {part} tokens"
+            return f"changing {late} moved outputs before them by {moved_alone} of the largest"
     return None
 
 

@@ -228,8 +228,8 @@ def test_rounding_that_flips_tied_experts_is_no_leak(corpus: TokenizedCorpus, mo
     monkeypatch.setattr(Router, "forward", forward)
     model = build_model(config(corpus, dropout=0.0).model, 0)
     inputs_BT, _ = TrainingBatches(corpus.train, seq_len=SEQ_LEN, batch_size=2, accumulation=1, seed=0).batch(0, 0)
-    assert causality._moved(model, inputs_BT, None) is not None, "nothing flips: the test tests nothing"
-    assert causality.audit(model, inputs_BT, Noise(0, 0, 0), torch.autocast("cpu", enabled=False)) is None
+    assert causality._moved(model, inputs_BT, 0, None) is not None, "nothing flips: the test tests nothing"
+    assert causality.audit(model, inputs_BT, 0, Noise(0, 0, 0), torch.autocast("cpu", enabled=False)) is None
 
 
 def no_room() -> Tensor:
@@ -272,9 +272,9 @@ def test_what_fp64_could_not_look_at_for_lack_of_memory_is_no_finding(
     autocast = torch.autocast("cpu", enabled=False)
     if goes_up:
         with pytest.raises(RuntimeError, match=r"memory|ALLOC_FAILED"):
-            causality.audit(model, inputs_BT, Noise(0, 0, 0), autocast)
+            causality.audit(model, inputs_BT, 0, Noise(0, 0, 0), autocast)
     else:
-        found = causality.audit(model, inputs_BT, Noise(0, 0, 0), autocast)
+        found = causality.audit(model, inputs_BT, 0, Noise(0, 0, 0), autocast)
         assert found is not None
         assert found.severity == INVALID
 
@@ -290,7 +290,7 @@ def test_causality_leaves_the_model_as_it_was(corpus: TokenizedCorpus) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
     inputs_BT, _ = trainer.batches.batch(0, 0)
-    assert causality.audit(model, inputs_BT, Noise(0, 0, 0), trainer.autocast()) is None
+    assert causality.audit(model, inputs_BT, 0, Noise(0, 0, 0), trainer.autocast()) is None
     assert all(torch.equal(value, before[name]) for name, value in [*model.named_parameters(), *model.named_buffers()])
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert torch.equal(model.embedding.grad, torch.ones_like(model.embedding))
