@@ -6,6 +6,7 @@ A leaf of the import graph (standard library only): workers import it without lo
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import socket
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 SCHEMA_VERSION = 1
+CHECKSUM = b',\n "sha256": "'
+"""Stands between what a record says and its own SHA-256."""
 
 # What identifies a run.
 STUDY = "study"
@@ -240,8 +243,8 @@ class TrialRecord:
         return path
 
     def to_bytes(self) -> bytes:
-        """Return what `write` writes."""
-        return json_bytes(dataclasses.asdict(self))
+        """Return what `write` writes: JSON whose last entry is the SHA-256 of all that stands before it."""
+        return _sealed(json_bytes(dataclasses.asdict(self)).removesuffix(b"\n}\n"))
 
     @classmethod
     def read(cls, path: Path) -> TrialRecord:
@@ -250,14 +253,24 @@ class TrialRecord:
 
     @classmethod
     def parse(cls, content: bytes, path: str) -> TrialRecord:
-        """Return the record that a file holds; content that is none raises ValueError with the path."""
+        """Return the record that a file holds; content that is none raises ValueError with the path.
+
+        So does one of which anything was changed after it was written, a digit of a loss for one.
+        """
         try:
             data = {**json.loads(content)}
+            is_sealed = data.pop("sha256", None) is not None  # a record from before there was one has none
+            if is_sealed and content != _sealed(content.rpartition(CHECKSUM)[0]):
+                raise ValueError("it was changed after it was written")
             scores = data.get("scores")
             data["audits"] = [Audit(**audit) for audit in data.get("audits", ())]
             return cls(**{**data, "scores": None if scores is None else DocumentScores(**scores)})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a trial record: {error}") from error
+
+
+def _sealed(before: bytes) -> bytes:
+    return before + CHECKSUM + hashlib.sha256(before).hexdigest().encode() + b'"\n}\n'
 
 
 def read_records(folder: Path) -> list[TrialRecord]:

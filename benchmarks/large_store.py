@@ -9,7 +9,6 @@ folder that is named is kept, and measured again by the same command.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -54,7 +53,7 @@ def write_store(folder: Path, cells: int, seeds: int) -> None:
                 rows=[_row(place, row, final, float(rng.normal(1, 0.03))) for row in range(1, ROWS + 1)], **label,
             )  # fmt: skip
             path = folder / RECORDS_FOLDER / f"{record.config_hash}.json"
-            path.write_text(json.dumps(dataclasses.asdict(record)))
+            path.write_bytes(record.to_bytes())
     plan = {
         "schema_version": 1, "study": folder.name, "title": "Large store", "script": "large_store",
         "data_hash": "0", "protocol": "sound", "flaws": [], "factors": ["variant"],

@@ -197,6 +197,9 @@ def test_a_driver_that_is_killed_and_whose_folder_is_gone_loses_nothing(
     command = [*one_by_one, "--storage", storage.as_uri()]
     process = driver(command)
     wait_for(lambda: bool(records_of(storage)), process)
+    for pid, line in processes_of(process.pid).items():
+        if "Trainable" in line:
+            os.kill(pid, signal.SIGSTOP)  # so that the study lasts until the other was refused
     other = driver([*command, "--output", "elsewhere"])
     _, errors = other.communicate(timeout=100)
     assert other.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -73,11 +74,9 @@ def test_runs_that_did_not_finish_have_no_validation_result(study: Path) -> None
 
 
 def test_a_record_counts_more_than_an_earlier_failure(study: Path) -> None:
-    failure = next((study / "failures").glob("*.json"))
-    data = json.loads(failure.read_text())
-    TrialRecord(**{**data, "status": "finished", "error": None, "rows": [{"step": 300, "val_loss": 4.0}]}).write(
-        study / RECORDS_FOLDER
-    )
+    failure = TrialRecord.read(next((study / "failures").glob("*.json")))
+    rows = [{"step": 300, "val_loss": 4.0}]
+    dataclasses.replace(failure, status="finished", error=None, rows=rows).write(study / RECORDS_FOLDER)
     run = load_results(study).runs.query("cell == 'mlp' and seed == 2").iloc[0]
     assert (run["status"], run["val_loss"]) == ("finished", 4.0)
 
@@ -92,10 +91,9 @@ def test_a_folder_gives_the_curves(study: Path) -> None:
 
 
 def test_the_plan_says_where_the_runs_were_made(study: Path) -> None:
-    path = next((study / RECORDS_FOLDER).glob("*.json"))
-    data = json.loads(path.read_text())
-    data["environment"]["hardware"] = "one GPU"
-    path.write_text(json.dumps(data))
+    record = read_records(study)[0]
+    elsewhere = {**record.environment, "hardware": "one GPU"}
+    dataclasses.replace(record, environment=elsewhere).write(study / RECORDS_FOLDER)
     environment = load_results(study).plan["environment"]
     assert environment["git_commit"] == "0123abc"
     assert set(environment["hardware"].split("; ")) == {"one GPU", "2 cores of Intel Xeon, 8 GiB memory"}
@@ -114,6 +112,32 @@ def test_a_corrupt_record_is_named(study: Path, text: str) -> None:
     path = write(study / RECORDS_FOLDER / "0000.json", text)
     with pytest.raises(AnalysisError, match=f"{path} is not a trial record"):
         load_results(study)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"val_loss": 4', '"val_loss": 3', 1),
+        lambda text: text.removesuffix("\n}\n") + ',\n "status": "failed"\n}\n',
+        lambda text: json.dumps(json.loads(text)),
+    ],
+    ids=["a digit", "an entry", "its form"],
+)
+def test_a_record_that_was_changed_is_named(study: Path, change: Callable[[str], str]) -> None:
+    path = next((study / RECORDS_FOLDER).glob("*.json"))
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+    with pytest.raises(AnalysisError, match=f"{path} is not a trial record: it was changed after it was written"):
+        load_results(study)
+
+
+def test_a_record_from_before_there_were_checksums_is_read(study: Path) -> None:
+    before = load_results(study)
+    for path in (study / RECORDS_FOLDER).glob("*.json"):
+        text = {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
+        path.write_text(json.dumps(text))
+    assert load_results(study).runs.equals(before.runs)
 
 
 def test_a_record_that_the_plan_does_not_have_is_refused(study: Path) -> None:
