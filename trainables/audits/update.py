@@ -10,7 +10,7 @@ Shapes: R rows and C columns of a matrix.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -80,8 +80,9 @@ def begin(trainer: Trainer, autocast: torch.autocast) -> Begun:
 
 def judge(trainer: Trainer, begun: Begun) -> Audit | None:
     """Compare the update that was made with the one that was due."""
+    after = {name: _remembered(trainer, name) for name in begun.before}
     for told in (_optimizers, _gradients_used, _steps):
-        evidence = list(told(trainer, begun))
+        evidence = list(told(trainer, begun, after))
         if evidence:
             more = f", and {len(evidence) - 1} more parameters alike" if len(evidence) > 1 else ""
             said = f"update {begun.update + 1} is not the configured one: {evidence[0]}{more}"
@@ -107,10 +108,10 @@ def _gradients(trainer: Trainer, autocast: torch.autocast) -> dict[str, Tensor]:
     return total
 
 
-def _optimizers(trainer: Trainer, begun: Begun) -> Iterator[str]:
+def _optimizers(trainer: Trainer, begun: Begun, after: Mapping[str, Remembered]) -> Iterator[str]:
     """Say which parameters another optimizer trains than the configured one, or several; or one that began anew."""
     due = begun.update + 1
-    counts = [_remembered(trainer, name).steps for name in begun.before if not _is_muon(trainer, name)]
+    counts = [now.steps for name, now in after.items() if not _is_muon(trainer, name)]
     if max(counts, default=due) != due:
         yield f"AdamW has counted {max(counts):,} updates where {due:,} were made"
     for name in begun.before:
@@ -120,11 +121,11 @@ def _optimizers(trainer: Trainer, begun: Begun) -> Iterator[str]:
             yield f"{kinds} trains {name}, not {'Muon' if _is_muon(trainer, name) else 'AdamW'} alone"
 
 
-def _gradients_used(trainer: Trainer, begun: Begun) -> Iterator[str]:
+def _gradients_used(trainer: Trainer, begun: Begun, after: Mapping[str, Remembered]) -> Iterator[str]:
     """Say which parameters' optimizers used another gradient than that of the loss."""
     tolerance = GRADIENT_TOLERANCES[trainer.config.training.precision]
     for name, due in begun.gradients.items():
-        used = _used(trainer, name, begun)
+        used = _used(_momentum(trainer, name), begun.before[name], after[name])
         if used is not None:
             rounding = ROUNDING * (begun.norm + _norm(begun.before[name].average) / (1 - _momentum(trainer, name)))
             apart = _norm(used - due)
@@ -132,13 +133,13 @@ def _gradients_used(trainer: Trainer, begun: Begun) -> Iterator[str]:
                 yield f"the gradient used for {name} is {_share(apart, due)} away from that of the batches' loss"
 
 
-def _steps(trainer: Trainer, begun: Begun) -> Iterator[str]:
+def _steps(trainer: Trainer, begun: Begun, after: Mapping[str, Remembered]) -> Iterator[str]:
     """Say which parameters made another step than their optimizer's definition gives."""
     for name, before in begun.before.items():
-        used = _used(trainer, name, begun)
+        now, is_muon = after[name], _is_muon(trainer, name)
+        used = _used(_momentum(trainer, name), before, now)
         if used is None:
             continue
-        is_muon, now = _is_muon(trainer, name), _remembered(trainer, name)
         due = (_muon if is_muon else _adamw)(trainer, name, before, now, used)
         made = now.weight - before.weight
         allowed = STEP_TOLERANCES["muon" if is_muon else "adamw"] * _norm(due) + ROUNDING * _norm(before.weight)
@@ -153,9 +154,10 @@ def _muon(trainer: Trainer, name: str, before: Remembered, now: Remembered, used
     x_RC = torch.lerp(used, now.average, trainer.config.training.muon_momentum)
     rows, columns = x_RC.shape
     x_RC = x_RC / x_RC.norm().clamp(min=1e-7)
-    for _ in range(MUON_STEPS):
-        gram_RR = x_RC @ x_RC.T
-        x_RC = a * x_RC + (b * gram_RR + c * gram_RR @ gram_RR) @ x_RC
+    for _ in range(MUON_STEPS):  # by the smaller of the two Gram matrices: on either side it is the same polynomial
+        gram = x_RC @ x_RC.T if rows <= columns else x_RC.T @ x_RC
+        polynomial = b * gram + c * gram @ gram
+        x_RC = a * x_RC + (polynomial @ x_RC if rows <= columns else x_RC @ polynomial)
     rate = trainer.config.training.muon_learning_rate * _schedule(trainer, name)
     return -rate * math.sqrt(max(1.0, rows / columns)) * x_RC
 
@@ -170,12 +172,11 @@ def _adamw(trainer: Trainer, name: str, before: Remembered, now: Remembered, use
     return -rate * (now.average / (1 - first**now.steps) / spread + decay)
 
 
-def _used(trainer: Trainer, name: str, begun: Begun) -> Tensor | None:
+def _used(momentum: float, before: Remembered, now: Remembered) -> Tensor | None:
     """Return the gradient that the optimizer's average was moved by; None where it has none, or none of it shows."""
-    momentum, now = _momentum(trainer, name), _remembered(trainer, name)
     if now.steps == 0 or momentum == 1:
         return None
-    return (now.average - momentum * begun.before[name].average) / (1 - momentum)
+    return (now.average - momentum * before.average) / (1 - momentum)
 
 
 def _remembered(trainer: Trainer, name: str) -> Remembered:
