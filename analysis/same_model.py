@@ -45,11 +45,12 @@ class _Twin:
 
 
 def mark_same_models(records: Sequence[TrialRecord], plan: Mapping[str, Any]) -> list[TrialRecord]:
-    """Return the records, those of a cell that repeats an earlier one with what this audit found.
+    """Return the records, those of a cell or a seed that repeats an earlier one with what this audit found.
 
     Two cells are one model where they trained one configuration, or where their parameters are equal to the last bit
     after DIGEST_UPDATES updates in every seed that both have. Cells that differ in nothing but the declared negative
-    control may be: that is a note. The earlier cell of the plan keeps its name and its results.
+    control may be: that is a note. The earlier cell of the plan keeps its name and its results. Two seeds of one cell
+    that have equal parameters then are one run counted twice, of which the lower seed is kept.
 
     Args:
         records: of one study.
@@ -62,9 +63,11 @@ def mark_same_models(records: Sequence[TrialRecord], plan: Mapping[str, Any]) ->
     trained = {run: _trained(record) for run, record in by_run.items() if record.config}
     digests: defaultdict[str, dict[int, str]] = defaultdict(dict)
     sharing: defaultdict[Any, set[str]] = defaultdict(set)
+    seeds: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for record in records:
         if record.digest:
             digests[record.cell][record.seed] = record.digest
+            seeds[record.cell, record.digest].add(record.seed)
             sharing[record.seed, record.digest].add(record.cell)
         if record.config:
             sharing[trained[record.cell, record.seed]].add(record.cell)
@@ -86,6 +89,11 @@ def mark_same_models(records: Sequence[TrialRecord], plan: Mapping[str, Any]) ->
         return None
 
     def marked(record: TrialRecord) -> TrialRecord:
+        first = min(seeds[record.cell, record.digest], default=record.seed) if record.digest else record.seed
+        if first != record.seed:
+            same = f"the parameters of seed {first} after {DIGEST_UPDATES} updates to the last bit"
+            audit = Audit(name=NAME, severity=INVALID, evidence=f"{same}: one run under two seeds")
+            return replace(record, audits=[*record.audits, audit])
         found = twin(record)
         if found is None:
             return record

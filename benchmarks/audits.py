@@ -55,9 +55,9 @@ def measure(trainer: Trainer, auditor: Auditor) -> tuple[float, list[float]]:
     start, loop, end = Stopwatch(), Stopwatch(), Stopwatch()
     for name in ("batch", "begins", "gradients", "routed", "update_made", "evaluation_begins", "scored"):
         setattr(trainer.witness, name, loop(getattr(trainer.witness, name)))
-    start(auditor.start)()
+    start(auditor.before_update)()
     for _ in trainer.run():
-        pass
+        loop(auditor.before_update)()
     end(auditor.end)()
     training = trainer.train_seconds + trainer.evaluation_seconds - loop.seconds
     return training, [start.seconds, loop.seconds, end.seconds]

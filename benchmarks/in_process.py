@@ -27,10 +27,10 @@ def audited(config: TrialConfig, corpus: TokenizedCorpus, seed: int = 0) -> tupl
     """Train and audit a run as a trial does."""
     trainer = Trainer(config, seed, corpus, CPU)
     auditor = Auditor(trainer, corpus)
-    auditor.start()
+    auditor.before_update()
     with suppress(Divergence):
         for _ in trainer.run():
-            pass
+            auditor.before_update()
     auditor.end()
     return trainer, auditor
 

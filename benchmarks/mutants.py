@@ -29,7 +29,7 @@ from moe_models import loss as loss_module
 from moe_models import model as model_module
 from moe_models.activations import ACTIVATIONS
 from moe_models.attention import base as attention_base
-from moe_models.attention.mha import MultiHeadAttention
+from moe_models.attention.mha import MultiHeadAttention, MultiHeadAttentionModule
 from moe_models.feed_forward.moe import MixtureOfExpertsModule
 from moe_models.model import MoETransformer, build_model
 from moe_models.norms.rmsnorm import RMSNorm
@@ -207,6 +207,41 @@ def built(change: Callable[[MoETransformer], None]) -> Patch:
     return lambda replace: replace(loop, "build_model", build)
 
 
+def embedded(changed: str, least_length: int = 0) -> Patch:
+    """Change the embeddings x_BTD of sequences longer than that: no gradient to a token shows it."""
+
+    def patch(replace: Replace) -> None:
+        change = eval(f"lambda x_BTD: {changed}", {"torch": torch})
+
+        def embedding(tokens_BT: Tensor, weight_VD: Tensor) -> Tensor:
+            x_BTD = F.embedding(tokens_BT, weight_VD)
+            return change(x_BTD) if tokens_BT.shape[1] > least_length else x_BTD
+
+        replace(model_module, "F", SimpleNamespace(embedding=embedding, linear=F.linear))
+
+    return patch
+
+
+def router_beside(others: int) -> Patch:
+    """Routers see the batch's mean, without a gradient, where a batch has more sequences than that."""
+    seen = f"x_BTD if len(x_BTD) <= {others} else x_BTD - x_BTD.detach().mean(0, keepdim=True)"
+    return routed(seen)
+
+
+def memory(replace: Replace) -> None:
+    """While gradients are on, attention adds what the batch before left in it, which is detached."""
+    forward = MultiHeadAttentionModule.forward
+
+    def mutant(self: Any, x_BTD: Tensor, noise: Noise | None) -> Tensor:
+        y_BTD = forward(self, x_BTD, noise)
+        if not torch.is_grad_enabled():
+            return y_BTD
+        before, vars(self)["_memory"] = vars(self).get("_memory", 0.0), x_BTD[:, -1].detach().mean(0)
+        return y_BTD + 0.1 * before
+
+    replace(MultiHeadAttentionModule, "forward", mutant)
+
+
 LEAKS: dict[str, tuple[Patch, dict[str, Any]]] = {
     "mask off by one": (attention((MASK, ".triu(2)")), {}),
     "mask off by one, latent attention": (attention((MASK, ".triu(2)")), {"attention": "mla"}),
@@ -281,6 +316,13 @@ LEAKS: dict[str, tuple[Patch, dict[str, Any]]] = {
         ),
         {},
     ),
+    "router sees the batch's mean where there are more than two sequences": (router_beside(2), {}),
+    "memory of the batch before, while gradients are on": (memory, {}),
+    "embedding of the next token": (embedded("x_BTD + 0.1 * x_BTD.roll(-1, 1)"), {}),
+    "first token's embedding knows the second, in long sequences": (
+        embedded("torch.cat((x_BTD[:, :1] + 0.1 * x_BTD[:, 1:2], x_BTD[:, 1:]), 1)", 40),
+        {},
+    ),
     "dropout drawn from torch's global generator": (
         line(dropout_module, "dropout", (', generator=noise.generator("dropout", role, x.device))', ")")),
         {},
@@ -326,6 +368,13 @@ LABELS: dict[str, Patch] = {
     "evaluated at a softer temperature": line(
         MoETransformer, "token_losses", ("token_losses(output.hidden_BTD", "token_losses(0.5 * output.hidden_BTD")
     ),
+    "labels smoothed while training": line(
+        MoETransformer, "loss", ("return linear", "return (1.1 if self.training else 1.0) * linear")
+    ),
+    "gradient of the loss by another count": line(
+        loss_module._LinearCrossEntropy, "forward", ("grad_hidden_ND[part] =", "grad_hidden_ND[part] = 2.0 *")
+    ),
+    "five guesses a token": line(loss_module, "token_losses", ("logits_CV.amax(1)", "logits_CV.topk(5).values[:, -1]")),
     "evaluated losses capped": line(loss_module, "token_losses", ("targets_C)[2]", "targets_C)[2].clamp(max=6.0)")),
 }
 
@@ -362,6 +411,12 @@ def lightly_edited(corpus: TokenizedCorpus) -> TokenizedCorpus:
     return with_training_text(corpus, texts)
 
 
+def first_tokens(corpus: TokenizedCorpus) -> TokenizedCorpus:
+    """So little is trained on that a run of a hundred sequences takes some epochs."""
+    train = corpus.train
+    return dataclasses.replace(corpus, train=dataclasses.replace(train, tokens=train.tokens[:2_000]))
+
+
 def validation_in_updates(first: int, last: int) -> Patch:
     """The batches of some updates hold validation text, whatever windows were drawn."""
 
@@ -385,6 +440,33 @@ def validation_in_updates(first: int, last: int) -> Patch:
 
     return patch
 
+
+def order(drawn: str) -> Patch:
+    """Change the order of an epoch: an expression of its stream."""
+    return line(TrainingBatches, "_epoch_order", ("torch.randperm(self.windows, generator=stream).numpy()", drawn))
+
+
+def windows(starts: str) -> Patch:
+    """Change where the windows start that are trained on: an expression of tokens and seq_len."""
+    return line(
+        batches_module,
+        "disjoint_windows",
+        ("np.arange(max(0, tokens - 1) // seq_len, dtype=np.int64) * seq_len", starts),
+    )
+
+
+ORDERS: dict[str, tuple[Patch, dict[str, Any]]] = {
+    "windows in the order of the text": (order("np.arange(self.windows)"), {}),
+    "an order that is not the seed's": (
+        line(
+            batches_module, "training_batches", ("config.data_stream_seed(seed)", "config.data_stream_seed(seed) + 1")
+        ),
+        {},
+    ),
+    "windows that overlap by half": (windows("np.arange(0, tokens - seq_len - 1, seq_len // 2)"), {}),
+    "half of the windows": (windows("np.arange((tokens - 1) // seq_len // 2) * seq_len"), {}),
+    "windows that start a token late": (windows("np.arange((tokens - 2) // seq_len) * seq_len + 1"), {}),
+}
 
 # --- Training -------------------------------------------------------------------------------------------------------
 
@@ -478,6 +560,104 @@ def rates(factor: str) -> Patch:
     return line(Trainer, "_train_update", (RATES, f"self._set_learning_rates({factor})"))
 
 
+LOSS = "loss = self.model.loss(output, targets_BT)"
+PASS = "self.model(inputs_BT, Noise(self.config.stream_seed(self.seed), self.update, micro_step))"
+CLIPPED = "torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.gradient_clip)"
+CLEARED = "optimizer.zero_grad(set_to_none=True)"
+
+
+def updated(old: str, new: str) -> Patch:
+    """Change a line of the update."""
+    return line(Trainer, "_train_update", (old, new))
+
+
+def forget(replace: Replace) -> None:
+    """Optimizers begin anew at every update."""
+    begin = "for load_E, router in zip"
+    anew = f"for one in self.optimizers if self.update > 1 else ():\n        one.state.clear()\n    {begin}"
+    replace(Trainer, "_train_update", edited(Trainer._train_update, (begin, anew)))
+
+
+def optimized(change: Callable[[list[Any], MoETransformer], None]) -> Patch:
+    """Change the optimizers after they were built."""
+
+    def build(model: MoETransformer, *arguments: Any) -> list[Any]:
+        optimizers: list[Any] = optim_build(model, *arguments)
+        change(optimizers, model)
+        return optimizers
+
+    optim_build = optim.build_optimizers
+    return lambda replace: replace(loop, "build_optimizers", build)
+
+
+def grouped(optimizer: int, **settings: Any) -> Patch:
+    """Change a setting of an optimizer: 0 Muon, 1 AdamW."""
+    return optimized(lambda optimizers, model: optimizers[optimizer].param_groups[0].update(settings))
+
+
+def trained_twice(optimizers: list[Any], model: MoETransformer) -> None:
+    """A second optimizer has a parameter that another has."""
+    optimizers.insert(1, torch.optim.AdamW([model.layers[0].attention.qkv.weight], lr=1e-3))
+    zero_grad = optimizers[0].zero_grad
+    optimizers[0].zero_grad = lambda **_: None
+    optimizers[1].zero_grad = zero_grad
+
+
+def slow_gains(optimizers: list[Any], model: MoETransformer) -> None:
+    """Norms train at a tenth of their rate, in a group of their own."""
+    group = optimizers[1].param_groups[0]
+    gains = [parameter for parameter in group["params"] if parameter.ndim == 1]
+    group["params"] = [parameter for parameter in group["params"] if parameter.ndim > 1]
+    optimizers[1].add_param_group({**group, "params": gains, "lr": group["lr"] / 10})
+
+
+MICRO = {"accumulation": 4, "batch_size": 2}
+UPDATES: dict[str, tuple[Patch, dict[str, Any]]] = {
+    "half of the labels left out where the loss is called": (
+        updated(LOSS, LOSS.replace("targets_BT", "targets_BT.masked_fill(targets_BT % 2 == 0, -100)")),
+        {},
+    ),
+    "the loss's sum instead of its mean": (updated(LOSS, f"{LOSS} * targets_BT.numel()"), {}),
+    "no balance loss": (updated("loss + output.auxiliary_loss", "loss"), {}),
+    "labels given as inputs": (updated(PASS, PASS.replace("inputs_BT", "targets_BT")), {}),
+    "no dropout while training": (updated(PASS, "self.model(inputs_BT)"), {}),
+    "equal dropout at every update": (updated(PASS, PASS.replace("self.update", "0")), {}),
+    "dropout of another seed": (updated(PASS, PASS.replace("stream_seed(self.seed)", "stream_seed(0) + 42")), {}),
+    "accumulated gradients not divided": (updated(" / training.accumulation)", ")"), MICRO),
+    "gradients of the last micro-batch alone": (
+        updated("with self.autocast():", "self.model.zero_grad()\n        with self.autocast():"),
+        MICRO,
+    ),
+    "gradients not clipped": (updated(CLIPPED, "pass"), {"gradient_clip": 0.3}),
+    "each gradient clipped by itself": (
+        updated(CLIPPED, "[torch.nn.utils.clip_grad_norm_(one, 0.2) for one in self.model.parameters()]"),
+        {},
+    ),
+    "gradients never cleared": (updated(CLEARED, "pass"), {}),
+    "one optimizer's gradients never cleared": (
+        updated(CLEARED, f"optimizer is self.optimizers[0] or {CLEARED}"),
+        {},
+    ),
+    "optimizers that forget": (forget, {}),
+    "two steps an update": (updated("optimizer.step()", "optimizer.step(), optimizer.step()"), {}),
+    "another momentum": (grouped(0, momentum=0.5), {}),
+    "half the learning rate": (grouped(0, lr=0.005), {}),
+    "no weight decay": (grouped(1, weight_decay=0.0), {}),
+    "another average of squares": (grouped(1, betas=(0.9, 0.9)), {}),
+    "a group at a tenth of its learning rate": (optimized(slow_gains), {}),
+    "two optimizers on one parameter": (optimized(trained_twice), {}),
+    "AdamW where Muon is named": (line(optim, "build_optimizers", ('config.optimizer == "adamw"', "True")), {}),
+    "one step of Muon's iteration": (lambda replace: replace(optim, "NEWTON_SCHULZ_STEPS", 1), {}),
+    "Muon's steps of one size for all shapes": (
+        line(optim.Muon, "_step_group", ("math.sqrt(max(1.0, rows / columns))", "1.0")),
+        {},
+    ),
+    "bf16 where fp32 is named": (
+        line(Trainer, "autocast", ('self.config.training.precision == "bf16"', "True")),
+        {},
+    ),
+}
+
 BUDGETS: dict[str, tuple[Patch, dict[str, Any]]] = {
     "schedule cut short": (stop_early, {"evaluate_every": 6}),
     "schedule over four times the updates": (
@@ -500,6 +680,21 @@ BUDGETS: dict[str, tuple[Patch, dict[str, Any]]] = {
     "learning rate doubled half-way": (
         rates("learning_rate_factor(self.update, training) * (2 if 4 < self.update < 8 else 1)"),
         {},
+    ),
+    "tokens reported without accumulation": (
+        line(
+            Trainer, "_append_row", ("self.config.training.tokens_per_update", "self.config.training.batch_size * 64")
+        ),
+        MICRO,
+    ),
+    "never put back into training mode": (updated("self.model.train()", "pass"), {"evaluate_every": 3}),
+    "evaluated in training mode": (
+        line(Trainer, "_score", ("self.model.eval()", "pass")),
+        {"evaluate_every": 3, "feed_forward": "moe_deepseek_plain"},
+    ),
+    "routers not told of updates": (
+        updated("load_E += router.after_update()", "load_E += router.load_E"),
+        {"feed_forward": "moe_deepseek_plain"},
     ),
     "half of each batch": (
         line(
@@ -558,7 +753,20 @@ def count_the_baseline(replace: Replace) -> None:
     replace(loop, "count", lambda config: count(dataclasses.replace(config, attention=baseline)))
 
 
+def double_queries(model: MoETransformer) -> None:
+    """One part starts at twice its values."""
+    with torch.no_grad():
+        model.layers[0].attention.out.weight.mul_(2.0)
+
+
+def seed_of_its_own(replace: Replace) -> None:
+    """Initial values are drawn from another stream than the other cells'."""
+    replace(loop, "build_model", lambda config, seed, *rest: build_model(config, seed + 1, *rest))
+
+
 WRONG_MODELS: dict[str, Patch] = {
+    "initial values of another seed": seed_of_its_own,
+    "initial values of a part doubled": built(double_queries),
     "the baseline trained under a name": train_the_baseline,
     "one layer of the baseline": built(one_layer_of_the_baseline),
     "norms after the sublayers": set_on("layers.0", "is_pre_norm", lambda old: False),
@@ -626,6 +834,45 @@ SUM = "loss_sum += losses_N.double().sum()"
 MEAN = "loss_sum.item() / batches.scored_tokens"
 
 EVALUATIONS: dict[str, tuple[Patch, str, str, dict[str, Any]]] = {
+    "perplexity of bits": (
+        line(Trainer, "evaluate", ("math.exp(loss)", "2**loss")),
+        "evaluation",
+        INVALID,
+        {},
+    ),
+    "accuracy over the padding, too": (
+        line(
+            Trainer, "_score", ("correct.item() / batches.scored_tokens", "correct.item() / (len(batches.starts) * 64)")
+        ),
+        "evaluation",
+        INVALID,
+        {},
+    ),
+    "labels as inputs in the midst of the evaluation": (
+        line(
+            EvaluationBatches,
+            "__iter__",
+            (
+                "yield torch.from_numpy(inputs_BT)",
+                "yield torch.from_numpy(targets_BT if 0 < first < len(self.starts) - 64 else inputs_BT)",
+            ),
+        ),
+        "evaluation",
+        INVALID,
+        {},
+    ),
+    "windows of half the length evaluated": (
+        line(batches_module, "evaluation_batches", ("seq_len=training.seq_len", "seq_len=training.seq_len // 2")),
+        "evaluation",
+        INVALID,
+        {},
+    ),
+    "the validation split as the final test": (
+        line(batches_module, "test_batches", ("corpus.test", "corpus.validation")),
+        "evaluation",
+        INVALID,
+        {},
+    ),
     "two batches evaluated": (
         line(batches_module, "evaluation_batches", ("first_batches=training.evaluation_batches", "first_batches=2")),
         "evaluation",
@@ -682,6 +929,11 @@ EVALUATIONS: dict[str, tuple[Patch, str, str, dict[str, Any]]] = {
 SPLITS: dict[str, tuple[Patch, Callable[[TokenizedCorpus], TokenizedCorpus], dict[str, Any]]] = {
     "a validation document copied into training": (lambda replace: None, verbatim, {}),
     "validation documents in training under light edits": (lambda replace: None, lightly_edited, {"updates": 400}),
+    "the same order in every epoch": (
+        line(TrainingBatches, "_epoch_order", ("int(epoch)", "0")),
+        first_tokens,
+        {},
+    ),
     "validation text in later batches": (validation_in_updates(3, 11), lambda corpus: corpus, {}),
     "validation text in a few batches": (validation_in_updates(4, 6), lambda corpus: corpus, {}),
     "trained on the validation text": (
@@ -696,7 +948,23 @@ SPLITS: dict[str, tuple[Patch, Callable[[TokenizedCorpus], TokenizedCorpus], dic
     ),
 }
 
+
+def starts_early(corpus: TokenizedCorpus) -> TokenizedCorpus:
+    """Each validation document is said to start at the end of the one before."""
+    starts = np.maximum(corpus.validation.document_starts - 1, 0)
+    return dataclasses.replace(corpus, validation=dataclasses.replace(corpus.validation, document_starts=starts))
+
+
+TEXTS: dict[str, tuple[Callable[[TokenizedCorpus], TokenizedCorpus], str]] = {
+    "validation documents in the final test": (
+        lambda corpus: dataclasses.replace(corpus, test=corpus.validation),
+        "split_overlap",
+    ),
+    "documents that start a token early": (starts_early, "evaluation"),
+}
+
 MUTANTS: tuple[Mutant, ...] = (
+    *(Mutant(name=name, audit=audit, severity=WARNING, corpus=corpus) for name, (corpus, audit) in TEXTS.items()),
     *(
         Mutant(name=name, audit="causality", severity=INVALID, patch=patch, setting=setting)
         for name, (patch, setting) in LEAKS.items()
@@ -705,6 +973,14 @@ MUTANTS: tuple[Mutant, ...] = (
     *(
         Mutant(name=name, audit="split_overlap", severity=INVALID, patch=patch, corpus=corpus, setting=setting)
         for name, (patch, corpus, setting) in SPLITS.items()
+    ),
+    *(
+        Mutant(name=name, audit="split_overlap", severity=INVALID, patch=patch, setting=setting)
+        for name, (patch, setting) in ORDERS.items()
+    ),
+    *(
+        Mutant(name=name, audit="update", severity=INVALID, patch=patch, setting=setting)
+        for name, (patch, setting) in UPDATES.items()
     ),
     *(
         Mutant(name=name, audit="dead_parameters", severity=WARNING, patch=patch, setting=setting)

@@ -163,10 +163,6 @@ class TrainingBatches:
         """Return the windows that make up one micro-batch."""
         return self._read(self.window_indices(update, micro_step))
 
-    def in_order(self, updates: int) -> Iterator[Windows]:
-        """Yield the windows of the first so many updates in order, those of some whole micro-batches at a time."""
-        yield from map(self._read, self._rows(updates))
-
     def _rows(self, updates: int) -> Iterator[np.ndarray]:
         sequences, step = updates * self._accumulation * self.batch_size, MICRO_BATCHES_AT_ONCE * self.batch_size
         for first in range(0, sequences, step):

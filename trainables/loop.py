@@ -188,7 +188,9 @@ class Trainer:
         return {schema.TEST_LOSS: _finite(loss), schema.TEST_ACCURACY: _finite(accuracy)}
 
     @torch.no_grad()
-    def _score(self, batches: EvaluationBatches, seen: Callable[[Tensor, Tensor, Tensor], None]) -> tuple[float, float]:
+    def _score(
+        self, batches: EvaluationBatches, seen: Callable[[Tensor, Tensor, Tensor, Tensor], None]
+    ) -> tuple[float, float]:
         """Return loss and accuracy over all scored tokens of these batches, each of which is shown to `seen`."""
         started = time.perf_counter()
         self.model.eval()
@@ -198,7 +200,7 @@ class Trainer:
             inputs_BT, targets_BT = self._to_device(batch)
             with self.autocast():
                 losses_N, correct_N = self.model.token_losses(self.model(inputs_BT), targets_BT)
-            seen(inputs_BT, targets_BT, losses_N)
+            seen(inputs_BT, targets_BT, losses_N, correct_N)
             loss_sum += losses_N.double().sum()
             correct += correct_N.sum()
         loss, accuracy = loss_sum.item() / batches.scored_tokens, correct.item() / batches.scored_tokens

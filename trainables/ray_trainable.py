@@ -235,7 +235,7 @@ class AblationTrainable(tune.Trainable):
 
     def _advance(self) -> tuple[str, str | None]:
         """Make one update; return the status it leads to and, if the run diverged, how."""
-        self.auditor.start()
+        self.auditor.before_update()
         try:
             next(self.progress, None)
         except Divergence as error:

@@ -47,6 +47,8 @@ class Witness:
         trained: the first and the latest training batch of this process, by the update that they belong to.
         evaluated: the first and the latest batch of the last evaluation.
         scores: of the last evaluation, each batch's targets and their losses (N,), in order.
+        scored_read: checksum of all its batches, in order: a scalar, int64.
+        right: targets that it counted as predicted right: a scalar.
         digest: of the parameters after DIGEST_UPDATES updates; empty before.
         largest: for each parameter that got a gradient and whose optimizer used it, the largest magnitude that the
             average of its gradients reached in each row (last dimension), (R,); of a vector in each element. The
@@ -63,6 +65,8 @@ class Witness:
         self.trained: dict[int, Batch] = {}
         self.evaluated: list[Batch] = []
         self.scores: list[tuple[Tensor, Tensor]] = []
+        self.scored_read = torch.zeros((), dtype=torch.int64)
+        self.right = torch.zeros((), dtype=torch.int64)
         self.digest = ""
         self.largest: dict[str, Tensor] = {}
         self.initial: dict[str, Tensor] = {}
@@ -111,11 +115,14 @@ class Witness:
     def evaluation_begins(self) -> None:
         """Forget the evaluation before."""
         self.evaluated, self.scores = [], []
+        self.scored_read, self.right = (torch.zeros((), dtype=torch.int64) for _ in range(2))
 
-    def scored(self, inputs_BT: Tensor, targets_BT: Tensor, losses_N: Tensor) -> None:
-        """A batch was evaluated: each target's loss, 0 where it is not scored."""
+    def scored(self, inputs_BT: Tensor, targets_BT: Tensor, losses_N: Tensor, correct_N: Tensor) -> None:
+        """A batch was evaluated: each target's loss, 0 where it is not scored, and whether it was predicted right."""
         self.evaluated = [*self.evaluated[:1], (inputs_BT, targets_BT)]
         self.scores.append((targets_BT.flatten(), losses_N))
+        self.scored_read = read_on(self.scored_read, inputs_BT.unsqueeze(0), targets_BT.unsqueeze(0))
+        self.right = correct_N.sum() + self.right
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was seen over the whole run, as tensors and plain data."""

@@ -203,7 +203,7 @@ def _train(config: TrialConfig, folder: Path, device: torch.device, barrier: Bar
     short = replace(config, training=replace(endless, evaluation_batches=1))
     corpus = open_corpus(folder)
     trainer = Trainer(short, PROBE_SEED, corpus, device)
-    Auditor(trainer, corpus).start()
+    Auditor(trainer, corpus).before_update()
     progress = trainer.run()
     next(progress)  # from now on the optimizers have their state
     trainer.evaluate()

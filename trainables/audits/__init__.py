@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from analysis.schema import SEVERITIES, VAL_LOSS, Audit, DocumentScores
-from moe_models.streams import Noise
+from moe_models.streams import Noise, generator
 from trainables.audits import (
     budget,
     causality,
@@ -19,6 +19,7 @@ from trainables.audits import (
     targets,
     too_good,
     treatment_applied,
+    update,
 )
 from trainables.batches import Windows
 from trainables.data import TokenizedCorpus
@@ -44,11 +45,22 @@ class Auditor:
         self.scores: DocumentScores | None = None
         self.params_dead: int | None = None
         self._worst: dict[str, Audit] = {}
+        self._update_looked_at = -1
+        self._begun: update.Begun | None = None
 
-    def start(self) -> None:
-        """Audit the model before this process trains it: as initialised, or as a checkpoint left it."""
+    def before_update(self) -> None:
+        """Audit what is due before an update.
+
+        Before this process's first that is the model, as initialised or as a checkpoint left it. A later one, which
+        chance picks, is made a second time beside it; if there is no later one, the first.
+        """
+        trainer = self.trainer
+        self._judge_update()
         if not self.ran:
             self._note(causality.NAME, self._causality())
+            self._update_looked_at = self._drawn_update()
+        if trainer.update == self._update_looked_at and not trainer.finished:
+            self._begun = update.begin(trainer, self._autocast())
 
     def end(self) -> list[Audit]:
         """Audit what was trained; return all that was found.
@@ -57,13 +69,16 @@ class Auditor:
         is it where this process only restored a finished run.
         """
         trainer, witness, config = self.trainer, self.trainer.witness, self.trainer.config
-        if trainer.finished and witness.trained and trainer.rows[-1][VAL_LOSS] is not None:
+        is_whole = trainer.finished and bool(witness.trained) and trainer.rows[-1][VAL_LOSS] is not None
+        if is_whole:
+            self._judge_update()
             self._note(causality.NAME, self._causality())
             read = self._read()
             self._note(targets.NAME, targets.audit(trainer.model, read))
             trained, held = trainer.batches.drawn(trainer.update), trainer.validation.scored()
             self._note(split_overlap.NAME, split_overlap.audit(self.corpus, trained, held, read))
-            self._note(split_overlap.NAME, split_overlap.every_batch(trainer.batches, witness))
+            found = split_overlap.every_batch(config, trainer.seed, self.corpus.train, witness)
+            self._note(split_overlap.NAME, found)
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             parameters = [parameter for group in groups for parameter in group["params"]]
             dead = dead_parameters.find(trainer.model, witness, parameters)
@@ -71,15 +86,23 @@ class Auditor:
             self._note(dead_parameters.NAME, dead.audit)
             self.scores = evaluation.by_document(trainer.validation, witness)
             self._note(evaluation.NAME, evaluation.audit(self.corpus.validation, self.scores, witness))
+            found = evaluation.documents(self.corpus.validation, self.corpus.end_of_document)
+            self._note(evaluation.NAME, found)
             self._note(evaluation.NAME, evaluation.scored(trainer.validation, witness))
-            found = evaluation.reported(trainer.model, witness, trainer.rows[-1], trainer.autocast())
+            self._note(evaluation.NAME, evaluation.read(config.training, held, witness))
+            self._note(evaluation.NAME, evaluation.final_test(self.corpus.test, trainer.test.scored()))
+            found = evaluation.reported(trainer.model, witness, trainer.rows[-1], self._autocast())
             self._note(evaluation.NAME, found)
             self._note(too_good.NAME, too_good.audit(self.corpus, trainer.validation, self.scores))
             drawn = len(trained.starts), trainer.batches.windows
-            found = budget.audit(config.training, witness, trainer.base_learning_rates, *drawn)
+            found = budget.audit(config.training, witness, trainer.base_learning_rates, trainer.rows[-1], *drawn)
             self._note(budget.NAME, found)
+            self._note(budget.NAME, budget.routed(trainer.model, witness))
         declared = config.declared_model or config.model
         self._note(treatment_applied.NAME, treatment_applied.audit(trainer.model, declared, trainer.rows[-1]))
+        if is_whole:
+            found = treatment_applied.initial(trainer.model, config.stream_seed(trainer.seed), witness)
+            self._note(treatment_applied.NAME, found)
         return self.found
 
     @property
@@ -95,6 +118,25 @@ class Auditor:
         before = self._worst.setdefault(name, found)
         if SEVERITIES.index(found.severity) < SEVERITIES.index(before.severity):
             self._worst[name] = found
+
+    def _autocast(self) -> torch.autocast:
+        """Return what the configured precision is, whatever the run made of it."""
+        is_bf16 = self.trainer.config.training.precision == "bf16"
+        return torch.autocast(self.trainer.device.type, dtype=torch.bfloat16, enabled=is_bf16)
+
+    def _drawn_update(self) -> int:
+        """Return the update that is made a second time: any but this process's first, where there are others."""
+        first, last = self.trainer.update, self.trainer.config.training.updates - 1
+        if first >= last:
+            return first
+        stream = generator(self.trainer.config.stream_seed(self.trainer.seed), "audit", update.NAME, first)
+        return first + 1 + int(torch.randint(last - first, (1,), generator=stream))
+
+    def _judge_update(self) -> None:
+        if self._begun is not None:
+            assert self.trainer.update == self._begun.update + 1, "an update is judged before the next one is made"
+            self._note(update.NAME, update.judge(self.trainer, self._begun))
+            self._begun = None
 
     def _read(self) -> dict[str, tuple[Windows, Batch]]:
         """Return the batches that the witness holds by what was done with them, each with the windows it has to be."""
@@ -118,4 +160,4 @@ class Auditor:
         if len(tokens_BT) == 1:
             tokens_BT = torch.cat((tokens_BT, tokens_BT.flip(1)))
         noise = Noise(trainer.config.stream_seed(trainer.seed), trainer.update, 0)
-        return causality.audit(trainer.model, tokens_BT, self.corpus.end_of_document, noise, trainer.autocast())
+        return causality.audit(trainer.model, tokens_BT, self.corpus.end_of_document, noise, self._autocast())

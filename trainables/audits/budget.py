@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from analysis.schema import WARNING, Audit
+from analysis.schema import STEP, TOKENS, WARNING, Audit
+from moe_models.model import MoETransformer
+from moe_models.routers import Router
 from trainables.config import TrainingConfig
 from trainables.witness import Witness
 
@@ -15,14 +18,20 @@ TOLERANCE = 1e-6
 
 
 def audit(
-    training: TrainingConfig, witness: Witness, base_rates: Sequence[float], drawn: int, windows: int
+    training: TrainingConfig,
+    witness: Witness,
+    base_rates: Sequence[float],
+    row: Mapping[str, Any],
+    drawn: int,
+    windows: int,
 ) -> Audit | None:
-    """Compare what was made with what was scheduled.
+    """Compare what was made with what was scheduled, and with what is reported.
 
     Args:
         training: the schedule.
         witness: of the whole run.
         base_rates: learning rate of each parameter group before the schedule's factor.
+        row: the last row of the curve.
         drawn: different windows that were trained on.
         windows: all there are: an epoch takes each once.
     """
@@ -32,6 +41,9 @@ def audit(
     scheduled = training.updates * training.tokens_per_update
     if witness.tokens != scheduled:
         evidence.append(f"{witness.tokens:,} tokens were trained on where {scheduled:,} were scheduled")
+    for column, made in ((STEP, witness.updates), (TOKENS, witness.tokens)):
+        if row[column] != made:
+            evidence.append(f"{column} is reported as {row[column]:,} where {made:,} were made")
     due = min(windows, witness.updates * training.accumulation * training.batch_size)
     if drawn != due:
         evidence.append(f"{drawn:,} different windows were trained on where {due:,} were due")
@@ -39,6 +51,22 @@ def audit(
     if rates is not None:
         evidence.append(rates)
     return Audit(name=NAME, severity=WARNING, evidence="; ".join(evidence)) if evidence else None
+
+
+def routed(model: MoETransformer, witness: Witness) -> Audit | None:
+    """Compare what routers count, which balances some of them, with what was trained on: no more and no less.
+
+    Args:
+        model: as trained.
+        witness: of the whole run.
+    """
+    routers = {name: module for name, module in model.named_modules() if isinstance(module, Router)}
+    for name, router in routers.items():
+        counted, due = int(witness.loads[name].sum()), witness.tokens * router.top_k
+        if abs(counted - due) > TOLERANCE * due:
+            evidence = f"{name} sent {counted:,} tokens to experts where {due:,} were to be in training"
+            return Audit(name=NAME, severity=WARNING, evidence=evidence)
+    return None
 
 
 def _rates(training: TrainingConfig, witness: Witness, base_rates: Sequence[float]) -> str | None:

@@ -9,8 +9,6 @@ Shapes: B sequences, T tokens, V vocabulary, D model width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from torch import Tensor
 from analysis.schema import INVALID, Audit
 from moe_models.model import MoETransformer
 from moe_models.streams import Noise
+from trainables.audits.undisturbed import undisturbed
 from trainables.memory import breaks_process, lacks_memory
 
 NAME = "causality"
@@ -50,16 +49,17 @@ def audit(
     Raises:
         RuntimeError: fp32 does not decide, and there is no memory for fp64 or the device has failed.
     """
-    few_BT, (sequences, length) = tokens_BT[:2], tokens_BT.shape
+    sequences, length = tokens_BT.shape
     stream = noise.generator("audit", NAME, torch.device("cpu"))
     places = torch.randperm(length, generator=stream).tolist()
-    with _undisturbed(model):
+    with undisturbed(model):
         for given in (None, noise):
             model.train(given is not None)
-            evidence = _moved(model, few_BT, end_of_document, given)
+            seen_BT = tokens_BT[:2] if given is None else tokens_BT
+            evidence = _moved(model, seen_BT, end_of_document, places, given)
             if evidence is not None:
                 try:
-                    evidence = _moved(copy.deepcopy(model).double(), few_BT, end_of_document, given)
+                    evidence = _moved(copy.deepcopy(model).double(), seen_BT, end_of_document, places, given)
                 except RuntimeError as error:  # a component that cannot compute in fp64: what fp32 says stands
                     if lacks_memory(error) or breaks_process(error):  # that fp64 was not tried says nothing
                         raise
@@ -73,52 +73,52 @@ def audit(
     return None
 
 
-@contextmanager
-def _undisturbed(model: MoETransformer) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers.items():
-                buffer.copy_(value)
-
-
-@torch.no_grad()
-def _moved(model: MoETransformer, tokens_BT: Tensor, end_of_document: int, noise: Noise | None) -> str | None:
+def _moved(
+    model: MoETransformer, tokens_BT: Tensor, end_of_document: int, drawn: list[int], noise: Noise | None
+) -> str | None:
     """Say which change of tokens moved an output that it must not reach, and how far.
 
-    One pass changes two sequences, each from a place of its own on, where a document ends then, or no longer: what
-    either says before its place has to stay, whatever comes after it and whatever stands beside it. Only where it does
-    not is told which of the two it was.
+    One pass changes all sequences, each from a place of its own on, where a document ends then, or no longer: what
+    any says before its place has to stay, whatever comes after it and whatever stands beside it. Only where it does
+    not is told which of the two it was. Passes in training mode keep their graph, as training's do.
+
+    Args:
+        model: in the mode looked at.
+        tokens_BT: two sequences or more; of a part of their length the first two are looked at.
+        end_of_document: as `audit` has it.
+        drawn: places of the sequences after the third.
+        noise: as `audit` has it.
     """
     length = tokens_BT.shape[1]
     half = length // 2 + 1
     changed_BT = (tokens_BT + 1) % model.config.vocab_size
     ended_BT = torch.where(tokens_BT == end_of_document, changed_BT, end_of_document)
-    for part, places in ((length, (length // 3, length - 1)), (half, (half // 2, 1))):
-        before_BT = tokens_BT[:, :part]
+    whole, part_of_it = (length // 3, length - 1, 1, *drawn)[: len(tokens_BT)], (half // 2, 1)
+    for part, places in ((length, whole), (half, part_of_it)):
+        before_BT = tokens_BT[: len(places), :part]
         after = [
             torch.cat((tokens_BT[i, :place], ended_BT[i, place : place + 1], changed_BT[i, place + 1 : part]))
             for i, place in enumerate(places)
         ]
         after_BT = torch.stack(after)
-        before_BTD, after_BTD = (model(all_BT, noise).hidden_BTD for all_BT in (before_BT, after_BT))
+        before_BTD, after_BTD = (_outputs(model, all_BT, noise) for all_BT in (before_BT, after_BT))
         for index, place in enumerate(places):
             moved = _share_moved(before_BTD, after_BTD, index, place)
             if moved is None:
                 continue
             alone_BT = before_BT.clone()
             alone_BT[index] = after_BT[index]
-            moved_alone = _share_moved(before_BTD, model(alone_BT, noise).hidden_BTD, index, place)
+            moved_alone = _share_moved(before_BTD, _outputs(model, alone_BT, noise), index, place)
             if moved_alone is None:
                 return f"changing another sequence of the batch moved a sequence's outputs by {moved} of the largest"
             late = f"the last {part - place} of {part} tokens"
             return f"changing {late} moved outputs before them by {moved_alone} of the largest"
     return None
+
+
+def _outputs(model: MoETransformer, tokens_BT: Tensor, noise: Noise | None) -> Tensor:
+    with torch.set_grad_enabled(noise is not None):
+        return model(tokens_BT, noise).hidden_BTD.detach()
 
 
 def _share_moved(before_BTD: Tensor, after_BTD: Tensor, index: int, place: int) -> str | None:

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.schema import INVALID, VAL_LOSS, WARNING, Audit, DocumentScores
+from analysis.schema import INVALID, VAL_ACCURACY, VAL_LOSS, VAL_PERPLEXITY, WARNING, Audit, DocumentScores
 from moe_models.loss import IGNORED_TARGET
 from moe_models.model import MoETransformer
-from trainables.batches import EvaluationBatches
+from trainables.audits.undisturbed import undisturbed
+from trainables.batches import EvaluationBatches, Windows
+from trainables.config import TrainingConfig
 from trainables.data import Split
-from trainables.witness import Witness
+from trainables.witness import Witness, read_on
 
 NAME = "evaluation"
 SEQUENCES = 8
@@ -45,6 +47,24 @@ def by_document(validation: EvaluationBatches, witness: Witness) -> DocumentScor
         tokens=np.bincount(place_N).tolist(),
         losses=np.bincount(place_N, losses_N.numpy()).tolist(),
     )
+
+
+def documents(split: Split, end_of_document: int) -> Audit | None:
+    """Say where the documents that losses are summed by are not those of the text.
+
+    Args:
+        split: what was scored.
+        end_of_document: the token that each document ends with.
+    """
+    ends = split.tokens[np.append(split.document_starts[1:], len(split.tokens)) - 1]
+    wrong = int((ends != end_of_document).sum())
+    if wrong == 0:
+        return None
+    evidence = (
+        f"{wrong:,} of {len(ends):,} validation documents do not end where the text ends one: no error over documents "
+        "can be believed"
+    )
+    return Audit(name=NAME, severity=WARNING, evidence=evidence)
 
 
 def audit(split: Split, scores: DocumentScores | None, witness: Witness) -> Audit | None:
@@ -80,9 +100,44 @@ def scored(validation: EvaluationBatches, witness: Witness) -> Audit | None:
     return Audit(name=NAME, severity=INVALID, evidence=evidence)
 
 
+def read(training: TrainingConfig, windows: Windows, witness: Witness) -> Audit | None:
+    """Compare all that the last evaluation read, inputs and labels batch by batch, with its windows as configured.
+
+    Args:
+        training: their length, and how many are a batch.
+        windows: what was to be scored.
+        witness: of the run.
+    """
+    due, tokens = torch.zeros((), dtype=torch.int64), windows.tokens
+    for first in range(0, len(windows.starts), training.evaluation_batch_size):
+        starts_B = windows.starts[first : first + training.evaluation_batch_size]
+        places_BT = starts_B[:, None] + np.arange(training.seq_len + 1)
+        texts_BT = tokens[np.minimum(places_BT, len(tokens) - 1)].astype(np.int64)
+        is_label_BT = places_BT[:, 1:] < len(tokens)
+        parts = np.where(is_label_BT, texts_BT[:, :-1], 0), np.where(is_label_BT, texts_BT[:, 1:], IGNORED_TARGET)
+        due = read_on(due, *(torch.from_numpy(part_BT).unsqueeze(0) for part_BT in parts))
+    if due.item() == witness.scored_read.item():
+        return None
+    evidence = "what was evaluated is not the text of the windows due, batch by batch"
+    return Audit(name=NAME, severity=INVALID, evidence=evidence)
+
+
+def final_test(split: Split, windows: Windows) -> Audit | None:
+    """Say where the final test would score something else than the whole test split.
+
+    Args:
+        split: what should be scored.
+        windows: what a run's final test scores.
+    """
+    starts = np.arange(0, len(split.tokens) - 1, windows.length - 1)
+    if np.array_equal(windows.tokens, split.tokens) and np.array_equal(windows.starts, starts):
+        return None
+    return Audit(name=NAME, severity=INVALID, evidence="what the final test scores is not the whole test split")
+
+
 @torch.no_grad()
 def reported(model: MoETransformer, witness: Witness, row: Mapping[str, Any], autocast: torch.autocast) -> Audit | None:
-    """Compare the loss that is reported with the scores, and some sequences' scores with those of the trained model.
+    """Compare what is reported with the scores, and some sequences' scores with those of the trained model.
 
     Args:
         model: as trained; left as it was.
@@ -94,14 +149,16 @@ def reported(model: MoETransformer, witness: Witness, row: Mapping[str, Any], au
     if not math.isclose(row[VAL_LOSS], mean, rel_tol=1e-6):
         evidence = f"the validation loss is reported as {row[VAL_LOSS]:.4f} where the scored tokens' mean is {mean:.4f}"
         return Audit(name=NAME, severity=INVALID, evidence=evidence)
+    further = {VAL_PERPLEXITY: math.exp(min(mean, 700)), VAL_ACCURACY: witness.right.item() / len(_labels(witness))}
+    for column, due in further.items():
+        if row[column] is not None and not math.isclose(row[column], due, rel_tol=1e-5):
+            evidence = f"{column} is reported as {row[column]:.4f} where that of the scored tokens is {due:.4f}"
+            return Audit(name=NAME, severity=INVALID, evidence=evidence)
     inputs_BT, targets_BT = (part_BT[:SEQUENCES] for part_BT in witness.evaluated[-1])
     scored_N = witness.scores[-1][1][: targets_BT.numel()]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    with autocast:
+    with undisturbed(model), autocast:
+        model.eval()
         losses_N, _ = model.token_losses(model(inputs_BT), targets_BT)
-    for module, mode in modes.items():
-        module.training = mode
     apart = (losses_N - scored_N).abs().sum().item() / losses_N.sum().item()
     if apart > TOLERANCE:
         evidence = f"the losses of text evaluated differ by {apart:.1%} from those that the trained model has on it"

@@ -5,14 +5,16 @@ Shapes: M tokens of joined windows, n tokens a gram, G grams.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from analysis.schema import INVALID, NOTE, WARNING, Audit
-from trainables.batches import TrainingBatches, Windows
+from moe_models.streams import generator
+from trainables.batches import MICRO_BATCHES_AT_ONCE, Windows, overlapping_windows
+from trainables.config import TrialConfig
 from trainables.data import Split, TokenizedCorpus
 from trainables.witness import Batch, Witness, read_on, sequences
 
@@ -35,7 +37,7 @@ def audit(
 ) -> Audit | None:
     """Look for validation tokens in runs that stand in the tokens trained on, and for documents in two splits.
 
-    What the validation split has of the training text can make a run invalid; documents of the test split are a
+    What the validation split has of the training text can make a run invalid; what the test split has of either is a
     warning, since comparisons are made on validation. A document of `SHORTEST_DOCUMENT` tokens or more that is in both
     is a copy. Shorter ones recur innocently ("Yes.") and count by the tokens that they are: where a split is made of
     them, its loss measures memory.
@@ -53,13 +55,14 @@ def audit(
             evidence = f"{strays} of {len(batch[0])} sequences really {what} are none of the windows drawn for it"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
     texts = _documents(corpus.train)
-    copies, of_test = _copies(texts, corpus.validation, "validation"), _copies(texts, corpus.test, "test")
+    copies = _copies(texts, corpus.validation, "validation", "training")
+    of_test = _copies([*texts, *_documents(corpus.validation)], corpus.test, "test", "training or validation")
     if copies.too_many:
         return Audit(name=NAME, severity=INVALID, evidence=copies.evidence)
     found = _runs(corpus, trained, scored, copies)
     if not of_test.too_many or (found is not None and found.severity == INVALID):
         return found
-    of_final_test = f"{of_test.evidence}, so that the final test measures memory"
+    of_final_test = f"{of_test.evidence}, so that not all of the final test is new"
     said = of_final_test if found is None else f"{of_final_test}; {found.evidence}"
     return Audit(name=NAME, severity=WARNING, evidence=said)
 
@@ -86,23 +89,45 @@ def _runs(corpus: TokenizedCorpus, trained: Windows, scored: Windows, copies: _C
     return Audit(name=NAME, severity=NOTE, evidence=evidence)
 
 
-def every_batch(batches: TrainingBatches, witness: Witness) -> Audit | None:
-    """Compare all that was trained on, inputs and labels in their order, with the windows drawn for it.
+def every_batch(config: TrialConfig, seed: int, split: Split, witness: Witness) -> Audit | None:
+    """Compare all that was trained on, inputs and labels in their order, with the windows due.
+
+    These are drawn a second time, from the configuration and the seed alone: windows that lie end to end, each once an
+    epoch, in an order of the epoch's own.
 
     Args:
-        batches: what was to be trained on.
+        config: of the run.
+        seed: of the run.
+        split: what was to be trained on.
         witness: of the whole run.
     """
-    due = torch.zeros((), dtype=torch.int64)
-    for windows in batches.in_order(witness.updates):
-        texts = torch.from_numpy(np.stack(windows.texts()).astype(np.int64)).unflatten(0, (-1, batches.batch_size))
+    training, due = config.training, torch.zeros((), dtype=torch.int64)
+    places = np.arange(training.seq_len + 1)
+    for starts in _starts_due(config, seed, split, witness.updates * training.accumulation * training.batch_size):
+        texts = torch.from_numpy(split.tokens[starts[:, None] + places].astype(np.int64))
+        texts = texts.unflatten(0, (-1, training.batch_size))
         due = read_on(due, texts[..., :-1], texts[..., 1:])
     if due.item() == witness.read.item():
         return None
-    evidence = (
-        f"what was trained on in {witness.updates:,} updates is not the text of the windows drawn for it, in order"
-    )
+    evidence = f"what was trained on in {witness.updates:,} updates is not the text of the windows due, in order"
     return Audit(name=NAME, severity=INVALID, evidence=evidence)
+
+
+def _starts_due(config: TrialConfig, seed: int, split: Split, sequences: int) -> Iterator[np.ndarray]:
+    """Yield where the windows of a run start that has so many sequences, those of whole micro-batches at a time."""
+    length, first = config.training.seq_len, config.data.first_tokens
+    tokens = len(split.tokens) if first is None else min(first, len(split.tokens))
+    starts = np.arange(0, tokens - length, length)
+    if config.data.overlapping_windows:
+        starts = overlapping_windows(tokens, length)[0]
+    step, waiting, epoch = MICRO_BATCHES_AT_ONCE * config.training.batch_size, np.empty(0, dtype=np.int64), 0
+    while sequences > 0:
+        while len(waiting) < min(step, sequences):
+            stream = generator(config.data_stream_seed(seed), "data_order", epoch)
+            waiting = np.append(waiting, starts[torch.randperm(len(starts), generator=stream).numpy()])
+            epoch += 1
+        yield waiting[: min(step, sequences)]
+        waiting, sequences = waiting[step:], sequences - step
 
 
 def _strays(windows: Windows, batch: Batch) -> int:
@@ -116,6 +141,8 @@ class _Copies:
     """Documents of a split that are training documents, token by token."""
 
     split: str
+    of: str
+    """Whose documents they are."""
     documents: int
     """In the split."""
 
@@ -136,24 +163,24 @@ class _Copies:
         """What there is: of the short ones alone, where there are no others."""
         if self.names:
             shown = f"{', '.join(self.names[:3])}{' …' if len(self.names) > 3 else ''}"
-            return f"{len(self.names)} of {self.documents} {self.split} documents are training documents: {shown}"
+            return f"{len(self.names)} of {self.documents} {self.split} documents are {self.of} documents: {shown}"
         short = f"{self.short:,} of {self.documents:,} {self.split} documents, {self.share:.2%} of the tokens,"
-        return f"{short} are training documents of fewer than {SHORTEST_DOCUMENT} tokens"
+        return f"{short} are {self.of} documents of fewer than {SHORTEST_DOCUMENT} tokens"
 
 
 def _documents(split: Split) -> list[np.ndarray]:
     return np.split(split.tokens, split.document_starts[1:])
 
 
-def _copies(texts: list[np.ndarray], held_out: Split, name: str) -> _Copies:
-    """Compare a split's documents with those of the training text."""
+def _copies(texts: list[np.ndarray], held_out: Split, name: str, of: str) -> _Copies:
+    """Compare a split's documents with others."""
     held = _documents(held_out)
     lengths = {len(text) for text in held}
     known = {text.tobytes() for text in texts if len(text) in lengths}
     copies = {place: len(text) for place, text in enumerate(held) if text.tobytes() in known}
     names = [held_out.documents[place] for place, tokens in copies.items() if tokens >= SHORTEST_DOCUMENT]
     short = [tokens for tokens in copies.values() if tokens < SHORTEST_DOCUMENT]
-    return _Copies(name, len(held), names, len(short), sum(short) / len(held_out.tokens))
+    return _Copies(name, of, len(held), names, len(short), sum(short) / len(held_out.tokens))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from analysis.schema import INVALID, Audit
 from moe_models.loss import IGNORED_TARGET
 from moe_models.model import MoETransformer
+from trainables.audits.undisturbed import undisturbed
 from trainables.batches import Windows
 from trainables.witness import Batch, sequences
 
@@ -23,6 +24,10 @@ SHIFTS = (0, 2, -1)
 TRAINED = "trained on at update"
 TOLERANCE = 1e-4
 """Largest relative difference of two ways to compute a loss that can be rounding."""
+GRADIENT_TOLERANCE = 1e-3
+"""Likewise of its gradient."""
+TIE = 1e-3
+"""Of logits: what is closer together may be a tie, or none."""
 
 
 def audit(model: MoETransformer, read: Mapping[str, tuple[Windows, Batch]]) -> Audit | None:
@@ -77,27 +82,43 @@ def _astray(windows: Windows, batch: Batch) -> int:
     return sum(inputs in known and (inputs, labels) not in due for inputs, labels in read)
 
 
-@torch.no_grad()
 def _losses(model: MoETransformer, inputs_BT: Tensor) -> str | None:
     """Say where the losses that train and that evaluate differ from the cross-entropy of logits t with token t + 1."""
     if inputs_BT.shape[1] < 2:
         return None
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    output = model(inputs_BT)
-    for module, mode in modes.items():
-        module.training = mode
-    targets_BT = F.pad(inputs_BT[:, 1:], (0, 1), value=IGNORED_TARGET)
-    logits_NV = model.logits(output.hidden_BTD).float().flatten(0, 1)
-    expected_N = F.cross_entropy(logits_NV, targets_BT.flatten(), ignore_index=IGNORED_TARGET, reduction="none")
-    expected = expected_N.sum().item() / int((targets_BT != IGNORED_TARGET).sum())
-    trained = model.loss(output, targets_BT).item()
-    evaluated_N = model.token_losses(output, targets_BT)[0]
-    if abs(trained - expected) > TOLERANCE * expected:
-        return f"the loss that trains is {trained:.4f} where the next token's cross-entropy is {expected:.4f}"
+    with undisturbed(model):
+        model.eval()
+        with torch.no_grad():
+            output = model(inputs_BT)
+        targets_BT = F.pad(inputs_BT[:, 1:], (0, 1), value=IGNORED_TARGET)
+        hidden_BTD = output.hidden_BTD.requires_grad_()
+        logits_NV = model.logits(hidden_BTD).float().flatten(0, 1)
+        expected_N = F.cross_entropy(logits_NV, targets_BT.flatten(), ignore_index=IGNORED_TARGET, reduction="none")
+        expected = expected_N.sum() / int((targets_BT != IGNORED_TARGET).sum())
+        model.train()
+        loss = model.loss(output, targets_BT)
+        due_BTD, trained_BTD = (torch.autograd.grad(value, hidden_BTD)[0] for value in (expected, loss))
+        model.eval()
+        evaluated_N, correct_N = model.token_losses(output, targets_BT)
+    if abs(loss.item() - expected.item()) > TOLERANCE * expected.item():
+        return (
+            f"the loss that trains is {loss.item():.4f} where the next token's cross-entropy is {expected.item():.4f}"
+        )
+    apart = (torch.linalg.vector_norm(trained_BTD - due_BTD) / torch.linalg.vector_norm(due_BTD)).item()
+    if apart > GRADIENT_TOLERANCE:
+        return f"the gradient of the loss that trains is {apart:.2g} of its size away from the cross-entropy's"
     if (evaluated_N - expected_N).abs().max().item() > TOLERANCE * expected_N.max().item():
         worst = int((evaluated_N - expected_N).abs().argmax())
         return (
             f"a token's evaluated loss is {evaluated_N[worst]:.4f} where its cross-entropy is {expected_N[worst]:.4f}"
         )
-    return None
+    wrong = _miscounted(logits_NV.detach(), targets_BT.flatten(), correct_N)
+    return f"{wrong} of {len(correct_N)} predictions are counted as right or as wrong and are not" if wrong else None
+
+
+def _miscounted(logits_NV: Tensor, targets_N: Tensor, correct_N: Tensor) -> int:
+    """Return how many scored predictions are said to be right that are not, or not to be that are."""
+    is_target_NV = F.one_hot(targets_N.clamp(min=0), logits_NV.shape[1]).bool()
+    lead_N = logits_NV[is_target_NV] - logits_NV.masked_fill(is_target_NV, float("-inf")).amax(1)
+    is_clear_N = (lead_N.abs() > TIE) & (targets_N != IGNORED_TARGET)
+    return int(((lead_N > 0) != correct_N)[is_clear_N].sum())

@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analysis.schema import INVALID, PARAMS_ACTIVE, PARAMS_TOTAL, Audit
 from moe_models.accounting import count_model
 from moe_models.config import ModelConfig
 from moe_models.model import MoETransformer
+from moe_models.parameters import is_bias, is_matrix, matrix_of
+from moe_models.streams import generator
+from trainables.witness import SAMPLE, Witness, sample
 
 NAME = "treatment_applied"
+LARGEST_DRAWN = 2**22
+"""Elements that are drawn again of one parameter, at most: an audit must cost less than a run."""
 
 
 def audit(model: MoETransformer, declared: ModelConfig, row: Mapping[str, Any]) -> Audit | None:
@@ -45,6 +50,49 @@ def audit(model: MoETransformer, declared: ModelConfig, row: Mapping[str, Any]) 
     return Audit(name=NAME, severity=INVALID, evidence="; ".join(evidence)) if evidence else None
 
 
+def initial(model: MoETransformer, seed: int, witness: Witness) -> Audit | None:
+    """Compare what the parameters were before the first update with what the seed draws for their names.
+
+    Matrices are normal, gains 1, biases 0; the slots of `default_init` are uniform. Drawn again is each parameter, and
+    of a stack the first expert, unless it is larger than LARGEST_DRAWN.
+
+    Args:
+        model: as trained.
+        seed: of the run's streams.
+        witness: of the whole run.
+    """
+    parameters = dict(model.named_parameters())
+    others = [
+        name
+        for name, parameter in parameters.items()
+        if (due := _drawn(model.config, seed, name, parameter, parameters[matrix_of(name)])) is not None
+        and not torch.allclose(witness.initial[name][: len(due)].cpu(), due, rtol=1e-4, atol=1e-7)
+    ]
+    if not others:
+        return None
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    evidence = f"the initial values of {others[0]}{more} are not those that the configuration and the seed give"
+    return Audit(name=NAME, severity=INVALID, evidence=evidence)
+
+
+def _drawn(config: ModelConfig, seed: int, name: str, parameter: Tensor, matrix: Tensor) -> Tensor | None:
+    """Return the elements of a parameter's first matrix that a witness samples; None where it is too large."""
+    is_uniform = name.startswith("layers.") and name.split(".")[2] in config.default_init
+    if not is_matrix(name, parameter) and not (is_uniform and is_bias(name)):
+        return sample(torch.full(parameter.shape, 0.0 if is_bias(name) else 1.0))
+    is_stack = matrix.ndim == 3
+    first = torch.empty(parameter.shape[is_stack:])
+    if first.numel() > LARGEST_DRAWN:
+        return None
+    stream = generator(seed, "init", name, *([0] if is_stack else []))
+    bound = matrix.shape[-1] ** -0.5
+    if is_uniform:
+        first.uniform_(-bound, bound, generator=stream)
+    else:
+        first.normal_(0.0, config.init_std, generator=stream)
+    return first.flatten()[:: max(1, parameter.numel() // SAMPLE)]
+
+
 Description = dict[str, Any]
 """What one module is: its type, the shapes of its own tensors, and its plain settings."""
 
@@ -58,7 +106,7 @@ def _description(module: nn.Module) -> Description:
     tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
     return {
         "type": type(module).__qualname__,
-        **{name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        **{name: (str(tensor.dtype), *tensor.shape) for name, tensor in tensors.items()},
         **{f"{name}": _plain(value) for name, value in vars(module).items() if _is_setting(module, name)},
     }
 

@@ -65,9 +65,9 @@ def audited(setting: TrialConfig, corpus: TokenizedCorpus, seed: int = 0) -> dic
     """Train and audit as a trial does; return what was found by name."""
     trainer = Trainer(setting, seed, corpus, CPU)
     auditor = Auditor(trainer, corpus)
-    auditor.start()
+    auditor.before_update()
     for _ in trainer.run():
-        pass
+        auditor.before_update()
     return {audit.name: audit for audit in auditor.end()}
 
 
@@ -208,7 +208,7 @@ def test_leaks_are_invalid(corpus: TokenizedCorpus, leak: str, monkeypatch: pyte
 def test_a_leak_is_found_before_training_begins(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     masked(no_mask)(monkeypatch)
     auditor = Auditor(Trainer(config(corpus), 0, corpus, CPU), corpus)
-    auditor.start()
+    auditor.before_update()
     assert [audit.name for audit in auditor.found] == ["causality"]
 
 
@@ -228,7 +228,7 @@ def test_rounding_that_flips_tied_experts_is_no_leak(corpus: TokenizedCorpus, mo
     monkeypatch.setattr(Router, "forward", forward)
     model = build_model(config(corpus, dropout=0.0).model, 0)
     inputs_BT, _ = TrainingBatches(corpus.train, seq_len=SEQ_LEN, batch_size=2, accumulation=1, seed=0).batch(0, 0)
-    assert causality._moved(model, inputs_BT, 0, None) is not None, "nothing flips: the test tests nothing"
+    assert causality._moved(model, inputs_BT, 0, [], None) is not None, "nothing flips: the test tests nothing"
     assert causality.audit(model, inputs_BT, 0, Noise(0, 0, 0), torch.autocast("cpu", enabled=False)) is None
 
 
@@ -439,10 +439,15 @@ def test_short_documents_may_be_equal_by_chance(corpus: TokenizedCorpus) -> None
     starts = np.arange(0, 120, 12)
     headings = Split(tokens, starts, tuple(map(str, starts)), tuple(map(str, starts)), 0)
     both = dataclasses.replace(corpus, train=headings, validation=headings)
-    assert split_overlap._copies(split_overlap._documents(both.train), both.validation, "validation").names == []
+    assert (
+        split_overlap._copies(split_overlap._documents(both.train), both.validation, "validation", "training").names
+        == []
+    )
     longer = dataclasses.replace(headings, document_starts=starts[::2], documents=tuple("abcde"))
-    assert split_overlap._copies(split_overlap._documents(longer), longer, "validation").names == list("abcde")
-    assert split_overlap._copies(split_overlap._documents(longer), headings, "validation").names == []
+    assert split_overlap._copies(split_overlap._documents(longer), longer, "validation", "training").names == list(
+        "abcde"
+    )
+    assert split_overlap._copies(split_overlap._documents(longer), headings, "validation", "training").names == []
 
 
 @pytest.mark.parametrize(("copied", "severity"), [(0, None), (1, NOTE), (4, NOTE), (5, INVALID), (40, INVALID)])
@@ -471,8 +476,9 @@ def test_test_documents_in_training_are_a_warning(corpus: TokenizedCorpus, share
     found = overlap(copied, all_windows(copied.train), all_windows(corpus.validation))
     assert found is not None
     assert found.severity == WARNING
-    said = f"1 of {len(corpus.test.documents)} test documents are training documents: {corpus.test.documents[1]}"
-    assert found.evidence == f"{said}, so that the final test measures memory"
+    documents = f"1 of {len(corpus.test.documents)} test documents are training or validation documents"
+    said = f"{documents}: {corpus.test.documents[1]}"
+    assert found.evidence == f"{said}, so that not all of the final test is new"
     quoted = with_training_document(copied, corpus.validation.tokens[: int(share * len(corpus.validation.tokens))])
     also = overlap(quoted, all_windows(quoted.train), all_windows(corpus.validation))
     assert also is not None
@@ -970,8 +976,9 @@ def test_audits_change_nothing(corpus: TokenizedCorpus, feed_forward: str, monke
     setting = config(corpus, feed_forward=feed_forward, updates=6, evaluate_every=2)
     watched = Trainer(setting, 0, corpus, CPU)
     auditor = Auditor(watched, corpus)
-    auditor.start()
+    auditor.before_update()
     for _ in watched.run():
+        auditor.before_update()
         auditor._causality()
     auditor.end()
     for name in ("batch", "begins", "gradients", "routed", "scored", "update_made"):
@@ -988,7 +995,7 @@ def test_a_resumed_run_finds_what_an_uninterrupted_one_does(corpus: TokenizedCor
     setting = config(corpus, feed_forward="unused_glm4")
     trainer = Trainer(setting, 0, corpus, CPU)
     auditor = Auditor(trainer, corpus)
-    auditor.start()
+    auditor.before_update()
     list(trainer.run())
     whole, whole_scores = {audit.name: audit for audit in auditor.end()}, auditor.scores
     assert whole_scores is not None
@@ -998,7 +1005,7 @@ def test_a_resumed_run_finds_what_an_uninterrupted_one_does(corpus: TokenizedCor
     second = Trainer(setting, 0, corpus, CPU)
     second.load_state_dict(first.state_dict())
     auditor = Auditor(second, corpus)
-    auditor.start()
+    auditor.before_update()
     for _ in second.run():
         pass
     assert {audit.name: audit for audit in auditor.end()} == whole
@@ -1011,7 +1018,7 @@ def test_a_diverged_run_keeps_what_was_found_before(corpus: TokenizedCorpus, mon
     masked(no_mask)(monkeypatch)
     trainer = Trainer(config(corpus, attention="mla"), 0, corpus, CPU)
     auditor = Auditor(trainer, corpus)
-    auditor.start()
+    auditor.before_update()
     with torch.no_grad():
         trainer.model.embedding.fill_(float("nan"))
     with pytest.raises(loop.Divergence):
