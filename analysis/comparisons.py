@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis import effects, equivalence, outcomes, plan_check, schema
 from analysis.divergence import survivors
+from analysis.effects import MIN_PAIRS
 from analysis.errors import AnalysisError
 from analysis.joint import JOINT_COLUMNS, joint_table, primary_table
 from analysis.looks import at_look
@@ -19,6 +20,7 @@ from analysis.runs import records
 from analysis.significance import ALPHA, clopper_pearson
 from analysis.unpaired import PAIRED, dunnett_table, unpaired_rows
 
+OTHER_ORDER = "another order of the data alone: of several one is always the best"
 COMPARISON_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "name of the cell",
@@ -60,7 +62,8 @@ COMPARISON_COLUMNS = {
     "p": "paired (or Welch's) t test, two-sided; null below 3 pairs and where the verdict says why no test is made, or "
     "that the cell is the primary comparison's model and has its verdict",
     "p_holm": "p, Holm-corrected over the family; of the plan's primary comparison, which is tested alone, p itself",
-    "family": "comparisons in the family: all that are tested in this table, without the primary one (1)",
+    "family": "comparisons in the family, without the primary one (1): all that are tested in this table; those that "
+    "diverged runs leave to a sign test; and of a registered plan those whose seeds are still to come",
     "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
     "assumes equal variances; of the plan's primary comparison by itself, with the residual of all cells; null with "
     "less than two models to compare, where one lacks a seed that others have under all its names, and for a name that "
@@ -68,7 +71,8 @@ COMPARISON_COLUMNS = {
     "joint_low": "lower end of the simultaneous 95 % interval of the difference by the joint analysis; of the primary "
     "comparison, of it alone",
     "joint_high": "its upper end",
-    "joint_family": "comparisons that p_joint is adjusted for: different models, however many names they have",
+    "joint_family": "comparisons that p_joint is adjusted for: different models, however many names they have, and "
+    "what the family has beside those tested",
     **equivalence.EQUIVALENCE_COLUMNS,
     "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
     "p_max_t": "exact sign flips of whole seeds, all paired comparisons together, largest t, stepping down: adjusted "
@@ -103,7 +107,8 @@ CONTRIBUTION_COLUMNS = {
     "percent": "the difference in percent of perplexity",
     "percent_low": "lower end of its 95 % interval",
     "percent_high": "upper end",
-    "accuracy_change": "mean paired difference of the validation accuracy, cell - baseline, 0 to 1",
+    "accuracy_change": "mean paired difference of the validation accuracy, cell - baseline, 0 to 1, over the same "
+    "seeds",
     "plan": plan_check.PLAN_MEANING,
     "verdict": "of the cell's comparison with its baseline",
 }
@@ -134,7 +139,8 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     blocked, primary = why_untested(results, pairs), plan == plan_check.PRIMARY
     blocked = blocked.mask(blocked == "", _same_up_to_rounding(pairs, control))
     twins = _twins(differences, pairs, models, primary) & (blocked == "")
-    table = paired_table(differences, blocked, results, unpaired, primary, twins)
+    others = _tested_elsewhere(results, pairs, differences, plan)
+    table = paired_table(differences, blocked, results, unpaired, primary, twins, others)
     by_seed = table["estimated"] & (table["pairing"] == PAIRED)
     table["adjusted_difference"] = np.nan  # of a race, by what is known of all its looks: racing.adjust
     sized = by_seed & (not results.looks)
@@ -153,7 +159,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     sizes = ["cohens_d", "hedges_g", "hedges_g_low", "hedges_g_high"]
     table.loc[apart, sizes] = unpaired.loc[apart, sizes]
     own = table[~twins]
-    table = table.join(_joint(own, values, pairs, models, results, primary[~twins]))
+    table = table.join(_joint(own, values, pairs, models, results, primary[~twins], others))
     table["plan"] = plan
     table["alone"] = _lack_joint(table.loc[own.index], pairs, models, results).reindex(table.index, fill_value=False)
     table["verdict"] = [_beside_joint(row, results.direction) for row in records(table)]
@@ -184,6 +190,18 @@ def _twins(
     return found
 
 
+def _tested_elsewhere(results: Results, pairs: Mapping[str, str], differences: pd.DataFrame, plan: pd.Series) -> int:
+    """Return how many comparisons of the family, the primary one apart, have a share in its 5 % but no test here.
+
+    Those of diverged runs have a sign test (a race has none that is planned), and what a plan registered is tested as
+    soon as its seeds have ended: were it left out until then, what was found could be lost again.
+    """
+    by_sign = survivors(results, pairs) != ""
+    to_come = ~by_sign & (differences.count(axis=1) < MIN_PAIRS) & plan.map(plan_check.is_early).astype(bool)
+    shared = to_come if results.looks else to_come | by_sign
+    return int((shared & (plan != plan_check.PRIMARY)).sum())
+
+
 def _joint(
     table: pd.DataFrame,
     values: pd.DataFrame,
@@ -191,6 +209,7 @@ def _joint(
     models: Mapping[str, str],
     results: Results,
     primary: pd.Series,
+    others: int,
 ) -> pd.DataFrame:
     """Return JOINT_COLUMNS of a `paired_table` over all rows: of the family of Holm's, and of the primary by itself.
 
@@ -205,7 +224,7 @@ def _joint(
         paired = table["pairing"] == PAIRED
         by_seed, apart = ({cell: pairs[cell] for cell in table.index[rows & kind]} for kind in (paired, ~paired))
         # Only one of the two is there, so that their promise is for all comparisons.
-        return joint_table(values, by_seed, models) if by_seed else dunnett_table(values, apart)
+        return joint_table(values, by_seed, models, others) if by_seed else dunnett_table(values, apart)
 
     estimates = family(table["estimated"] & ~primary, values)
     joint.loc[estimates.index] = estimates
@@ -292,7 +311,8 @@ def contributions(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     single["factor"] = [factors[0] for factors in changed if len(factors) == 1]
     accuracy = results.finished(schema.VAL_ACCURACY)
     change = accuracy.loc[single["cell"]].to_numpy() - accuracy.loc[single["baseline"]].to_numpy()
-    single["accuracy_change"] = pd.DataFrame(change, index=single.index).mean(axis=1)
+    by_seed = at_look(pd.DataFrame(change, single.index, accuracy.columns), results.looks)
+    single["accuracy_change"] = plan_check.of_registered_seeds(by_seed, single["plan"], results).mean(axis=1)
     return single[list(CONTRIBUTION_COLUMNS)].reset_index(drop=True)
 
 
@@ -358,6 +378,8 @@ def why_untested(results: Results, pairs: Mapping[str, str]) -> pd.Series:
             reasons[cell] = f"no valid run left: audits found {invalid[cell]} of {runs[cell]} invalid"
         elif nothing_left[baseline]:
             reasons[cell] = f"no valid run of the baseline left: audits found {invalid[baseline]} invalid"
+        elif changed_factors(results, cell, baseline) == [schema.DATA_ORDER]:
+            reasons[cell] = OTHER_ORDER
     return reasons
 
 

@@ -41,7 +41,8 @@ DIVERGENCE_COLUMNS = {
     "worse": "seeds in which it is worse",
     "tied": "seeds in which both diverged, or are equal",
     "p_sign": "exact two-sided sign test of better against worse (ties left out), paired by seed",
-    "p_holm": "p_sign, Holm-corrected over this table; of the plan's primary comparison, which is tested alone, itself",
+    "p_holm": "p_sign, Holm-corrected over the family: this table and, except in a race, the comparisons that have a t "
+    "test instead; of the plan's primary comparison, which is tested alone, p_sign itself",
     "floor": "smallest p_sign that so many seeds can give, 2 / 2^n",
     "verdict": "of the sign test, in words",
 }
@@ -110,8 +111,14 @@ def divergence(results: Results) -> pd.DataFrame:
     table["rate_low"], table["rate_high"] = clopper_pearson(table["diverged"], table["runs"])
     table["mean_low"], table["mean_high"] = t_interval(table["mean"], table["sd"], table["n"])
     alone = table["plan"] == plan_check.PRIMARY
-    table["p_holm"] = np.where(alone, table["p_sign"], holm(table["p_sign"].mask(alone)))
-    table["verdict"] = [_verdict(*row) for row in table[["better", "worse", "p_holm", "floor"]].itertuples(index=False)]
+    elsewhere = plan[~plan.index.isin(table["cell"])]
+    others = 0 if results.looks else int((elsewhere != plan_check.PRIMARY).sum())
+    table["p_holm"] = np.where(alone, table["p_sign"], holm(table["p_sign"].mask(alone), others))
+    together = table["floor"].mask(alone)
+    # Holm's first step is that of the smallest p: where even the smallest that there can be is too large, none passes.
+    family = np.where(alone, 1, 1 if together.min() * (size := int(together.count()) + others) <= ALPHA else size)
+    rows_of = zip(table["better"], table["worse"], table["p_holm"], table["floor"], family, strict=True)
+    table["verdict"] = [_verdict(*row) for row in rows_of]
     return table[list(DIVERGENCE_COLUMNS)]
 
 
@@ -140,11 +147,23 @@ def _sign_test(better: int, worse: int) -> float:
     return float(stats.binomtest(better, better + worse).pvalue) if better + worse else math.nan
 
 
-def _verdict(better: int, worse: int, p_holm: float, floor: float) -> str:
+def _verdict(better: int, worse: int, p_holm: float, floor: float, family: int) -> str:
+    """Return what a sign test comes to.
+
+    Args:
+        better: seeds in which the cell is better.
+        worse: seeds in which it is worse.
+        p_holm: NaN where there is no test.
+        floor: smallest p that so many seeds can give.
+        family: by how many comparisons the smallest p of all is multiplied where none can pass; else 1.
+    """
     if math.isnan(p_holm):
         return "not tested"
     if p_holm <= ALPHA:
         return "better" if better > worse else "worse"
     if floor > ALPHA:
         return f"cannot reject with {better + worse} seeds (smallest p {floor:.2g})"
+    if floor * family > ALPHA:
+        times = f"times {family} comparisons {floor * family:.2g}"
+        return f"cannot reject with {better + worse} seeds (smallest p {floor:.2g}, {times})"
     return "not resolved"

@@ -163,13 +163,16 @@ class _Family:
         return None if len(self.distinct) < 2 or found.isna().any(axis=None) else found
 
 
-def joint_table(values: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[str, str]) -> pd.DataFrame:
+def joint_table(
+    values: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[str, str], others: int = 0
+) -> pd.DataFrame:
     """Test all comparisons with a baseline in one model; several baselines (of scales) share the 5 % equally.
 
     Args:
         values: the metric, cells x seeds, NaN where there is none.
         pairs: cell -> baseline of the comparisons that are tested.
         models: `one_model`; a model counts once, under whatever names.
+        others: comparisons of the family that are tested elsewhere, or will be: p and interval leave room for them.
 
     Returns:
         JOINT_COLUMNS by cell: p adjusted for all comparisons, simultaneous 95 % interval of the difference, and the
@@ -182,7 +185,7 @@ def joint_table(values: pd.DataFrame, pairs: Mapping[str, str], models: Mapping[
         of_models = family.models
         if of_models is None:
             continue
-        k, seeds = len(family.distinct), of_models.shape[1]
+        k, seeds = len(family.distinct) + others, of_models.shape[1]
         variance, df = pooled_residual(of_models.to_numpy())
         means = family.block.mean(axis=1)
         cells = [cell for cell in family.cells if family.block.loc[cell].notna().all()]

@@ -36,6 +36,7 @@ def paired_table(
     unpaired: pd.DataFrame | None = None,
     primary: pd.Series | None = None,
     twins: pd.Series | None = None,
+    others: int = 0,
 ) -> pd.DataFrame:
     """Estimate and test the mean of each row of differences; the tested rows are one Holm family.
 
@@ -49,6 +50,7 @@ def paired_table(
         unpaired: `unpaired.unpaired_rows`: the rows that are compared without pairs.
         primary: for each row whether it is tested alone, in no family.
         twins: for each row whether it has no test of its own, being the primary one's model under another name.
+        others: comparisons of the family that are tested elsewhere, or will be.
 
     Returns:
         One row a row of `differences`, with pairing, n, difference and its interval, percent and its interval,
@@ -80,8 +82,8 @@ def paired_table(
     testable = possible & ~twins & (table["n_tested"] >= MIN_PAIRS)
     moments = table["tested_difference"], table["tested_sd"], table["tested_n"]
     table["p"] = np.where(testable, repeated_t_test(*moments, results.looks), np.nan)
-    table["p_holm"] = np.where(alone, table["p"], significance.holm(table["p"].mask(alone)))
-    family = int((table["p"].notna() & ~alone).sum())
+    table["p_holm"] = np.where(alone, table["p"], significance.holm(table["p"].mask(alone), others))
+    family = int((table["p"].notna() & ~alone).sum()) + others
     table["family"] = np.where(alone, 1, family)
     values = tested.to_numpy()
     flips = [

@@ -29,6 +29,7 @@ from analysis.results import Results
 
 PRIMARY, PLANNED, EXPLORATORY = "primary", "planned", "exploratory"
 NOT_NAMED = "not in the plan"
+EARLY = "tested after"
 ADDED_SEEDS = "seeds were added after the plan"
 PLAN_MEANING = (
     "'primary' (the one comparison tested alone at 5 %, on the registered seeds), 'planned' (in a registered family) "
@@ -52,6 +53,11 @@ NO_PLAN = (
 def is_exploratory(standing: str) -> bool:
     """Return whether a value of the column `plan` says so."""
     return standing.startswith(EXPLORATORY)
+
+
+def is_early(standing: str) -> bool:
+    """Return whether a value of the column `plan` says that planned seeds are still to come."""
+    return standing.startswith(f"{EXPLORATORY}: {EARLY}")
 
 
 def planned_seeds(found: Registration) -> set[int]:
@@ -184,7 +190,7 @@ def _seeds(results: Results, found: Registration, cells: list[str], *, primary: 
     common = set.intersection(*ended.values())
     reached = sum(seed in common for seed in sorted(planned)[:first])
     if reached < first:
-        return f"tested after {reached} of the {first} seeds planned"
+        return f"{EARLY} {reached} of the {first} seeds planned"
     if not primary and len(looks) == 1 and common - planned:
         return ADDED_SEEDS
     return ""

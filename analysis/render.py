@@ -125,8 +125,8 @@ FIGURES = {
     "pareto": ("pareto", "The metric against each cost, with the cells that no other beats in both"),
 }
 """Section of each figure, and what it shows for those who cannot see it."""
-RANKING_TEX = ("scale", "rank", "cell", "n")
-COMPARISONS_TEX = ("difference [95 %]", "% of perplexity [95 %]", "Holm p")
+RANKING_TEX = ("scale", "rank", "cell", "n", "diverged [95 % of rate]")
+COMPARISONS_TEX = ("difference [95 %]", "% of perplexity [95 %]", "Holm p", "plan")
 """Columns of ranking.tex, with the mean and its interval between these two."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -215,7 +215,7 @@ def latex(made: Content) -> str:
             row[name], figures = joined.get(marks.bare(row[name]), (row[name], [text.NOTHING] * len(columns)))
             row += figures
         headers += [comparisons.headers[i] for i in columns]
-    alignment = "".join("l" if header in ("cell", "scale") else "r" for header in headers)
+    alignment = "".join("l" if header in ("cell", "scale", "plan") else "r" for header in headers)
     inked = [_ink(row) for row in rows]
     template = _environment(autoescape=False).get_template("ranking.tex.j2")
     return template.render(headers=headers, rows=inked, alignment=alignment, caption=_tex(made.warning))

@@ -63,7 +63,8 @@ GROWTH_COLUMNS = {
     **equivalence.EQUIVALENCE_COLUMNS,
     "family": "changes in the family: one a cell",
     "crossings": "neighbouring scales between which the mean difference over these n seeds changes its sign, and at "
-    "which scales it is unknown, because runs diverged or none of these seeds finished",
+    "which scales it is unknown, because runs diverged or none of these seeds finished; 'maybe' where that "
+    "may be chance: the 95 % t interval of one of the two means has 0 in it, or there is none",
     "verdict": "in words",
 }
 
@@ -187,7 +188,8 @@ def _growth(results: Results, families: list[_Family], control: pd.DataFrame) ->
         reasons = why_untested(results, pairs)
         differences = values.loc[list(pairs)] - values.loc[list(pairs.values())].set_axis(list(pairs))
         common = differences.iloc[[0, -1]].dropna(axis=1)
-        means = differences[common.columns].mean(axis=1)
+        paired = differences[common.columns]
+        means = paired.mean(axis=1)
         change = common.iloc[-1] - common.iloc[0]
         ends = {cell: pairs[cell] for cell in common.index}
         changes.append(change.reindex(values.columns))
@@ -196,7 +198,7 @@ def _growth(results: Results, families: list[_Family], control: pd.DataFrame) ->
             {
                 "cell": family.name, "baseline": next(iter(ends.values())).rpartition("@")[0],
                 "from_scale": family.scales[0], "to_scale": family.scales[-1], "at_first": means.iloc[0],
-                "at_last": means.iloc[-1], "crossings": _crossings(family, means.where(reasons == "")),
+                "at_last": means.iloc[-1], "crossings": _crossings(family, paired[reasons == ""].reindex(pairs)),
             }
         )  # fmt: skip
     if not rows:
@@ -219,9 +221,21 @@ def _rounding(change: pd.Series, ends: Mapping[str, str], control: pd.DataFrame)
     return WITHIN_TOLERANCE.format(tolerances[first]) if one_model and change.any() else ""
 
 
-def _crossings(family: _Family, means: pd.Series) -> str:
-    """Return between which scales a difference changes its sign, and at which it is unknown (NaN)."""
-    steps = zip(itertools.pairwise(family.scales), itertools.pairwise(means), strict=True)
-    crossed = [f"{before} to {after}" for (before, after), (first, second) in steps if first * second < 0]
+def _crossings(family: _Family, differences: pd.DataFrame) -> str:
+    """Return between which scales a difference changes its sign, and at which it is unknown (NaN).
+
+    Args:
+        family: the cell.
+        differences: the cell at each scale x seeds.
+    """
+    means = differences.mean(axis=1)
+    low, high = t_interval(means, differences.std(axis=1), differences.count(axis=1))
+    shown = low * high > 0  # not where there is no interval
+    steps = zip(itertools.pairwise(family.scales), itertools.pairwise(zip(means, shown, strict=True)), strict=True)
+    crossed = [
+        f"{'' if sure and still else 'maybe '}{before} to {after}"
+        for (before, after), ((first, sure), (second, still)) in steps
+        if first * second < 0
+    ]
     unknown = [scale for scale, mean in zip(family.scales, means, strict=True) if np.isnan(mean)]
     return "; ".join([*crossed, *([f"unknown at {', '.join(unknown)}"] if unknown else [])]) or "none"

@@ -52,6 +52,8 @@ class SeedPlan:
     power: float
     comparisons: int
     """The pilot's family, without the primary comparison."""
+    has_primary: bool
+    """Whether a comparison is tested alone."""
     unit: str
     table: pd.DataFrame
     """SEEDS_COLUMNS and `flaws`; infinite where more than MOST seeds are needed."""
@@ -91,12 +93,14 @@ def plan_seeds(results: Results, difference: float, power: float = POWER) -> See
         power: probability of finding it.
 
     Raises:
-        AnalysisError: the difference or the power makes no sense, or no comparison of the pilot was tested.
+        AnalysisError: the difference or the power makes no sense, no comparison of the pilot was tested, or it is a
+            race.
     """
     if not 0 < difference < math.inf:
         raise AnalysisError(f"--difference is {difference:g}: it must be a positive number, such as 0.01 (nats)")
     if not ALPHA < power < 1:
         raise AnalysisError(f"--power is {power:g}: it must lie between {ALPHA:g} and 1, such as 0.8")
+    _refuse_race(results)
     table = analyse(results).comparisons
     table = table[table["cohens_d"].notna()].reset_index(drop=True)
     if table.empty:
@@ -113,13 +117,27 @@ def plan_seeds(results: Results, difference: float, power: float = POWER) -> See
     }
     table["sd_planned"] = sds[""]
     alone = (table["plan"] == plan_check.PRIMARY) | table["verdict"].str.startswith(outcomes.SAME_AS_PRIMARY)
-    comparisons = int((~alone).sum())
+    together = table.loc[~alone, "family"]
+    comparisons = max([len(together), *map(int, together)])
     table["alpha"] = np.where(alone, ALPHA, ALPHA / max(comparisons, 1))
     for end, assumed in sds.items():
         needed = (seeds_needed(difference / assumed, family, power) for family in (1, max(comparisons, 1)))
         table["seeds" + end] = np.where(alone, *needed)
     unit = " nats" if results.metric in NATS else f" in {results.metric}"
-    return SeedPlan(difference, power, comparisons, unit, table[[*SEEDS_COLUMNS, FLAWS]])
+    return SeedPlan(difference, power, comparisons, bool(alone.any()), unit, table[[*SEEDS_COLUMNS, FLAWS]])
+
+
+def _refuse_race(results: Results) -> None:
+    """Refuse a pilot whose seeds were added until something was found.
+
+    Raises:
+        AnalysisError: it is a race.
+    """
+    if results.looks:
+        raise AnalysisError(
+            f"'{results.study}' is a race, and no pilot: its comparisons stop early where their seeds happen to vary "
+            "little, so their spread is too small to plan on; take a study with as many seeds of each cell"
+        )
 
 
 def _degrees(results: Results, table: pd.DataFrame) -> Array:
@@ -144,8 +162,9 @@ def spread(results: Results, baseline: str, cells: Sequence[str]) -> pd.DataFram
         Columns cell, n (pairs), sd_difference and sd_planned (its upper 80 % bound), one row a cell.
 
     Raises:
-        AnalysisError: the pilot lacks a cell, or has too few pairs or no variance to plan on.
+        AnalysisError: the pilot is a race, lacks a cell, or has too few pairs or no variance to plan on.
     """
+    _refuse_race(results)
     values = results.finished(results.metric)
     for cell in (baseline, *cells):
         if cell not in values.index:
@@ -164,7 +183,7 @@ def spread(results: Results, baseline: str, cells: Sequence[str]) -> pd.DataFram
 
 def show(plan: SeedPlan, console: Console) -> None:
     """Print the plan as a table."""
-    tested = [f"the primary comparison alone at {100 * ALPHA:g} %"] if plan.comparisons < len(plan.table) else []
+    tested = [f"the primary comparison alone at {100 * ALPHA:g} %"] if plan.has_primary else []
     if plan.comparisons:
         tested += [f"{text.counted(plan.comparisons, 'comparison')} of the family together at {100 * ALPHA:g} %"]
     console.print(

@@ -51,15 +51,19 @@ def t_test(mean: ArrayLike, sd: ArrayLike, n: ArrayLike) -> Array:
         return np.where(exists, 2 * stats.t.sf(np.abs(mean) / sd * np.sqrt(n), n - 1), np.nan)
 
 
-def holm(p: ArrayLike) -> Array:
+def holm(p: ArrayLike, others: int = 0) -> Array:
     """Return p values corrected by Holm's step-down method (Holm 1979) over the family of all that are not NaN.
 
     Equal to statsmodels' multipletests, which collects the interpreter's garbage at every call (0.1 s).
+
+    Args:
+        p: NaN where there is no test.
+        others: further tests of the family, made elsewhere or still to come: each counts as a p of 1.
     """
     p = np.asarray(p, dtype=float)
     corrected = np.full(p.shape, np.nan)
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
-    steps = p[order] * np.arange(order.size, 0, -1)
+    steps = p[order] * (others + np.arange(order.size, 0, -1))
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
 

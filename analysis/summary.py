@@ -155,7 +155,7 @@ def analyse(results: Results) -> Analysis:
         *_power_notes(comparisons, results.looks),
         *equivalence.notes(comparisons, equivalence.margin(results)),
         *([] if results.looks else _joint_notes(comparisons)),
-        *noise.notes(errors, comparisons),
+        *(noise.notes(errors, comparisons) if results.metric == schema.VAL_LOSS else []),
         *_identity_notes(results, comparisons),
         *_control_notes(control),
         *effect_notes,
@@ -310,7 +310,7 @@ def _power_notes(comparisons: pd.DataFrame, looks: Sequence[int]) -> list[str]:
     tested = comparisons[comparisons["p"].notna()]
     further = tested[tested["plan"] != plan_check.PRIMARY]
     tested = further if len(further) else tested
-    family = len(tested)
+    family = int(tested["family"].max()) if len(tested) else 0
     together = f", Holm over {family} comparisons" if family > 1 else ""
     rarely = "what is smaller is rarely resolved, and 'not resolved' does not mean 'no difference'"
     paired, apart = (tested.loc[tested["pairing"] == pairing, "n_tested"] for pairing in (PAIRED, UNPAIRED))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 MINUS, NOTHING = "\u2212", "\u2013"
+MOST_DECIMALS = 16
+"""Of an interval so narrow, or so near 0, that fewer would hide what it says."""
 
 
 def number(value: float | None, decimals: int = 4, sign: bool = False) -> str:
@@ -18,15 +20,30 @@ def number(value: float | None, decimals: int = 4, sign: bool = False) -> str:
 
 
 def interval(low: float | None, high: float | None, decimals: int = 4, sign: bool = False) -> str:
-    """Return `[low, high]`; an empty text where there is no interval."""
+    """Return `[low, high]`; an empty text where there is no interval. Of so many decimals or more: see `enough`."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return ""
+    decimals = enough(decimals, low, high)
     return f"[{number(low, decimals, sign)}, {number(high, decimals, sign)}]"
 
 
 def estimate(value: float | None, low: float | None, high: float | None, decimals: int = 4, sign: bool = False) -> str:
-    """Return `value [low, high]`."""
+    """Return `value [low, high]`, of so many decimals or more: see `enough`."""
+    if low is not None and high is not None and math.isfinite(high - low):
+        decimals = enough(decimals, low, high)
     return f"{number(value, decimals, sign)} {interval(low, high, decimals, sign)}".rstrip()
+
+
+def enough(decimals: int, low: float, high: float) -> int:
+    """Return the fewest decimals, not below those wanted, by which an interval looks as it is.
+
+    Its ends differ, and one that is not 0 does not look like 0: what is shown must not contradict a verdict.
+    """
+    for fewest in range(decimals, MOST_DECIMALS):
+        shown = [float(f"{end:.{fewest}f}") for end in (low, high)]
+        if (shown[0] == shown[1]) == (low == high) and [end == 0 for end in shown] == [low == 0, high == 0]:
+            return fewest
+    return decimals
 
 
 def significant(value: float | None, digits: int = 4) -> str:

@@ -23,9 +23,10 @@ from analysis.comparisons import (
     negative_control,
 )
 from analysis.errors import AnalysisError
-from analysis.joint import one_model
+from analysis.joint import dunnett_cdf, one_model, pooled_residual
 from analysis.results import Results
 from analysis.significance import sign_flip_max_t
+from tests.fakes_plan import added, registered
 from tests.fakes_results import factorial_losses, make_results
 
 BASE = [5.00, 5.20, 5.10, 5.05, 5.15]
@@ -228,7 +229,7 @@ def test_diverged_runs_forbid_a_verdict_from_the_survivors() -> None:
     table = comparison({"baseline": BASE, "a": [1.0, "diverged", 1.1, 1.0, 1.2], "b": [4.0, 4.1, 4.2, 4.0, 4.1]})
     assert table.loc["a", "verdict"] == "diverged in 1 of 5 seeds"
     assert table.loc["a", ["p", "p_holm", *NO_EFFECT_SIZE]].isna().all()
-    assert table.loc["b", "family"] == 1
+    assert table.loc["b", "family"] == 2  # the sign test of `a` has its share
     broken = comparison({"baseline": [*BASE[:4], "diverged"], "a": [4.0, 4.1, 4.2, 4.0, 4.1]})
     assert broken.loc["a", "verdict"] == "baseline diverged in 1 of 5 seeds"
 
@@ -322,6 +323,44 @@ def test_contributions_are_the_cells_with_one_factor_on() -> None:
     assert row["difference"] == pytest.approx(-0.11)
     assert row["accuracy_change"] == pytest.approx(0.03)  # against 0.25
     assert changed_factors(results, "a_b", "baseline") == ["a", "b"]
+
+
+def test_the_accuracy_of_a_component_is_of_the_seeds_that_its_difference_is_of() -> None:
+    losses = {"baseline": [*BASE, 5.1, 5.1], "a": [loss - 0.1 - 0.01 * loss for loss in [*BASE, 5.1, 5.1]]}
+    plan = registered(list(losses), primary="a", amendments=[added("seeds", [5, 6], ended=10)])
+    results = make_results(losses, plan={**plan, "factors": ["variant"]})
+    results.runs.loc[(results.runs["cell"] == "a") & (results.runs["seed"] >= 5), "val_accuracy"] = 1.0
+    (row,) = contributions(results, compared(results)).to_dict("records")
+    assert (row["n"], row["plan"], row["accuracy_change"]) == (5, "primary", 0.0)
+
+
+SHIFTS = {"a": 0.1, "b": 0.2, "c": -0.1}
+FAMILY = {name: [loss + shift * (1 + i) for i, loss in enumerate(BASE)] for name, shift in SHIFTS.items()}
+
+
+def test_comparisons_that_are_still_to_come_have_their_share_of_the_error() -> None:
+    """What is found while other cells train must not be lost again when they have ended."""
+    waiting = {"baseline": BASE, "a": FAMILY["a"], "b": FAMILY["b"], "c": [None] * 5}
+    begun = {**waiting, "c": FAMILY["c"][:1]}
+    whole = {**waiting, "c": FAMILY["c"]}
+    for losses in (waiting, begun, whole):
+        table = comparison(losses, plan=registered(list(losses), primary=None))
+        assert set(table.loc[["a", "b"], "family"]) == {3}
+        p = table.loc[["a", "b"], "p"]
+        assert (table.loc[["a", "b"], "p_holm"] >= 3 * p.min()).all()
+    alone = comparison(waiting)  # nothing says that anything is to come
+    assert set(alone.loc[["a", "b"], "family"]) == {2}
+
+
+def test_comparisons_of_diverged_runs_have_their_share_of_the_error() -> None:
+    table = comparison({"baseline": BASE, **FAMILY, "c": ["diverged", *FAMILY["c"][1:]]})
+    assert set(table.loc[["a", "b"], "family"]) == {3}
+    assert table.loc[["a", "b"], "p_holm"].min() == pytest.approx(3 * table["p"].min())
+    block = np.array([BASE, FAMILY["a"], FAMILY["b"]])
+    variance, df = pooled_residual(block)
+    t = abs(block[1] - block[0]).mean() / np.sqrt(2 * variance / 5)
+    assert table.loc["a", "p_joint"] == pytest.approx(1 - float(dunnett_cdf(t, 3, df)))
+    assert table.loc["a", "joint_family"] == 3
 
 
 def test_family_wise_error_is_held() -> None:

@@ -49,7 +49,7 @@ def test_diverged_runs_count_as_worst_in_an_exact_sign_test() -> None:
     assert wild["p_sign"] == pytest.approx(stats.binomtest(5, 7).pvalue)
     assert (lost["better"], lost["worse"]) == (0, 7)
     assert lost["p_sign"] == pytest.approx(2 / 2**7)
-    assert lost["p_holm"] == pytest.approx(2 * 2 / 2**7)
+    assert lost["p_holm"] == pytest.approx(3 * 2 / 2**7)  # `calm`, which has a t test, has its share, too
     assert (wild["verdict"], lost["verdict"]) == ("not resolved", "worse")
 
 
@@ -80,6 +80,18 @@ def test_a_baseline_that_diverged_is_compared_too_and_few_seeds_are_said() -> No
     assert found["other"]["verdict"] == "cannot reject with 3 seeds (smallest p 0.25)"
 
 
+def test_a_family_that_no_sign_test_can_reject_in_says_so() -> None:
+    """Six seeds: the smallest p is 0.031, and by Holm the smallest of three must be 0.017 or less."""
+    losses = {cell: values[:6] for cell, values in LOSSES.items()}
+    found = {row["cell"]: row for row in divergence(make_results(losses)).to_dict("records")}
+    assert found["lost"]["p_sign"] == 2 / 2**6
+    assert found["lost"]["verdict"] == "cannot reject with 6 seeds (smallest p 0.031, times 3 comparisons 0.094)"
+    plan = registered(losses, n=6, primary="lost")
+    found = {row["cell"]: row for row in divergence(make_results(losses, plan=plan)).to_dict("records")}
+    assert found["lost"]["verdict"] == "worse"  # alone at 5 %
+    assert found["wild"]["verdict"] == "cannot reject with 6 seeds (smallest p 0.031, times 2 comparisons 0.062)"
+
+
 LATE = [4.30, 4.31, 4.29, 4.30, 4.28, 4.31, 4.30, 4.32, 4.29]
 
 
@@ -102,7 +114,8 @@ def test_the_primary_comparison_is_tested_alone() -> None:
     losses = {**LOSSES, "wild": [D] * 7}
     plan = registered(losses, n=7, primary="lost")
     found = {row["cell"]: row for row in divergence(make_results(losses, plan=plan)).to_dict("records")}
-    assert found["lost"]["p_holm"] == found["lost"]["p_sign"] == found["wild"]["p_holm"]
+    assert found["lost"]["p_holm"] == found["lost"]["p_sign"] == found["wild"]["p_sign"]
+    assert found["wild"]["p_holm"] == 2 * found["wild"]["p_sign"]  # its family is `calm` and it
 
 
 def test_in_a_race_it_is_exploratory_and_of_the_seeds_up_to_the_look() -> None:

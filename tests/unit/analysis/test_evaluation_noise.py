@@ -189,6 +189,14 @@ def test_a_verdict_that_other_documents_may_not_bear_out_is_said() -> None:
     assert notes(noise, comparisons.assign(verdict="not resolved (could detect 1 nats)")) == []
 
 
+def test_errors_of_losses_say_nothing_of_another_metric(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", cells=("baseline", "mlp", "moe"), seeds=8, documents=6)
+    said = "on these validation documents"
+    notes_of = {metric: analyse(load_results(folder, metric=metric)).notes for metric in ("val_loss", "val_perplexity")}
+    assert any(said in note for note in notes_of["val_loss"])
+    assert not any(said in note for note in notes_of["val_perplexity"])
+
+
 def test_the_report_shows_it(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", cells=("baseline", "mlp", "moe"), documents=30)
     report = write_report(load_results(folder), tmp_path / "r").markdown.read_text()

@@ -17,12 +17,14 @@ from analysis import outcomes, report, text
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.narrative import facts, verdict
+from analysis.registered import HASH, REGISTERED
 from analysis.report import Report, write_report
 from analysis.results import Results
 from analysis.runs import with_metric
 from analysis.summary import COLUMNS, Analysis, analyse
 from analysis.tables import tables
 from tests.fakes import make_study
+from tests.fakes_plan import registered
 
 FILES = {
     "report.md", "report.html", "results.csv", "results.json", "ranking.tex", "ranking.png", "differences.png",
@@ -152,12 +154,23 @@ def test_json_holds_every_number_and_null_for_none(written: Report, analysis: An
 
 def test_latex_is_a_whole_tabular(written: Report, analysis: Analysis) -> None:
     lines = written.latex.read_text().splitlines()
-    assert lines[1].startswith(r"\begin{tabular}{rlrrrrr}")
+    assert lines[1].startswith(r"\begin{tabular}{rlrrrrrr}")  # one of them of divergence
     assert lines[-1] == r"\end{tabular}"
     rows = [line for line in lines if line.endswith(r"\\")]
     assert len(rows) == 1 + len(analysis.ranking)
-    assert all(line.count(" & ") == 6 for line in rows)
+    assert all(line.count(" & ") == 7 for line in rows)
     assert not re.search(r"(?<!\\)[_%#]", "\n".join(rows))
+
+
+def test_latex_says_what_is_of_survivors_and_what_was_not_planned(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "grid", cells=("baseline", "mlp", "moe"), seeds=4, diverged=[("moe", 2)])
+    results = load_results(folder)
+    named = registered(list(results.cells.index), n=5, primary="mlp")
+    plan = {**results.plan, **{part: named[part] for part in (REGISTERED, HASH)}}
+    made = write_report(dataclasses.replace(results, plan=plan), tmp_path / "out")
+    rows = {line.split(" & ")[1]: line for line in made.latex.read_text().splitlines() if " & " in line}
+    assert "exploratory: tested after 4 of the 5 seeds planned" in rows["mlp"]
+    assert " & 1 of 4 [0.01, 0.81] & " in rows["moe"]
 
 
 def test_the_verdict_follows_the_comparisons(results: Results, analysis: Analysis) -> None:
@@ -304,6 +317,9 @@ def test_numbers_look_alike_everywhere() -> None:
     assert text.number(float("nan")) == text.number(None) == text.NOTHING
     assert text.estimate(1.0, 0.5, 1.5, decimals=1) == "1.0 [0.5, 1.5]"
     assert text.estimate(1.0, float("nan"), float("nan")) == "1.0000"
+    assert text.estimate(2e-5, 1e-5, 3e-5, sign=True) == "+0.00002 [+0.00001, +0.00003]"  # not 0 and about 0
+    assert text.interval(-1e-5, 0.02) == "[\u22120.00001, 0.02000]"
+    assert text.interval(0.0, 0.02) == "[0.0000, 0.0200]"
     assert text.probability(0.00001) == "< 0.0001"
     assert text.probability(0.0312) == "0.0312"
     assert text.significant(6.86) == "6.860"

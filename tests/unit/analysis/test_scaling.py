@@ -88,6 +88,13 @@ def test_what_bends_is_no_power_law() -> None:
     assert verdicts["baseline"] == "bends up: no pure power law"
 
 
+def test_a_change_of_sign_that_may_be_chance_is_no_more_than_maybe() -> None:
+    gaps = {1e5: 0.1, 3e5: 0.001, 1e6: -0.05, 4e6: -0.08}
+    noise = [0.03, -0.01, 0.02, -0.04]
+    chance = results_of(lambda cell, size, seed: 4 + (gaps[size] + noise[seed] / 10 if cell == "mlp" else 0))
+    assert scaling(chance)[1].loc[0, "crossings"] == "maybe s2 to s3"
+
+
 def test_a_difference_that_changes_its_sign_is_a_crossing() -> None:
     gaps = {1e5: 0.1, 3e5: 0.02, 1e6: -0.05, 4e6: -0.08}
     noise = [0.003, -0.001, 0.002, -0.004]

@@ -14,7 +14,7 @@ from statsmodels.stats.power import TTestPower
 
 from analysis.__main__ import main
 from analysis.errors import AnalysisError
-from analysis.seeds import MOST, SEEDS_COLUMNS, plan_seeds, sd_bound, seeds_needed
+from analysis.seeds import MOST, SEEDS_COLUMNS, plan_seeds, sd_bound, seeds_needed, spread
 from tests.fakes_plan import registered
 from tests.fakes_results import make_results
 
@@ -103,6 +103,19 @@ def test_a_pilot_without_a_spread() -> None:
     for losses in ({cell: values[:2] for cell, values in LOSSES.items()}, {"baseline": list(SEEDS)}):
         with pytest.raises(AnalysisError, match="a pilot needs 3 or more seeds"):
             plan_seeds(make_results(losses), 0.01)
+
+
+def test_a_race_is_no_pilot() -> None:
+    race = make_results(LOSSES, plan=registered(list(LOSSES), primary=None, looks=(3, 5)))
+    for plan in (lambda: plan_seeds(race, 0.02), lambda: spread(race, "baseline", ["a"])):
+        with pytest.raises(AnalysisError, match="'study' is a race, and no pilot"):
+            plan()
+
+
+def test_what_diverged_has_its_share_of_the_level() -> None:
+    plan = plan_seeds(make_results({**LOSSES, "wild": ["diverged", *LOSSES["a"][1:]]}), 0.02)
+    assert plan.comparisons == 4
+    assert plan.table["alpha"].to_list() == pytest.approx([0.05 / 4] * 3)
 
 
 def test_the_command_prints_a_line_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

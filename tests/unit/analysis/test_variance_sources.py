@@ -35,6 +35,14 @@ def study(values: np.ndarray, **losses: list[float]) -> Results:
     )
 
 
+def test_orders_of_the_data_are_not_compared() -> None:
+    """They would be: the orders' sd is large beside what is left. But of five orders one is always the best."""
+    results = study(grid(np.random.default_rng(0), 5, 4, {INITIALISATION: 0.01, ORDER: 0.2, BOTH: 0.001}))
+    table = analyse(results).comparisons
+    assert set(table["verdict"]) == {"another order of the data alone: of several one is always the best"}
+    assert table["p"].isna().all()
+
+
 def test_mean_squares_are_those_of_a_two_way_analysis_of_variance() -> None:
     values = grid(np.random.default_rng(1), 5, 4)
     long = pd.DataFrame([(i, j, values[i, j]) for i in range(5) for j in range(4)], columns=["seed", "order", "y"])
