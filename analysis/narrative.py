@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from analysis import equivalence, learning_rates, marks, outcomes, plan_check, text
+from analysis.factorial import LEVEL_EFFECT, MAIN_EFFECT
 from analysis.results import NATS, Results
 from analysis.runs import records
+from analysis.scaling import ABSCISSAS
 from analysis.schema import (
     CELL,
     DIVERGED,
@@ -19,6 +21,7 @@ from analysis.schema import (
     FINISHED,
     FLAWS,
     INVALID,
+    PARAMS_TOTAL,
     SEED,
     STATUS,
     STATUSES,
@@ -29,16 +32,20 @@ from analysis.schema import (
 from analysis.stopping import shown_difference
 from analysis.summary import Analysis
 
+OVER_SCALES = "As models grow"
+"""Stands in a verdict where a scale does, before what is said over all of them."""
+
 
 @dataclass(frozen=True)
 class Finding:
     """One line of the verdict: what is said, of which cells."""
 
     kind: str
-    """`alarm`, `primary`, `best`, an outcome of outcomes.py, `exploratory`, a status, `invalid` or `missing`."""
+    """`alarm`, `primary`, `best`, an outcome of outcomes.py, `exploratory`, a status, `invalid`, `missing`, or the
+    table that it sums up: `main_effects`, `growth`, `scaling`, `variance`."""
     claim: str
     cells: tuple[tuple[str, str], ...]
-    """(cell, its figures in words); empty where the claim holds of none. Marked names end in marks.MARK."""
+    """(cell or factor, its figures in words); empty where the claim holds of none. Marked names end in marks.MARK."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +70,25 @@ def banner(results: Results) -> Banner | None:
 
 
 def verdict(results: Results, analysis: Analysis) -> dict[str, list[Finding]]:
-    """Return the findings of each scale (the scale is "" where it is no factor)."""
+    """Return the findings of each scale (the scale is "" where it is no factor), then those over scales, if any."""
     found = analysis.comparisons.assign(outcome=analysis.comparisons["verdict"].map(outcomes.outcome))
-    return {
+    unit = " nats" if results.metric in NATS else ""
+
+    def at(table: pd.DataFrame, scale: object) -> pd.DataFrame:
+        return table[table["scale"] == scale]
+
+    said = {
         str(scale): [
             *_plan_alarm(analysis.plan_check),
-            *_alarms(analysis.negative_control[analysis.negative_control["scale"] == scale]),
-            *_findings(results, ranking, found[found["scale"] == scale]),
+            *_alarms(at(analysis.negative_control, scale)),
+            *_sources(at(analysis.variance, scale), unit),
+            *_findings(results, ranking, at(found, scale)),
+            *_whole_factors(at(analysis.main_effects, scale), unit),
         ]
         for scale, ranking in analysis.ranking.groupby("scale", sort=False)
     }
+    over_scales = [*_growth(analysis.growth, unit), *_laws(analysis.scaling)]
+    return {**said, OVER_SCALES: over_scales} if over_scales else said
 
 
 def _alarms(control: pd.DataFrame) -> list[Finding]:
@@ -166,6 +182,69 @@ def _with_verdict(row: dict[str, Any], unit: str) -> str:
     return f"{row['verdict']}: {_figures(row, unit)}, {said}{alone}, n = {n}"
 
 
+def _whole_factors(effects: pd.DataFrame, unit: str) -> list[Finding]:
+    """Return the line on whole factors: the effect of each, and of their interactions those that say something."""
+    sound = effects[effects[FLAWS] == ""]
+    if sound.empty:
+        return []
+    comes_to = sound["verdict"].map(outcomes.outcome)
+    of_factors = sound["kind"].isin((MAIN_EFFECT, LEVEL_EFFECT))
+    silent = ~of_factors & ~comes_to.isin((outcomes.BETTER, outcomes.WORSE, outcomes.EQUIVALENT))
+    cells = [(str(row["effect"]), _planned(row, unit)) for row in records(sound[~silent])]
+    if silent.any():
+        counts = comes_to[silent].value_counts()
+        named = ", ".join(f"{count} {found}" for found, count in counts.items())
+        cells.append(("other interactions" if len(cells) > of_factors.sum() else "interactions", named))
+    return [Finding("main_effects", "Each component, averaged over the levels of all others", tuple(cells))]
+
+
+def _growth(growth: pd.DataFrame, unit: str) -> list[Finding]:
+    """Return the line on how the differences from the baseline change from the smallest to the largest scale."""
+    sound = growth[growth[FLAWS] == ""]
+    if sound.empty:
+        return []
+    first = sound.iloc[0]
+    claim = f"Difference from {first['baseline']}, how it changes from {first['from_scale']} to {first['to_scale']}"
+    return [Finding("growth", claim, tuple((str(row["cell"]), _grown(row, unit)) for row in records(sound)))]
+
+
+def _grown(row: dict[str, Any], unit: str) -> str:
+    first, last = (text.number(row[end], sign=True) for end in ("at_first", "at_last"))
+    return f"{_planned(row, unit)}; {first} at first, {last} at last"
+
+
+def _laws(laws: pd.DataFrame) -> list[Finding]:
+    """Return the line on how each cell's loss falls with its parameters."""
+    rows = laws[(laws[FLAWS] == "") & (laws["against"] == ABSCISSAS[PARAMS_TOTAL])]
+    cells = tuple((str(row["cell"]), f"b = {_exponent(row)}; {row['verdict']}") for row in records(rows))
+    return [Finding("scaling", "Loss against parameters, as a x^-b", cells)] if cells else []
+
+
+def _exponent(row: dict[str, Any]) -> str:
+    return text.estimate(row["exponent"], row["exponent_low"], row["exponent_high"], 3)
+
+
+def _planned(row: dict[str, Any], unit: str) -> str:
+    """Return a verdict with its figures, and that it is exploratory where it is."""
+    return _with_verdict(row, unit) + (f"; {row['plan']}" if plan_check.is_exploratory(row["plan"]) else "")
+
+
+def _sources(variance: pd.DataFrame, unit: str) -> list[Finding]:
+    """Return a line a model on what each source of variance alone gives a run."""
+    findings = []
+    for cell, rows in variance[variance[FLAWS] == ""].groupby("cell", sort=False):
+        cells = tuple(
+            (
+                row["source"],
+                f"sd {text.estimate(row['sd'], row['sd_low'], row['sd_high'])}{unit}"
+                + ("" if pd.isna(row["share"]) else f", {100 * row['share']:.0f} % of the variance between runs"),
+            )
+            for row in records(rows)
+        )
+        findings.append(Finding("variance", f"Where the spread of {cell} comes from, each source alone", cells))
+    return findings
+
+
 def _flawed(ranking: pd.DataFrame, compared: pd.DataFrame, unit: str) -> Finding:
     """Return the line on marked cells: their differences as they are, or why there is none, and no claim."""
     words = {
@@ -249,7 +328,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         (
             "runs",
             ", ".join(ended)
-            + (f", of {planned} planned" if planned else "")
+            + (f", of {planned} {'at most' if results.looks else 'planned'}" if planned else "")
             + (f"; {invalid} found invalid and left out" if invalid else ""),
         ),
         ("flaws", ", ".join(results.marks_of(results.marks).split())),

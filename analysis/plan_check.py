@@ -273,8 +273,9 @@ def _tests(
         table = contrasts.get(family.name, comparisons)
         own = table[table["plan"] == PLANNED]
         made, named = int(own["p"].notna().sum()), len(own)
-        done = f"{made} tests" + (f", {named - made} not made for the reason in the table" if named > made else "")
-        yield f"family: {family.name}", f"{family.size} tests, Holm", done, named == family.size
+        unmade = f", {named - made} not made for the reason in the table" if named > made else ""
+        done = f"{text.counted(made, 'test')}{unmade}"
+        yield f"family: {family.name}", f"{text.counted(family.size, 'test')}, Holm", done, named == family.size
     extra = sum(is_exploratory(row) for table in (comparisons, *contrasts.values()) for row in table["plan"])
     yield "anything else", "nothing", f"{extra} exploratory rows" if extra else "nothing", not extra
 
@@ -291,7 +292,7 @@ def _runs(results: Results, found: Registration) -> Iterator[tuple[str, str, str
     raced = len(registered.looks) > 1
     done = f"up to {done}, as the looks decide" if raced else done
     yield "seeds a cell", f"{len(planned)}", done, not beyond and (raced or len(seeds) == len(planned))
-    looks = " and ".join(map(str, registered.looks))
+    looks = text.listing([str(look) for look in registered.looks])
     undeclared = len([a for a in found.amendments if a["what"] == SEEDS and a["ended"]])
     extra = f"{undeclared} undeclared: seeds were added" if undeclared else "no others"
     yield "looks", f"tests at {looks} seeds", extra, not undeclared

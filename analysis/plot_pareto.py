@@ -84,6 +84,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, cost: Cost, results: Results) -> None
     x = rows[cost.name]
     if len(x) and x.max() > LOGARITHMIC * x.min():
         axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", nbins=6)  # beside the names there is room for no more labels
     axes.margins(0.1, 0.1)
     front = rows[rows[f"{cost.name}_front"].astype(bool)].sort_values([cost.name, "mean"], kind="stable")
     axes.step(front[cost.name] / cost.scale, front["mean"], where="post", color=BETTER, linewidth=1.4, zorder=3)

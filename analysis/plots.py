@@ -139,10 +139,10 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
 
 
 def _which(table: pd.DataFrame, name: str) -> list[str]:
-    """Return what tells rows of one name apart: their scale, and of a factor with several levels on their cell."""
+    """Return what tells rows of one name apart: of a factor with several levels their cell, else their scale."""
     twice = table.duplicated(["scale", name], keep=False)
     return [
-        " ".join([*([f"({row['cell']})"] if again else []), *([f"@{row['scale']}"] if row["scale"] else [])])
+        f"({row['cell']})" if again else f"@{row['scale']}" if row["scale"] else ""
         for row, again in zip(records(table), twice, strict=True)
     ]
 

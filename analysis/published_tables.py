@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from analysis import marks
@@ -16,6 +15,7 @@ from analysis.compare_published import MIN_COMMON_ROWS, SOUND, Comparison
 from analysis.derived import CHANGE, FORMULAS, PERPLEXITY, Derived
 from analysis.runs import records
 from analysis.schema import FLAWS, INVALID
+from analysis.terminal import plain_table
 from analysis.text import MINUS, NOTHING, estimate, number, probability, significant, whole
 
 WRONG = "✗"
@@ -50,10 +50,7 @@ def show(comparison: Comparison, console: Console) -> None:
     """Print the comparison; figures that do not follow their formula, and those that are no results, are red."""
     for section in sections(comparison):
         console.print(section.title, style="bold", markup=False, soft_wrap=True)
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for place, column in enumerate(section.columns):
-            is_word = place < section.words
-            table.add_column(column, justify="left" if is_word else "right", no_wrap=place == 0 or not is_word)
+        table = plain_table(section.columns[: section.words], section.columns[section.words :])
         for row in section.rows:
             table.add_row(*(Text(cell, style="bold red" if _is_red(cell) else "") for cell in row))
         console.print(table)

@@ -13,15 +13,14 @@ from analysis import final_test, learning_rates, marks, narrative, text
 from analysis.audits import audited_runs
 from analysis.results import Results
 from analysis.summary import Analysis
-from analysis.tables import Table, tables
+from analysis.tables import JOINT_P, Table, tables
 
 SECTIONS = {
     "ranking": ("Ranking", ""),
     "comparisons": (
         "Against the baseline",
         "Differences are cell minus baseline, paired by seed where they share any. Brackets: 95 % intervals, each on "
-        "its own. Holm p is corrected for the number of comparisons; verdicts follow it. Joint p and interval are of "
-        "all comparisons together, variances pooled: where its verdict differs, it depends on equal variances.",
+        "its own. Holm p is corrected for the number of comparisons; verdicts follow it.",
     ),
     "evaluation_noise": (
         "Evaluation noise",
@@ -104,6 +103,11 @@ SECTIONS = {
 """Title and lead of each section, in the report's order; most are named after the table that they show.
 
 The lead of the audits says how much was audited."""
+JOINT_LEAD = (
+    " Joint p and interval are of all comparisons together, variances pooled: where its verdict differs, it depends on "
+    "equal variances."
+)
+"""Follows the comparisons' lead where they have a joint analysis."""
 LEADS = ("audits", "final_test")
 """Sections that stand even without a table: their lead is made for each study."""
 OF_COMPONENTS = ("comparisons", "contributions", "main_effects", "shapley")
@@ -244,6 +248,9 @@ def _render(template: str, made: Content, pictures: Mapping[str, str], autoescap
         "audits": made.audited,
         "final_test": made.final_test,
     }
+    compared = made.tables.get("comparisons")
+    if compared is not None and JOINT_P in compared.headers:
+        leads["comparisons"] += JOINT_LEAD
     sections = [
         Section(name, title, leads[name], made.tables.get(name), placed[name]) for name, (title, _) in SECTIONS.items()
     ]

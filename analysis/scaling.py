@@ -35,7 +35,8 @@ SCALING_COLUMNS = {
     "against": "what grows",
     "scales": "scales that the law is fitted to",
     "n": "seeds that finished at all of them",
-    "exponent": "b of loss = a x^-b, least squares on logarithms, the mean of the seeds' own fits",
+    "exponent": "b of loss = a x^-b, least squares on logarithms, the mean of the seeds' own fits; null, as all that "
+    "follows, where x does not grow from each scale to the next, as times of a busy machine may not",
     "exponent_low": "95 % t interval over seeds, lower end; null for n = 1",
     "exponent_high": "upper end",
     "loss_at_end": "loss that the law gives at the largest scale",
@@ -62,9 +63,9 @@ GROWTH_COLUMNS = {
     "p_holm": "p, Holm-corrected over the family",
     **equivalence.EQUIVALENCE_COLUMNS,
     "family": "changes in the family: one a cell",
-    "crossings": "neighbouring scales between which the mean difference over these n seeds changes its sign, and at "
-    "which scales it is unknown, because runs diverged or none of these seeds finished; 'maybe' where that "
-    "may be chance: the 95 % t interval of one of the two means has 0 in it, or there is none",
+    "crossings": "neighbouring scales between which the mean difference over these n seeds changes its sign, 'by means "
+    "alone' where either difference has no 95 % interval without 0; and at which scales it is unknown, because runs "
+    "diverged or none of these seeds finished",
     "verdict": "in words",
 }
 
@@ -145,6 +146,11 @@ def _laws(results: Results, family: _Family) -> Iterator[tuple[object, ...]]:
         y, log_x = np.log(losses.loc[:, both].to_numpy()), np.log(x.loc[:, both].to_numpy())
         if not np.ptp(log_x, axis=0).all():
             continue  # it does not grow
+        halts = np.flatnonzero(np.diff(log_x.mean(axis=1)) <= 0)
+        if len(halts):
+            nothing, why = (np.nan,) * 7, diverged or _halted(family, halts[0])
+            yield family.name, words, len(family.cells), y.shape[1], *nothing, why
+            continue
         lines = np.array([np.polyfit(log_x[:, i], y[:, i], 1) for i in range(y.shape[1])])
         exponent = _over_seeds(-lines[:, 0])
         end = float(np.mean(np.exp(lines[:, 1] + lines[:, 0] * log_x[-1])))
@@ -155,6 +161,10 @@ def _laws(results: Results, family: _Family) -> Iterator[tuple[object, ...]]:
             family.name, words, len(family.cells), y.shape[1], *exponent, end, *bend,
             diverged or _straight(*bend[1:]),
         )  # fmt: skip
+
+
+def _halted(family: _Family, place: int) -> str:
+    return f"no law: it does not grow from {family.scales[place]} to {family.scales[place + 1]}"
 
 
 def _at_scales(family: _Family, reasons: pd.Series) -> str:
@@ -188,8 +198,8 @@ def _growth(results: Results, families: list[_Family], control: pd.DataFrame) ->
         reasons = why_untested(results, pairs)
         differences = values.loc[list(pairs)] - values.loc[list(pairs.values())].set_axis(list(pairs))
         common = differences.iloc[[0, -1]].dropna(axis=1)
-        paired = differences[common.columns]
-        means = paired.mean(axis=1)
+        known = differences[common.columns].where(reasons == "", axis=0)
+        means = differences[common.columns].mean(axis=1)
         change = common.iloc[-1] - common.iloc[0]
         ends = {cell: pairs[cell] for cell in common.index}
         changes.append(change.reindex(values.columns))
@@ -198,7 +208,7 @@ def _growth(results: Results, families: list[_Family], control: pd.DataFrame) ->
             {
                 "cell": family.name, "baseline": next(iter(ends.values())).rpartition("@")[0],
                 "from_scale": family.scales[0], "to_scale": family.scales[-1], "at_first": means.iloc[0],
-                "at_last": means.iloc[-1], "crossings": _crossings(family, paired[reasons == ""].reindex(pairs)),
+                "at_last": means.iloc[-1], "crossings": _crossings(family, known),
             }
         )  # fmt: skip
     if not rows:
@@ -222,20 +232,19 @@ def _rounding(change: pd.Series, ends: Mapping[str, str], control: pd.DataFrame)
 
 
 def _crossings(family: _Family, differences: pd.DataFrame) -> str:
-    """Return between which scales a difference changes its sign, and at which it is unknown (NaN).
+    """Return between which scales a difference changes its sign, and at which it is unknown.
 
     Args:
         family: the cell.
-        differences: the cell at each scale x seeds.
+        differences: scales x seeds; NaN throughout where it is unknown.
     """
     means = differences.mean(axis=1)
     low, high = t_interval(means, differences.std(axis=1), differences.count(axis=1))
-    shown = low * high > 0  # not where there is no interval
-    steps = zip(itertools.pairwise(family.scales), itertools.pairwise(zip(means, shown, strict=True)), strict=True)
+    resolved = (low > 0) | (high < 0)
     crossed = [
-        f"{'' if sure and still else 'maybe '}{before} to {after}"
-        for (before, after), ((first, sure), (second, still)) in steps
-        if first * second < 0
+        f"{before} to {after}{'' if resolved[i] and resolved[i + 1] else ' by means alone'}"
+        for i, (before, after) in enumerate(itertools.pairwise(family.scales))
+        if means.iloc[i] * means.iloc[i + 1] < 0
     ]
     unknown = [scale for scale, mean in zip(family.scales, means, strict=True) if np.isnan(mean)]
     return "; ".join([*crossed, *([f"unknown at {', '.join(unknown)}"] if unknown else [])]) or "none"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
 from analysis import marks, outcomes, plan_check, text
@@ -20,6 +19,7 @@ from analysis.runs import records, unknown
 from analysis.schema import FLAWS
 from analysis.significance import ALPHA, LEVEL, POWER, Array, detectable_effect
 from analysis.summary import analyse
+from analysis.terminal import plain_table
 from analysis.unpaired import UNPAIRED, UnpairedMoments
 
 BOUND = 0.8
@@ -192,12 +192,11 @@ def show(plan: SeedPlan, console: Console) -> None:
         f"Tested are {text.listing(tested)}.",
         soft_wrap=True,
     )
-    table = Table()
     several = bool((plan.table["scale"] != "").any())
-    for header in (*(["scale"] if several else []), "cell"):
-        table.add_column(header)
-    for header in ("pilot's seeds", "sd of differences", "planned on", "tested at", "seeds needed"):
-        table.add_column(header, justify="right")
+    table = plain_table(
+        [*(["scale"] if several else []), "cell"],
+        ["pilot's\nseeds", "sd of\ndifferences", "planned on", "tested at", "seeds needed"],
+    )
     for row in records(plan.table):
         table.add_row(
             *([str(row["scale"])] if several else []),

@@ -166,6 +166,10 @@ def _differences(results: Results) -> list[_Column]:
     ]
 
 
+JOINT_P = "joint p"
+"""Column of the comparisons where there is a joint analysis."""
+
+
 def _comparisons(results: Results) -> list[_Column]:
     return [
         _name("cell"),
@@ -184,7 +188,7 @@ def _comparisons(results: Results) -> list[_Column]:
         _count("family"),
         _Column("seeds improved" + ("" if results.looks else " [95 % of probability]"), "improved", _improved),
         _Column("exact p (max-t)", "p_max_t", _exact),
-        _p("p_joint", "joint p"),
+        _p("p_joint", JOINT_P),
         _count("joint_family", "joint family"),
         _interval("joint", "joint interval [95 %, all together]"),
     ]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
 from analysis import marks, text
@@ -24,6 +23,7 @@ from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import DATA_ORDER, VAL_LOSS
 from analysis.significance import LEVEL, Array
+from analysis.terminal import plain_table
 
 INITIALISATION, ORDER, BOTH, DOCUMENTS = "initialisation", "data order", "both together", "evaluation documents"
 MEANINGS = {
@@ -187,7 +187,7 @@ def show(results: Results, console: Console) -> None:
         f"Where the spread of {results.metric} between runs comes from: sd that each source alone gives one run.",
         soft_wrap=True,
     )
-    table = Table("model", "source", "sd [95 %]", "share", "df")
+    table = plain_table(["model", "source"], ["sd [95 %]", "share", "df"])
     for row in records(found):
         table.add_row(
             marks.marked(str(row["cell"]), results.marks_of([row["cell"]])),

@@ -29,7 +29,7 @@ CELLS = {
 
 STUDY = Study(
     script="scaling",
-    title="Scale: how losses fall as models grow, and whether what differs goes on to",
+    title="Scale: how losses fall as models grow, and whether differences stay",
     factors=("model",),
     slots={"model": ("model.attention", "model.feed_forward")},
     designs={

@@ -302,14 +302,9 @@ def _precision(plan: Plan) -> str:
 
 
 def _print_cells(plan: Plan, console: Console) -> None:
-    from rich.table import Table
+    from analysis.terminal import plain_table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("cell", no_wrap=True)
-    for factor in plan.cells[0].factors:
-        table.add_column(factor)
-    for name in ("parameters", "active", "MFLOP a token", "updates"):
-        table.add_column(name, justify="right")
+    table = plain_table(["cell", *plan.cells[0].factors], ["parameters", "active", "MFLOP\na token", "updates"])
     for cell in plan.cells:
         table.add_row(
             cell.name,

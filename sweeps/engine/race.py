@@ -46,12 +46,18 @@ def still_racing(plan: Plan, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def news(before: Race, after: Race) -> list[str]:
-    """Say what was decided between two standings of a race."""
+    """Say what the looks between two standings of a race came to."""
     lines = [
         f"look at {stop.n} seeds, {cell} against {after.baselines[cell]}: {stop.why}"
         for cell, stop in after.stops.items()
         if cell not in before.stops
     ]
+    if after.next_look not in (None, before.next_look):
+        last = after.looks[after.looks.index(after.next_look) - 1]
+        lines += [
+            f"look at {last} seeds, {cell} against {after.baselines[cell]}: open, goes on to {after.next_look} seeds"
+            for cell in after.running
+        ]
     if after.next_look is None and before.next_look is not None:
         lines.append(f"the race is over: {after.runs} runs instead of {after.fixed_runs}")
     return lines

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from analysis.asked import asked_hashes
 from analysis.runs import parse_plan
@@ -28,6 +27,7 @@ from analysis.schema import (
     read_records,
     replacing,
 )
+from analysis.terminal import plain_table
 from analysis.text import counted
 from analysis.tuning_records import (
     RUNNING,
@@ -199,19 +199,16 @@ def _read(folder: Path) -> StudyFolder | SearchFolder:
 
 def show_status(studies: Sequence[StudyFolder | SearchFolder], console: Console) -> None:
     """Print one line a study."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("study", overflow="fold")
-    table.add_column("state")
-    for name in ("planned", FINISHED, DIVERGED, FAILED, INVALID, "missing"):
-        table.add_column(name, justify="right")
-    table.add_column("last run ended")
+    counts = (FINISHED, DIVERGED, FAILED, INVALID)
+    table = plain_table(["study", "state"], ["planned", *counts, "missing"])
+    table.add_column("last run ended", overflow="fold")
     for study in studies:
         last = study.last_end
         table.add_row(
             study.name,
             study.state,
             str(study.planned),
-            *(str(study.counts[name]) for name in (FINISHED, DIVERGED, FAILED, INVALID)),
+            *(str(study.counts[name]) for name in counts),
             str(study.missing),
             "" if last is None else f"{last:%Y-%m-%d %H:%M:%S}",
         )

@@ -154,13 +154,14 @@ def test_contributions_show_both_analyses_of_an_orthogonal_grid(tmp_path: Path) 
 
 def test_levels_of_one_component_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "sizes.csv"
-    cells = {"baseline": "mid", "wide": "large", "narrow": "small"}
-    rows = [f"{cell},{size},{seed},{len(size) + seed / 9}" for cell, size in cells.items() for seed in range(3)]
-    path.write_text("\n".join(["cell,size,seed,val_loss", *rows]))
+    cells = {"baseline": "mid,1", "wide": "large,1", "narrow": "small,1", "deep": "mid,2"}
+    rows = [f"{cell},{levels},{seed},{len(levels) + seed / 9}" for cell, levels in cells.items() for seed in range(3)]
+    path.write_text("\n".join(["cell,size,depth,seed,val_loss", *rows]))
     results = load_results(path)
     assert set(diamonds(figures(results, analyse(results))["contributions"].axes[0])) == {
         "size  (wide)",
         "size  (narrow)",
+        "depth",
     }
 
 

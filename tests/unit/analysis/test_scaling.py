@@ -88,11 +88,21 @@ def test_what_bends_is_no_power_law() -> None:
     assert verdicts["baseline"] == "bends up: no pure power law"
 
 
-def test_a_change_of_sign_that_may_be_chance_is_no_more_than_maybe() -> None:
-    gaps = {1e5: 0.1, 3e5: 0.001, 1e6: -0.05, 4e6: -0.08}
-    noise = [0.03, -0.01, 0.02, -0.04]
-    chance = results_of(lambda cell, size, seed: 4 + (gaps[size] + noise[seed] / 10 if cell == "mlp" else 0))
-    assert scaling(chance)[1].loc[0, "crossings"] == "maybe s2 to s3"
+def test_what_does_not_grow_with_the_scales_has_no_law() -> None:
+    results = results_of(power)
+    seconds = results.runs["cell"].map(lambda name: {"s1": 70, "s2": 30, "s3": 80, "s4": 280}[name[-2:]])
+    busy = dataclasses.replace(results, runs=results.runs.assign(train_seconds=seconds.astype(float)))
+    laws, _ = scaling(busy)
+    of_time = laws[laws["against"] == "training seconds"]
+    assert set(of_time["verdict"]) == {"no law: it does not grow from s1 to s2"}
+    assert of_time[["exponent", "loss_at_end", "curvature"]].isna().all(axis=None)
+    assert laws.loc[laws["against"] == "parameters", "exponent"].notna().all()
+
+
+def test_a_crossing_within_the_noise_is_one_of_means_alone() -> None:
+    gaps, noise = {1e5: 0.1, 3e5: -0.001, 1e6: 0.05, 4e6: 0.08}, [0.003, -0.002, 0.002, -0.004]
+    _, growth = scaling(results_of(lambda cell, size, seed: 4 + (gaps[size] + noise[seed] if cell == "mlp" else 0)))
+    assert growth.loc[0, "crossings"] == "s1 to s2 by means alone; s2 to s3 by means alone"
 
 
 def test_a_difference_that_changes_its_sign_is_a_crossing() -> None:
@@ -123,7 +133,7 @@ def test_changes_are_as_planned_where_the_plan_names_them(named: bool) -> None:
     rows = found.plan_check.set_index("item")
     assert (f"family: {SCALE_CHANGES}" in rows.index) == named
     if named:
-        assert list(rows.loc[f"family: {SCALE_CHANGES}", ["done", "agrees"]]) == ["1 tests", "yes"]
+        assert list(rows.loc[f"family: {SCALE_CHANGES}", ["done", "agrees"]]) == ["1 test", "yes"]
 
 
 def test_too_few_scales_have_no_law() -> None:

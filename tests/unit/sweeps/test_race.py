@@ -15,7 +15,9 @@ from rich.console import Console
 
 from analysis.final_test import is_open, open_test, why_closed
 from analysis.load import load_results
+from analysis.narrative import facts
 from analysis.racing import race
+from analysis.render import content, markdown
 from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
 from analysis.summary import analyse
 from moe_models.errors import ConfigError
@@ -127,9 +129,15 @@ def test_a_race_waits_for_its_looks_and_drops_what_is_decided(race_plan: Callabl
     assert len(driver.started) == 13
     said = driver.said.getvalue()
     assert "look at 3 seeds, mlp against baseline: worse" in said
+    assert "look at 3 seeds, attention against baseline: open, goes on to 5 seeds" in said
     assert "the race is over: 13 runs instead of 15" in said
     assert plan.open_runs() == []
     assert how_far(plan) == (13, 0, "complete")
+    results = load_results(plan.folder)
+    assert dict(facts(results))["runs"] == "13 finished, of 15 at most"
+    page = markdown(content(results, analyse(results)), [])
+    assert "Holm p is corrected" in page
+    assert "Joint p" not in page  # a race has none
     found = decisions(plan)
     assert (found["next_look"], found["runs"], found["fixed_runs"]) == (None, 13, 15)
 
