@@ -72,18 +72,20 @@ def _runs(corpus: TokenizedCorpus, trained: Windows, scored: Windows, copies: _C
     train, validation = _join(trained), _join(scored)
     run = min(LONG_RUN, scored.length)  # of a shorter window, the whole
     copied = _copied(validation, train, run)
+    is_memory = copied > MOST_COPIED and run >= SHORT_RUN  # what is shorter recurs by chance, as short documents do
     for what, windows, split in (("trained on", trained, corpus.train), ("evaluated", scored, corpus.validation)):
-        if copied <= MOST_COPIED and not np.array_equal(windows.tokens, split.tokens):
+        if not is_memory and not np.array_equal(windows.tokens, split.tokens):
             evidence = f"the text {what} is not that of its split"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
     by_chance = f"{copies.evidence}, as short ones may be by chance"
     if copied == 0:
         return Audit(name=NAME, severity=NOTE, evidence=by_chance) if copies.short else None
     evidence = f"{copied:.2%} of the {len(validation.tokens):,} validation tokens lie in runs of {run} and more"
-    if copied > MOST_COPIED:
+    if is_memory:
         return Audit(name=NAME, severity=INVALID, evidence=f"{evidence} that were trained on")
-    shorter = _copied(validation, train, min(SHORT_RUN, run))
-    evidence = f"{evidence} that were trained on ({shorter:.2%} in runs of {SHORT_RUN})"
+    evidence += " that were trained on"
+    if run > SHORT_RUN:
+        evidence += f" ({_copied(validation, train, SHORT_RUN):.2%} in runs of {SHORT_RUN})"
     if copies.short:
         evidence += f"; {by_chance}"
     return Audit(name=NAME, severity=NOTE, evidence=evidence)

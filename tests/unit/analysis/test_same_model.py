@@ -48,6 +48,16 @@ def test_equal_parameters_after_three_updates_in_every_seed_are_one_model() -> N
     assert marked["moe0"].result_row()["invalid"] == "same_model"
 
 
+def test_seeds_that_train_one_run_are_counted_once() -> None:
+    """As where a seed decides nothing: ten equal runs would be a difference without any spread."""
+    records = [record("moe", seed, "same") for seed in (2, 0, 1)] + [record("moe", 3, "d"), record("baseline", 0, "b")]
+    assert severities(records) == {"moe1": INVALID, "moe2": INVALID}
+    assert evidence(records)["moe2"] == (
+        "the parameters of seed 0 after 3 updates to the last bit: one run under two seeds"
+    )
+    assert severities([record("moe", seed, "") for seed in (0, 1)]) == {}, "too short a run has no digest"
+
+
 def test_one_configuration_is_one_model_whatever_it_drew_and_is_called() -> None:
     """As the published grid had it: `moe` trained the baseline, from another random state."""
     records = [record("baseline", 0, "a", {"d": 1}), record("moe", 0, "b", {"d": 1}), record("mlp", 0, "c", {"d": 2})]

@@ -90,6 +90,51 @@ def test_sound_runs_are_left_alone(corpus: TokenizedCorpus, slot: str, preset: s
     assert set(found) <= {"dead_parameters"}
 
 
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "one sequence": {"batch_size": 1, "accumulation": 3},
+    "two tokens": {"seq_len": 2, "batch_size": 1},
+    "one update": {"updates": 1, "accumulation": 2},
+    "two updates": {"updates": 2},
+    "hardly a step": {"muon_learning_rate": 1e-6, "adamw_learning_rate": 1e-6, "warmup_fraction": 1.0},
+    "hardly a gradient": {"gradient_clip": 1e-6},
+    "no momentum": {"muon_momentum": 0.0},
+    "AdamW in bf16": {"optimizer": "adamw", "precision": "bf16", "weight_decay": 10.0},
+    "large steps": {"muon_learning_rate": 0.3, "adamw_learning_rate": 0.1, "updates": 8},
+    "much dropout": {"dropout": 0.9},
+    "evaluated at each update": {"evaluate_every": 1, "row_every": 1, "feed_forward": "moe_deepseek_plain"},
+    "one window evaluated at a time": {"evaluation_batch_size": 1, "seq_len": 13},
+}
+
+
+@pytest.mark.parametrize("unusual", UNUSUAL)
+def test_unusual_settings_are_left_alone(corpus: TokenizedCorpus, unusual: str) -> None:
+    found = audited(config(corpus, **UNUSUAL[unusual]), corpus)
+    assert {name: audit.evidence for name, audit in found.items() if audit.severity != NOTE} == {}
+
+
+@pytest.mark.parametrize("drawn", ["normal", "uniform"])
+def test_initial_values_as_drawn_are_left_alone(corpus: TokenizedCorpus, drawn: str) -> None:
+    """Of biases too, which are drawn where matrices are uniform."""
+    setting = config(corpus, attention="mha_biased_no_position", feed_forward="moe_softmax_biased_relu")
+    slots = ("attention", "feed_forward") if drawn == "uniform" else ()
+    setting = dataclasses.replace(setting, model=dataclasses.replace(setting.model, default_init=slots))
+    assert "treatment_applied" not in audited(setting, corpus)
+
+
+def test_another_order_or_place_as_configured_is_left_alone(corpus: TokenizedCorpus) -> None:
+    for choice in ({"data_seed": 77}, {"place": 5}):
+        assert not audited(dataclasses.replace(config(corpus), **choice), corpus, seed=3)
+
+
+def test_each_update_but_the_first_may_be_made_twice(corpus: TokenizedCorpus) -> None:
+    setting = config(corpus, updates=5)
+    looked_at = set()
+    for seed in range(12):
+        auditor = Auditor(Trainer(setting, seed, corpus, CPU), corpus)
+        looked_at.add(auditor._drawn_update())
+    assert looked_at == {1, 2, 3, 4}
+
+
 # --- Mutants of the model -------------------------------------------------------------------------------------------
 
 
@@ -484,6 +529,16 @@ def test_test_documents_in_training_are_a_warning(corpus: TokenizedCorpus, share
     assert also is not None
     assert also.severity == (INVALID if share == 1 else WARNING)
     assert "that were trained on" in also.evidence
+
+
+def test_runs_as_short_as_a_short_window_recur_by_chance(corpus: TokenizedCorpus) -> None:
+    """Of windows of two tokens most stand somewhere in any training text."""
+    found = audited(config(corpus, seq_len=2, batch_size=64, updates=12), corpus)["split_overlap"]
+    assert found.severity == NOTE
+    share = float(found.evidence.split("%")[0])
+    assert share > 100 * split_overlap.MOST_COPIED, "nothing recurs: the test tests nothing"
+    assert "lie in runs of 3 and more that were trained on" in found.evidence
+    assert "runs of 13" not in found.evidence
 
 
 def test_a_little_overlap_is_a_note_with_both_figures(corpus: TokenizedCorpus) -> None:
@@ -1007,7 +1062,8 @@ def test_a_resumed_run_finds_what_an_uninterrupted_one_does(corpus: TokenizedCor
     auditor = Auditor(second, corpus)
     auditor.before_update()
     for _ in second.run():
-        pass
+        auditor.before_update()
+    assert auditor.ran[1] == "update"
     assert {audit.name: audit for audit in auditor.end()} == whole
     assert set(whole) == {"dead_parameters"}
     assert auditor.scores == whole_scores
