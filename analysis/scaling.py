@@ -198,7 +198,7 @@ def _growth(results: Results, families: list[_Family], control: pd.DataFrame) ->
             {
                 "cell": family.name, "baseline": next(iter(ends.values())).rpartition("@")[0],
                 "from_scale": family.scales[0], "to_scale": family.scales[-1], "at_first": means.iloc[0],
-                "at_last": means.iloc[-1], "crossings": _crossings(family, paired[reasons == ""].reindex(pairs)),
+                "at_last": means.iloc[-1], "crossings": _crossings(family, paired[reasons == ""].reindex(list(pairs))),
             }
         )  # fmt: skip
     if not rows:
