@@ -63,7 +63,7 @@ COMPARISON_COLUMNS = {
     "that the cell is the primary comparison's model and has its verdict",
     "p_holm": "p, Holm-corrected over the family; of the plan's primary comparison, which is tested alone, p itself",
     "family": "comparisons in the family, without the primary one (1): all that are tested in this table; those that "
-    "diverged runs leave to a sign test; and of a registered plan those whose seeds are still to come",
+    "diverged runs leave to a sign test; and those of a registered plan that too few seeds have finished for so far",
     "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
     "assumes equal variances; of the plan's primary comparison by itself, with the residual of all cells; null with "
     "less than two models to compare, where one lacks a seed that others have under all its names, and for a name that "
@@ -76,7 +76,7 @@ COMPARISON_COLUMNS = {
     **equivalence.EQUIVALENCE_COLUMNS,
     "p_sign_flip": "exact two-sided sign-flip test of the mean, uncorrected: assumes symmetry only",
     "p_max_t": "exact sign flips of whole seeds, all paired comparisons together, largest t, stepping down: adjusted "
-    "for the family; assumes that differences are together symmetric; null above 20 seeds",
+    "for all of these; assumes that differences are together symmetric; null above 20 seeds",
     "sign_flip_floor": "smallest p that either sign-flip test can give with this n, 2 / 2^n",
     "detectable": "smallest true |difference| found with 80 % power at this n, sd_difference and alpha = 5 % / family",
     "plan": plan_check.PLAN_MEANING,
@@ -194,10 +194,12 @@ def _tested_elsewhere(results: Results, pairs: Mapping[str, str], differences: p
     """Return how many comparisons of the family, the primary one apart, have a share in its 5 % but no test here.
 
     Those of diverged runs have a sign test (a race has none that is planned), and what a plan registered is tested as
-    soon as its seeds have ended: were it left out until then, what was found could be lost again.
+    soon as its seeds have ended, or its failed runs were tried again: were it left out until then, what was found could
+    be lost again.
     """
     by_sign = survivors(results, pairs) != ""
-    to_come = ~by_sign & (differences.count(axis=1) < MIN_PAIRS) & plan.map(plan_check.is_early).astype(bool)
+    registered = (plan == plan_check.PLANNED) | plan.map(plan_check.is_early).astype(bool)
+    to_come = ~by_sign & registered & (differences.count(axis=1) < MIN_PAIRS)
     shared = to_come if results.looks else to_come | by_sign
     return int((shared & (plan != plan_check.PRIMARY)).sum())
 

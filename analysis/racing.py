@@ -157,7 +157,7 @@ def _alpha(table: pd.DataFrame, cell: str) -> float:
         return ALPHA
     family = table[table["p"].notna() & (table["plan"] != PRIMARY)]
     others = int((family["p_holm"].drop(index=cell, errors="ignore") <= ALPHA).sum())
-    return ALPHA / max(len(family) - others, 1)
+    return ALPHA / max(int(table["family"].max()) - others, 1)
 
 
 def adjust(results: Results, found: Race | None, comparisons: pd.DataFrame) -> pd.DataFrame:

@@ -341,10 +341,11 @@ FAMILY = {name: [loss + shift * (1 + i) for i, loss in enumerate(BASE)] for name
 
 def test_comparisons_that_are_still_to_come_have_their_share_of_the_error() -> None:
     """What is found while other cells train must not be lost again when they have ended."""
-    waiting = {"baseline": BASE, "a": FAMILY["a"], "b": FAMILY["b"], "c": [None] * 5}
+    waiting: dict[str, list] = {"baseline": BASE, "a": FAMILY["a"], "b": FAMILY["b"], "c": [None] * 5}
     begun = {**waiting, "c": FAMILY["c"][:1]}
     whole = {**waiting, "c": FAMILY["c"]}
-    for losses in (waiting, begun, whole):
+    failed = {**waiting, "c": ["failed"] * 5}  # to be tried again
+    for losses in (waiting, begun, failed, whole):
         table = comparison(losses, plan=registered(list(losses), primary=None))
         assert set(table.loc[["a", "b"], "family"]) == {3}
         p = table.loc[["a", "b"], "p"]
