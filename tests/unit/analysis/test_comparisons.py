@@ -324,15 +324,6 @@ def test_contributions_are_the_cells_with_one_factor_on() -> None:
     assert changed_factors(results, "a_b", "baseline") == ["a", "b"]
 
 
-def test_the_levels_of_an_only_factor_are_no_contributions() -> None:
-    """They are the comparisons themselves, over scales too."""
-    levels = {f"{rule}@{scale}": {"routing": rule, "scale": scale} for rule in ("soft", "hard") for scale in ("s", "m")}
-    losses = {cell: [5.0, 5.1, 5.3 - 0.1 * (cell[0] == "h")] for cell in levels}
-    results = make_results(losses, levels=levels, baseline=lambda cell: f"soft@{cell[-1]}")
-    assert len(compared(results)) == 2
-    assert contributions(results, compared(results)).empty
-
-
 def test_family_wise_error_is_held() -> None:
     """Under no difference at all, 6 comparisons with a common baseline: some rejection in at most 5 % of studies."""
     rng = np.random.default_rng(0)
