@@ -305,11 +305,8 @@ def contributions(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     """Return the comparisons of cells in which exactly one factor (scale apart) differs from the baseline.
 
     Returns:
-        CONTRIBUTION_COLUMNS, in the order of the comparisons; empty where the study has one factor alone: then these
-        are its comparisons themselves, and the levels are no components.
+        CONTRIBUTION_COLUMNS, in the order of the comparisons.
     """
-    if len(set(results.factors) - {schema.SCALE}) < 2:
-        return pd.DataFrame(columns=list(CONTRIBUTION_COLUMNS))
     compared = zip(comparisons["cell"], comparisons["baseline"], strict=True)
     changed = [changed_factors(results, cell, baseline) for cell, baseline in compared]
     single = comparisons.loc[[len(factors) == 1 for factors in changed]].copy()

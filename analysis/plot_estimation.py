@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,8 @@ from analysis.unpaired import UNPAIRED
 MOST = 15
 """Comparisons that are drawn; more would be too small to read."""
 COLUMNS = 5
+LINE = 22
+"""Characters of a name above a panel of the narrowest."""
 BASE, CELL, DIFFERENCE = 0.0, 1.0, 1.75
 """Where in a panel the baseline's seeds, the cell's and their difference stand."""
 CURVE = 0.5
@@ -128,7 +131,17 @@ def _panel(axes: Axes, values: pd.DataFrame, row: dict[str, Any], colour: str) -
     axes.set_xticks([BASE, CELL, DIFFERENCE], ["base", "cell", "diff."], fontsize=8)
     axes.grid(axis="x", visible=False)
     ink = FLAWED if row[FLAWS] else INK
-    axes.set_title(marks.marked(str(row["cell"]), row[FLAWS]), fontsize=9, fontweight="bold", color=ink)
+    axes.set_title(_lines(marks.marked(str(row["cell"]), row[FLAWS])), fontsize=9, fontweight="bold", color=ink)
+
+
+def _lines(name: str) -> str:
+    """Return a name in lines of at most LINE characters, broken behind its underscores, hyphens and spaces."""
+    lines = [""]
+    for part in re.findall(r"[^_\s-]*[_\s-]?", name):
+        if lines[-1] and len((lines[-1] + part).rstrip()) > LINE:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _distribution(axes: Axes, mean: float, half: float, n: int, colour: str) -> None:

@@ -328,8 +328,7 @@ def test_contributions_are_the_cells_with_one_factor_on() -> None:
 def test_the_accuracy_of_a_component_is_of_the_seeds_that_its_difference_is_of() -> None:
     losses = {"baseline": [*BASE, 5.1, 5.1], "a": [loss - 0.1 - 0.01 * loss for loss in [*BASE, 5.1, 5.1]]}
     plan = registered(list(losses), primary="a", amendments=[added("seeds", [5, 6], ended=10)])
-    levels = {"baseline": {"a": 0, "b": 0}, "a": {"a": 1, "b": 0}}
-    results = make_results(losses, levels=levels, plan={**plan, "factors": ["a", "b"]})
+    results = make_results(losses, plan={**plan, "factors": ["variant"]})
     results.runs.loc[(results.runs["cell"] == "a") & (results.runs["seed"] >= 5), "val_accuracy"] = 1.0
     (row,) = contributions(results, compared(results)).to_dict("records")
     assert (row["n"], row["plan"], row["accuracy_change"]) == (5, "primary", 0.0)
@@ -363,15 +362,6 @@ def test_comparisons_of_diverged_runs_have_their_share_of_the_error() -> None:
     t = abs(block[1] - block[0]).mean() / np.sqrt(2 * variance / 5)
     assert table.loc["a", "p_joint"] == pytest.approx(1 - float(dunnett_cdf(t, 3, df)))
     assert table.loc["a", "joint_family"] == 3
-
-
-def test_the_levels_of_an_only_factor_are_no_contributions() -> None:
-    """They are the comparisons themselves, over scales too."""
-    levels = {f"{rule}@{scale}": {"routing": rule, "scale": scale} for rule in ("soft", "hard") for scale in ("s", "m")}
-    losses = {cell: [5.0, 5.1, 5.3 - 0.1 * (cell[0] == "h")] for cell in levels}
-    results = make_results(losses, levels=levels, baseline=lambda cell: f"soft@{cell[-1]}")
-    assert len(compared(results)) == 2
-    assert contributions(results, compared(results)).empty
 
 
 def test_family_wise_error_is_held() -> None:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from scipy import stats
 
 from analysis import figure_style, plots
@@ -28,7 +29,7 @@ from analysis.results import Results
 from analysis.summary import Analysis, analyse
 from tests.fakes import GRID, make_study
 from tests.fakes_plan import registered
-from tests.fakes_results import figures
+from tests.fakes_results import figures, make_results
 
 ALL = (
     "ranking", "differences", "estimation", "power", "contributions", "loss_tokens", "loss_seconds",
@@ -163,6 +164,27 @@ def test_levels_of_one_component_are_told_apart(tmp_path: Path) -> None:
         "size  (narrow)",
         "depth",
     }
+
+
+def test_long_names_of_panels_do_not_overlap() -> None:
+    names = ["attention_norm_final_norm_placement_gating_routing", "attention_placement_gating_routing"]
+    names += [f"{name}_{other}" for name in names for other in ("wide", "deep")]
+    losses = {name: [4.0 + place / 9, 4.1, 4.3] for place, name in enumerate(["baseline", *names])}
+    results = make_results(losses)
+    with figure_style.style():
+        figure = estimation_figure(results, analyse(results))
+        assert figure is not None
+        figure.draw_without_rendering()
+    titles = [
+        words
+        for axes in figure.axes
+        for words in axes.findobj(Text)
+        if axes.get_visible() and words.get_text() == axes.get_title(loc="left") != ""
+    ]
+    assert sorted(title.get_text().replace("\n", "") for title in titles) == sorted(names)
+    boxes = [title.get_window_extent() for title in titles]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
 
 
 def test_a_study_of_one_cell_has_no_differences(tmp_path: Path) -> None:
