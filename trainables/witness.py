@@ -30,6 +30,8 @@ MOST_BETWEEN_LOOKS = 50
 which is far from nothing (`dead_parameters.NOTHING`)."""
 FADED = 0.01
 """Share of a gradient's part in Muon's momentum below which the next look would come too late."""
+READ_AT_ONCE = 16
+"""Batches: so many are kept until their checksum is taken, which for each alone would take several times as long."""
 MULTIPLIER = 6_364_136_223_846_793_005
 """Of a checksum: Knuth's, odd and without a pattern."""
 
@@ -43,7 +45,6 @@ class Witness:
     Attributes:
         updates: optimizer updates made.
         tokens: tokens trained on.
-        read: checksum of all batches that were trained on, in order: a scalar, int64.
         trained: the first and the latest training batch of this process, by the update that they belong to.
         evaluated: the first and the latest batch of the last evaluation.
         scores: of the last evaluation, each batch's targets and their losses (N,), in order.
@@ -61,7 +62,8 @@ class Witness:
     def __init__(self) -> None:
         self.updates = 0
         self.tokens = 0
-        self.read = torch.zeros((), dtype=torch.int64)
+        self._read = torch.zeros((), dtype=torch.int64)
+        self._unread: list[Batch] = []
         self.trained: dict[int, Batch] = {}
         self.evaluated: list[Batch] = []
         self.scores: list[tuple[Tensor, Tensor]] = []
@@ -79,7 +81,20 @@ class Witness:
             del self.trained[update]
         self.trained[self.updates] = (inputs_BT, targets_BT)
         self.tokens += inputs_BT.numel()
-        self.read = read_on(self.read, inputs_BT.unsqueeze(0), targets_BT.unsqueeze(0))
+        self._unread.append((inputs_BT, targets_BT))
+        if len(self._unread) == READ_AT_ONCE:
+            self._read_on()
+
+    @property
+    def read(self) -> Tensor:
+        """Checksum of all batches that were trained on, in order: a scalar, int64."""
+        self._read_on()
+        return self._read
+
+    def _read_on(self) -> None:
+        if self._unread:
+            self._read = read_on(self._read, *(torch.stack(parts_BT) for parts_BT in zip(*self._unread, strict=True)))
+            self._unread = []
 
     def begins(self, model: nn.Module) -> None:
         """The first update is about to be made."""
@@ -139,7 +154,7 @@ class Witness:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`'s output."""
-        self.updates, self.tokens, self.read = state["updates"], state["tokens"], state["read"].to(device)
+        self.updates, self.tokens, self._read = state["updates"], state["tokens"], state["read"].to(device)
         self.digest = state.get("digest", "")  # a checkpoint from before there were any
         for seen in ("largest", "initial", "loads"):
             setattr(self, seen, {name: tensor.to(device) for name, tensor in state[seen].items()})

@@ -20,7 +20,7 @@ from trainables.audits.undisturbed import undisturbed
 from trainables.memory import breaks_process, lacks_memory
 
 NAME = "causality"
-SEQUENCES = 8
+SEQUENCES = 5
 """Most sequences looked at: gradients are followed from a place of each."""
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-6}
 """Largest movement of an output that can be rounding, as a share of the largest output.

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.confound import NAME, audit, differences, unexplained
 from analysis.load import load_results
-from analysis.schema import FAILED, NOTE, WARNING, TrialRecord
+from analysis.schema import FAILED, NOTE, WARNING, TrialRecord, read_records
 from tests.fakes import make_study
 
 MOE = {"kind": "moe", "n": 8, "router": {"kind": "softmax", "noise": 0.1}}
@@ -146,10 +146,9 @@ def test_a_loaded_study_is_audited(tmp_path: Path) -> None:
     for cell in plan["cells"]:
         cell["declared"] = declared
     (folder / "plan.json").write_text(json.dumps({**plan, "slots": {"mlp": ["model.feed_forward"]}}))
-    for path in (folder / "records").glob("*.json"):
-        record = json.loads(path.read_text())
-        record["config"] = config(DENSE, place=1) if record["cell"] == "mlp" else config(DENSE)
-        path.write_text(json.dumps(record))
+    for record in read_records(folder):
+        made = config(DENSE, place=1) if record.cell == "mlp" else config(DENSE)
+        dataclasses.replace(record, config=made).write(folder / "records")
     found = load_results(folder).study_audits
     assert [(f.audit.name, f.audit.severity, f.cells) for f in found] == [
         (NAME, WARNING, ("mlp",)), (NAME, NOTE, ("mlp",)),

@@ -59,7 +59,7 @@ def test_a_ladder_says_how_each_difference_changes() -> None:
     laws = dict(found(results, "scaling", OVER_SCALES).cells)
     logs = np.log([losses[f"mlp@{scale}"] for scale in scales])
     fits = -np.polyfit(np.log(list(scales.values())), logs, 1)[0]
-    assert laws["mlp"].startswith(f"b = {np.mean(fits):.3f} [")
+    assert laws["mlp"].startswith(f"b = {np.mean(fits):.4f} [")
     assert laws["mlp"].endswith("cannot be told: too few scales or seeds")
 
 
