@@ -292,10 +292,9 @@ def _runs(results: Results, found: Registration) -> Iterator[tuple[str, str, str
     raced = len(registered.looks) > 1
     done = f"up to {done}, as the looks decide" if raced else done
     yield "seeds a cell", f"{len(planned)}", done, not beyond and (raced or len(seeds) == len(planned))
-    looks = text.listing([str(look) for look in registered.looks])
     undeclared = len([a for a in found.amendments if a["what"] == SEEDS and a["ended"]])
     extra = f"{undeclared} undeclared: seeds were added" if undeclared else "no others"
-    yield "looks", f"tests at {looks} seeds", extra, not undeclared
+    yield "looks", f"tests at {text.at_seeds(registered.looks)}", extra, not undeclared
 
 
 def notes(results: Results, comparisons: pd.DataFrame) -> list[str]:

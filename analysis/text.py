@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 MINUS, NOTHING = "\u2212", "\u2013"
 MOST_DECIMALS = 16
@@ -68,6 +69,11 @@ def probability(p: float | None) -> str:
 def counted(count: int, noun: str) -> str:
     """Return `1 seed` or `2 seeds`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def at_seeds(numbers: Sequence[int]) -> str:
+    """Return `1 seed`, or `2, 4 and 6 seeds`."""
+    return listing([*map(str, numbers[:-1]), counted(numbers[-1], "seed")])
 
 
 def duration(seconds: float) -> str:

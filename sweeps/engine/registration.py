@@ -24,7 +24,7 @@ from analysis.registered import (
     sha256,
 )
 from analysis.schema import VAL_LOSS
-from analysis.text import counted, listing
+from analysis.text import at_seeds, counted
 from moe_models.errors import require
 
 if TYPE_CHECKING:
@@ -204,4 +204,4 @@ def _margin(margin: float | None) -> str:
 
 
 def _looks(looks: Sequence[int]) -> str:
-    return f"tests at {listing([str(look) for look in looks])} seeds"
+    return f"tests at {at_seeds(looks)}"

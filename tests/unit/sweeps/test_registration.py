@@ -132,6 +132,7 @@ def test_declared_looks_are_no_amendments(plan_for: Callable[..., Plan]) -> None
     assert written(plan_for(study=study, seeds=5))["amendments"][0]["added"] == [4]
     several = plan_for(study=replace(study, looks=(2, 4, 6)), seeds=2, steps=5)
     assert any(line.endswith("tests at 2, 4 and 6 seeds") for line in lines(several))
+    assert any(line.endswith("tests at 1 seed") for line in lines(plan_for(seeds=1, steps=6)))
 
 
 def test_a_study_registers_where_its_seeds_begin(plan_for: Callable[..., Plan]) -> None:
