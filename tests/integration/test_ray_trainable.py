@@ -190,7 +190,7 @@ def test_a_record_has_what_the_audits_found(corpus: TokenizedCorpus, tmp_path: P
         "git_commit": "abc",
         **this_process(False),
         "device": "cpu",
-        "audits": "causality,targets,split_overlap,dead_parameters,evaluation,too_good,budget,treatment_applied",
+        "audits": "causality,update,targets,split_overlap,dead_parameters,evaluation,too_good,budget,treatment_applied",
     }
 
 
