@@ -118,7 +118,7 @@ def _optimizers(trainer: Trainer, begun: Begun, after: Mapping[str, Remembered])
         holders = _holders(trainer, name)
         if holders and ([isinstance(holder, Muon) for holder in holders] != [_is_muon(trainer, name)]):
             kinds = " and ".join(type(holder).__name__ for holder in holders)
-            yield f"{kinds} trains {name}, not {'Muon' if _is_muon(trainer, name) else 'AdamW'} alone"
+            yield f"{name} is trained by {kinds}, not by {'Muon' if _is_muon(trainer, name) else 'AdamW'} alone"
 
 
 def _gradients_used(trainer: Trainer, begun: Begun, after: Mapping[str, Remembered]) -> Iterator[str]:
@@ -140,16 +140,15 @@ def _steps(trainer: Trainer, begun: Begun, after: Mapping[str, Remembered]) -> I
         used = _used(_momentum(trainer, name), before, now)
         if used is None:
             continue
-        due = (_muon if is_muon else _adamw)(trainer, name, before, now, used)
+        due = _muon(trainer, name, now, used) if is_muon else _adamw(trainer, name, before, now, used)
         made = now.weight - before.weight
         allowed = STEP_TOLERANCES["muon" if is_muon else "adamw"] * _norm(due) + ROUNDING * _norm(before.weight)
         if _norm(made - due) > allowed:
             yield f"the step of {name} is {_share(_norm(made - due), due)} away from the one due"
 
 
-def _muon(trainer: Trainer, name: str, before: Remembered, now: Remembered, used: Tensor) -> Tensor:
+def _muon(trainer: Trainer, name: str, now: Remembered, used: Tensor) -> Tensor:
     """Return Muon's step, by https://kellerjordan.github.io/posts/muon/."""
-    del before
     a, b, c = MUON_COEFFICIENTS
     x_RC = torch.lerp(used, now.average, trainer.config.training.muon_momentum)
     rows, columns = x_RC.shape
