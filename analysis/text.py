@@ -60,10 +60,13 @@ def whole(value: float | None) -> str:
 
 
 def probability(p: float | None) -> str:
-    """Return a p-value; below 0.0001 only that it is."""
+    """Return a p-value; below 0.0001 only that it is, and beside 5 % with as many decimals as show the side."""
     if p is None or not math.isfinite(p):
         return NOTHING
-    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+    decimals = 4
+    while decimals < MOST_DECIMALS and float(f"{p:.{decimals}f}") == 0.05 != p:
+        decimals += 1
+    return "< 0.0001" if p < 0.0001 else f"{p:.{decimals}f}"
 
 
 def counted(count: int, noun: str) -> str:

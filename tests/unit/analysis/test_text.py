@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.text import duration
+from analysis.text import duration, probability
 
 
 @pytest.mark.parametrize(
@@ -13,3 +13,14 @@ from analysis.text import duration
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [
+        (0.5, "0.5000"), (0.00004, "< 0.0001"), (0.05, "0.0500"), (0.0499, "0.0499"),
+        (0.04996, "0.04996"), (0.05004, "0.05004"), (0.0500000001, "0.0500000001"),
+    ],
+)  # fmt: skip
+def test_a_p_beside_5_percent_shows_its_side(p: float, words: str) -> None:
+    assert probability(p) == words
