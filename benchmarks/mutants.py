@@ -705,7 +705,7 @@ BUDGETS: dict[str, tuple[Patch, dict[str, Any]]] = {
         {},
     ),
     "the same windows at every update": (
-        line(TrainingBatches, "_row", ("np.arange(first, end)", "np.arange(first, end) % self.batch_size")),
+        line(TrainingBatches, "_row", ("np.arange(first, end)", "np.arange(first, end) % self._batch_size")),
         {},
     ),
 }

@@ -120,7 +120,6 @@ class TrainingBatches:
     Attributes:
         starts: first token of each window (W,), int64.
         windows: number of windows, which is the number of sequences an epoch.
-        batch_size: sequences a micro-batch.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class TrainingBatches:
         # (tokens - T, T + 1), a window at every token: a view into the memory map, not a copy.
         self._view = np.lib.stride_tricks.sliding_window_view(split.tokens, seq_len + 1)
         self._tokens, self._seq_len = split.tokens, seq_len
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         self._accumulation = accumulation
         self._seed = seed
         self._epoch = -1
@@ -147,8 +146,8 @@ class TrainingBatches:
 
     def window_indices(self, update: int, micro_step: int) -> np.ndarray:
         """Return which windows make up one micro-batch (B,), int64."""
-        first = (update * self._accumulation + micro_step) * self.batch_size
-        return self._row(first, first + self.batch_size)
+        first = (update * self._accumulation + micro_step) * self._batch_size
+        return self._row(first, first + self._batch_size)
 
     def batch(self, update: int, micro_step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs_BT and targets_BT (int64) of one micro-batch; both counts start at 0."""
@@ -157,16 +156,13 @@ class TrainingBatches:
 
     def drawn(self, updates: int) -> Windows:
         """Return the windows that the first so many updates train on, each once."""
-        return self._read(np.unique(np.concatenate([np.empty(0, dtype=np.int64), *self._rows(updates)])))
+        sequences, step = updates * self._accumulation * self._batch_size, MICRO_BATCHES_AT_ONCE * self._batch_size
+        parts = [self._row(first, min(first + step, sequences)) for first in range(0, sequences, step)]
+        return self._read(np.unique(np.concatenate([np.empty(0, dtype=np.int64), *parts])))
 
     def windows_of(self, update: int, micro_step: int) -> Windows:
         """Return the windows that make up one micro-batch."""
         return self._read(self.window_indices(update, micro_step))
-
-    def _rows(self, updates: int) -> Iterator[np.ndarray]:
-        sequences, step = updates * self._accumulation * self.batch_size, MICRO_BATCHES_AT_ONCE * self.batch_size
-        for first in range(0, sequences, step):
-            yield self._row(first, min(first + step, sequences))
 
     def _row(self, first: int, end: int) -> np.ndarray:
         """Return which windows make up a part of the endless row, int64."""
