@@ -169,7 +169,7 @@ def compare(results: Results, order: Sequence[str], control: pd.DataFrame, model
     table["improvement"] = certain / table["n"]
     table["improvement_low"], table["improvement_high"] = clopper_pearson(certain, table["n"])
     margin = equivalence.margin(results)
-    table = table.join(equivalence.equivalence(table, margin, results.looks))
+    table = table.join(equivalence.equivalence(table, margin, results.looks, others))
     table["verdict"] = [equivalence.verdict(row, margin) for row in records(table)]
     for name in table.index[primary]:  # one or none
         table.loc[twins, "verdict"] = f"{outcomes.SAME_AS_PRIMARY}'{name}': {table.loc[name, 'verdict']}"
@@ -226,7 +226,7 @@ def _joint(
         paired = table["pairing"] == PAIRED
         by_seed, apart = ({cell: pairs[cell] for cell in table.index[rows & kind]} for kind in (paired, ~paired))
         # Only one of the two is there, so that their promise is for all comparisons.
-        return joint_table(values, by_seed, models, others) if by_seed else dunnett_table(values, apart)
+        return joint_table(values, by_seed, models, others) if by_seed else dunnett_table(values, apart, others)
 
     estimates = family(table["estimated"] & ~primary, values)
     joint.loc[estimates.index] = estimates

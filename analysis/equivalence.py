@@ -27,7 +27,8 @@ MARGIN = "equivalence_margin"
 """Key of the plan: the largest difference, nats, that is as good as none."""
 EQUIVALENCE_COLUMNS = {
     "simultaneous_low": "lower end of the 95 % interval of all differences of this table together, from this one's own "
-    "values by seed (level 1 - 5 % / their number): needs no equal variances",
+    "values by seed (level 1 - 5 % / their number, those of diverged runs and those to come included): needs no equal "
+    "variances",
     "simultaneous_high": "its upper end",
     "p_equivalence": "two one-sided t tests that the difference is the plan's equivalence margin or more, "
     "Holm-corrected over the family; null where the plan has no margin",
@@ -100,23 +101,29 @@ def _showable(n: float, level: float, power: float) -> float:
     return float(optimize.brentq(lacking, 0, half.max() + 10)) / math.sqrt(n)
 
 
-def equivalence(comparisons: pd.DataFrame, margin: float | None, looks: Sequence[int]) -> pd.DataFrame:
+def equivalence(comparisons: pd.DataFrame, margin: float | None, looks: Sequence[int], others: int = 0) -> pd.DataFrame:
     """Return EQUIVALENCE_COLUMNS for a `paired_table`: null where nothing varies, the last two also without a margin.
 
     With several looks both hold at all of them at once.
 
     Intervals have Bonferroni's level, 1 - 5 % / family. Equivalence is Holm-corrected over all that are tested, not
     only over those that show no difference: choosing them by their data would not hold the 5 %.
+
+    Args:
+        comparisons: the table.
+        margin: `margin`.
+        looks: pairs at each look of the plan; empty for one look.
+        others: comparisons of the family that are tested elsewhere, or will be: both leave room for them.
     """
     estimated, tested = comparisons["estimated"], comparisons["p"].notna()
     moments = comparisons["difference"], comparisons["t_sd"], comparisons["t_n"].where(estimated, 0)
-    low, high = repeated_t_interval(*moments, looks, level=1 - ALPHA / max(int(estimated.sum()), 1))
+    low, high = repeated_t_interval(*moments, looks, level=1 - ALPHA / max(int(estimated.sum()) + others, 1))
     moments = comparisons["tested_difference"], comparisons["tested_sd"], comparisons["tested_n"].where(tested, 0)
     p, showable = np.full(tested.shape, np.nan), np.full(tested.shape, np.nan)
     if margin is not None and tested.any():
-        p = holm(tost(*moments, margin, looks))
+        p = holm(tost(*moments, margin, looks), others)
         _, sd, n = (column[tested] for column in moments)
-        alpha = ALPHA / int(tested.sum())
+        alpha = ALPHA / (int(tested.sum()) + others)
         at_look = dict(zip(looks, levels(looks, alpha) / 2, strict=True)) if looks else {}
         showable[tested] = sd * showable_margin(n, [at_look.get(pairs, alpha) for pairs in n])
     return pd.DataFrame(dict(zip(EQUIVALENCE_COLUMNS, (low, high, p, showable), strict=True)), index=comparisons.index)

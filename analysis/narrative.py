@@ -289,7 +289,7 @@ def _found(row: dict[str, Any], unit: str) -> str:
 def _unresolved(row: dict[str, Any], unit: str, margin: float | None) -> str:
     """Return the figures of a difference that is not resolved, and what the data leave room for."""
     together = text.interval(row["simultaneous_low"], row["simultaneous_high"], sign=True)
-    detectable = f"could detect {text.number(row['detectable'])}{unit} or more"
+    detectable = f"could detect {text.spread(row['detectable'])}{unit} or more"
     few = f"; too few seeds to show none within \u00b1{margin:g}" if equivalence.too_few(row, margin) else ""
     return f"{_figures(row, unit)}; interval of all together {together}; {detectable}{few}"
 

@@ -47,6 +47,14 @@ def enough(decimals: int, low: float, high: float) -> int:
     return decimals
 
 
+def spread(value: float | None, decimals: int = 4) -> str:
+    """Return an sd or an error with so many decimals; with more where it has less than two digits in these."""
+    if value is not None and math.isfinite(value) and value:
+        while decimals < MOST_DECIMALS and float(f"{abs(value):.{decimals}f}") < 10 ** (1 - decimals):
+            decimals += 1
+    return number(value, decimals)
+
+
 def significant(value: float | None, digits: int = 4) -> str:
     """Return the value with so many significant digits, zeros at the end included."""
     if value is None or not math.isfinite(value):

@@ -150,31 +150,32 @@ def _pooled_sd(m: UnpairedMoments) -> Array:
     return np.asarray(np.sqrt(squares / (m.n_x + m.n_y - 2)))
 
 
-def dunnett(control: ArrayLike, *arms: ArrayLike, alpha: float = ALPHA) -> pd.DataFrame:
+def dunnett(control: ArrayLike, *arms: ArrayLike, alpha: float = ALPHA, others: int = 0) -> pd.DataFrame:
     """Test independent arms against one control (Dunnett 1955, equal variances, any sizes); nothing is random.
 
     Args:
         control: its runs, without NaN.
         arms: two or more of them.
         alpha: of all comparisons together.
+        others: further comparisons that share alpha; their arms are unknown, so they count as independent of these.
 
     Returns:
-        JOINT_COLUMNS, one row an arm: adjusted p, simultaneous interval of the difference, number of arms. NaN where
-        nothing varies.
+        JOINT_COLUMNS, one row an arm: adjusted p, simultaneous interval of the difference, number of arms and others.
+        NaN where nothing varies.
     """
     groups = [np.asarray(group, dtype=float) for group in (control, *arms)]
     sizes = np.array([group.size for group in groups], dtype=float)
     means = np.array([group.mean() for group in groups])
     df = float(sizes.sum() - sizes.size)
     variance = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / df
-    loadings = tuple(np.sqrt(sizes[1:] / (sizes[1:] + sizes[0])))
+    loadings = (*np.sqrt(sizes[1:] / (sizes[1:] + sizes[0])), *(0.0,) * others)
     table = pd.DataFrame(np.nan, index=range(len(arms)), columns=list(JOINT_COLUMNS))
     if variance > 0:
         difference = means[1:] - means[0]
         error = np.sqrt(variance * (1 / sizes[1:] + 1 / sizes[0]))
         half = many_to_one_critical(loadings, df, alpha) * error
         p = np.clip(1 - many_to_one_cdf(np.abs(difference) / error, loadings, df), 0, 1)
-        table[:] = np.column_stack([p, difference - half, difference + half, np.full(p.shape, len(arms))])
+        table[:] = np.column_stack([p, difference - half, difference + half, np.full(p.shape, len(arms) + others)])
     return table
 
 
@@ -224,12 +225,13 @@ def unpaired_rows(cells: pd.DataFrame, bases: pd.DataFrame, added: np.ndarray) -
     return pd.DataFrame(columns, index=cells.index[apart])
 
 
-def dunnett_table(values: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFrame:
+def dunnett_table(values: pd.DataFrame, pairs: Mapping[str, str], others: int = 0) -> pd.DataFrame:
     """Test all unpaired comparisons with a baseline by `dunnett`; several baselines (of scales) share the 5 % equally.
 
     Args:
         values: the metric, cells x seeds, NaN where there is none.
         pairs: cell -> baseline of the unpaired comparisons that are tested.
+        others: comparisons of the family that are tested elsewhere, or will be.
 
     Returns:
         JOINT_COLUMNS by cell; NaN where a baseline has less than two, or two of its arms share a seed: then they are
@@ -242,7 +244,7 @@ def dunnett_table(values: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFram
         block = values.loc[[baseline, *cells]]
         if len(cells) < 2 or (block.notna().sum() > 1).any():
             continue
-        found = dunnett(*(row.dropna() for _, row in block.iterrows()), alpha=ALPHA / len(baselines))
+        found = dunnett(*(row.dropna() for _, row in block.iterrows()), alpha=ALPHA / len(baselines), others=others)
         found["p_joint"] = np.clip(len(baselines) * found["p_joint"], 0, 1)
         table.loc[cells] = found.to_numpy()
     return table

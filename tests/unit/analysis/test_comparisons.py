@@ -25,7 +25,7 @@ from analysis.comparisons import (
 from analysis.errors import AnalysisError
 from analysis.joint import dunnett_cdf, one_model, pooled_residual
 from analysis.results import Results
-from analysis.significance import sign_flip_max_t
+from analysis.significance import sign_flip_max_t, t_interval
 from tests.fakes_plan import added, registered
 from tests.fakes_results import factorial_losses, make_results
 
@@ -349,8 +349,24 @@ def test_comparisons_that_are_still_to_come_have_their_share_of_the_error() -> N
         assert set(table.loc[["a", "b"], "family"]) == {3}
         p = table.loc[["a", "b"], "p"]
         assert (table.loc[["a", "b"], "p_holm"] >= 3 * p.min()).all()
+        a = table.loc["a"]
+        ends = t_interval(a["difference"], a["sd_difference"], 5, level=1 - 0.05 / 3)
+        assert (a["simultaneous_low"], a["simultaneous_high"]) == pytest.approx(ends)
     alone = comparison(waiting)  # nothing says that anything is to come
     assert set(alone.loc[["a", "b"], "family"]) == {2}
+
+
+def test_equivalence_too_leaves_room_for_comparisons_that_are_still_to_come() -> None:
+    near: dict[str, list] = {
+        "baseline": BASE,
+        "a": [x + y for x, y in zip(BASE, (1e-3, -1e-3, 2e-3, 0, 0), strict=True)],
+    }
+    waiting, alone = (
+        comparison(losses, plan=registered(list(losses), primary=None, equivalence_margin=0.0045))
+        for losses in ({**near, "b": [None] * 5, "c": [None] * 5}, near)
+    )
+    assert waiting.loc["a", "p_equivalence"] == pytest.approx(3 * alone.loc["a", "p_equivalence"])
+    assert waiting.loc["a", "showable_margin"] > alone.loc["a", "showable_margin"]
 
 
 def test_comparisons_of_diverged_runs_have_their_share_of_the_error() -> None:

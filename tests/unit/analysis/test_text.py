@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.text import duration, probability
+from analysis.text import duration, probability, spread
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,18 @@ def test_durations(seconds: float, words: str) -> None:
 )  # fmt: skip
 def test_a_p_beside_5_percent_shows_its_side(p: float, words: str) -> None:
     assert probability(p) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.01234, "0.0123"),
+        (0.00012345, "0.00012"),
+        (0.0009, "0.00090"),
+        (0.0, "0.0000"),
+        (None, "\u2013"),
+        (12.0, "12.0000"),
+    ],
+)
+def test_a_spread_is_not_shown_as_none(value: float | None, words: str) -> None:
+    assert spread(value) == words

@@ -190,5 +190,9 @@ def test_arms_that_share_seeds_are_not_independent() -> None:
     table = dunnett_table(pd.DataFrame(apart).T, pairs)
     expected = dunnett([5.0, 5.1, 5.2], [4.9, 5.0, 5.2], [5.5, 5.6, 5.8])
     assert table.to_numpy() == pytest.approx(expected.to_numpy())
+    with_others = dunnett_table(pd.DataFrame(apart).T, pairs, others=2)
+    assert (with_others["joint_family"] == 4).all()
+    between = table["p_joint"] * 4 / 2  # by Bonferroni, of comparisons that are independent a little less
+    assert ((with_others["p_joint"] > table["p_joint"]) & (with_others["p_joint"] < between)).all()
     assert dunnett_table(pd.DataFrame(together).T, pairs)["p_joint"].isna().all()
     assert dunnett_table(pd.DataFrame(apart).T, {"a": "baseline"})["p_joint"].isna().all()
