@@ -71,12 +71,12 @@ def _processes(wanted: Callable[[int, int], bool]) -> dict[int, str]:
     return found
 
 
-def kill_one(process: subprocess.Popen[str], what: str) -> bool:
-    """Kill one process of a driver's session whose command, its options apart, holds a text; False where none does."""
+def kill_one(process: subprocess.Popen[str], what: str, how: signal.Signals = signal.SIGKILL) -> bool:
+    """Signal one process of a session whose command, its options apart, holds a text; False where none does."""
     for pid, line in sorted(processes_of(process.pid).items(), reverse=True):
         if what in line.partition(" -")[0]:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, how)
                 return True
     return False
 

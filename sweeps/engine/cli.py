@@ -347,7 +347,7 @@ def train(
             MlflowTracker, plan.to_json(), environment, tracking_uri(), warn=progress.say, required=not plan.has_begun
         )
         try:
-            with ray_session(resources) if plan.open_runs() else nullcontext():
+            with ray_session(resources, progress.say) if plan.open_runs() else nullcontext():
                 tracker = opening.result()
                 plan.write()
                 tracker.copy_records(plan.folder)

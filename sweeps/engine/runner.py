@@ -51,6 +51,8 @@ LOST_WORKERS = 2
 """How often a run goes on from its checkpoint after its worker died, before it counts as failed."""
 LOST_CLUSTERS = 3
 """How often Ray is started anew after it died."""
+RAY_STARTS = 3
+"""How often Ray is started where it is not up in time."""
 LOOK_SECONDS = 2.0
 """Time between two looks at whether Ray is alive."""
 TUNE_ENVIRONMENT = {
@@ -495,7 +497,7 @@ def ray_cluster(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def ray_session(resources: Resources) -> Iterator[None]:
+def ray_session(resources: Resources, say: Callable[[str], None] = print) -> Iterator[None]:
     """A Ray of our own, on this machine alone, ended with the block; or the one that is there already."""
     if ray.is_initialized():
         yield
@@ -503,7 +505,7 @@ def ray_session(resources: Resources) -> Iterator[None]:
     global _ours
     try:
         with _quiet():
-            _start_ray(resources)
+            start_ray(resources.slots, resources.gpus, say)
         _ours = True
         yield
     finally:
@@ -515,18 +517,29 @@ _ours = False
 """Whether the Ray of this process was started by `ray_session`."""
 
 
-def _start_ray(resources: Resources) -> None:
+def start_ray(slots: int, gpus: int = 0, say: Callable[[str], None] = print, starts: int = RAY_STARTS) -> None:
+    """Start a Ray of our own on this machine, with room for runs on its cores and GPUs.
+
+    Ray's patience, 30 s that no setting changes, is too short for a machine with much else to do: it is started again.
+
+    Raises:
+        ConfigError: it cannot be started.
+    """
     try:
         ray.init(
             address="local",  # never join a cluster that happens to run
-            num_cpus=resources.slots,
-            num_gpus=resources.gpus,
+            num_cpus=slots,
+            num_gpus=gpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
     except Exception as error:  # of many kinds, none of which is the study's
-        raise ConfigError(f"Ray cannot be started: {error_line(error)}") from error
+        if starts == 1 or "timed out" not in str(error):
+            raise ConfigError(f"Ray cannot be started: {error_line(error)}") from error
+        say("Ray was not up in time and is started once more")
+        ray.shutdown()
+        start_ray(slots, gpus, say, starts - 1)
 
 
 def _restart_ray(resources: Resources, say: Callable[[str], None], left: int) -> bool:
@@ -536,7 +549,7 @@ def _restart_ray(resources: Resources, say: Callable[[str], None], left: int) ->
         return False
     say("Ray died and is started anew; runs go on from their checkpoints")
     ray.shutdown()
-    _start_ray(resources)
+    start_ray(resources.slots, resources.gpus, say)
     return True
 
 

@@ -68,14 +68,19 @@ def finish(command: list[str], results: dict[str, Any]) -> None:
     require_each_run_once(database())
 
 
-def test_a_killed_worker_and_a_killed_raylet_cost_nothing(small_study: list[str], results: dict[str, Any]) -> None:
+def test_a_slow_start_a_killed_worker_and_a_killed_raylet_cost_nothing(
+    small_study: list[str], results: dict[str, Any]
+) -> None:
     process = driver(small_study)
+    wait_for(lambda: kill_one(process, "raylet/raylet", signal.SIGSTOP), process)  # as on a machine with no time for it
     wait_for(lambda: bool(records_of(Path("results"))), process)
     assert kill_one(process, "Trainable")
     wait_for(lambda: len(records_of(Path("results"))) >= 2, process)
     assert kill_one(process, "raylet/raylet")
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
+    assert "is started once more" in output
+    assert "is started anew" in output
     assert results_of(Path.cwd()) == results
     require_each_run_once(database())
 

@@ -15,6 +15,7 @@ from analysis.schema import FAILURES_FOLDER, FINISHED, TrialRecord, read_records
 from analysis.tuning_records import SEARCH, STOPPED, of_arm, read_tuning_records
 from sweeps import tune
 from sweeps.engine import memory
+from sweeps.engine.runner import start_ray
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
 from tests.drivers import comparable
@@ -25,9 +26,7 @@ pytestmark = [pytest.mark.slow]
 @pytest.fixture(scope="module")
 def _one_ray() -> Iterator[None]:
     ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
-    ray.init(
-        address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-    )
+    start_ray(2, gpus=1)
     yield
     ray.shutdown()
 

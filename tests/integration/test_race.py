@@ -15,6 +15,7 @@ import ray.cloudpickle
 from analysis.schema import RECORDS_FOLDER, TrialRecord, read_records
 from sweeps.engine.plan import PlannedRun
 from sweeps.engine.progress import Progress
+from sweeps.engine.runner import start_ray
 from sweeps.significance import main
 from tests import fakes_ray
 
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.slow]
 def _one_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.RacingTrainable)
     ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(2)
     yield
     ray.shutdown()
 

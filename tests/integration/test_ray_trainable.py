@@ -22,6 +22,7 @@ from ray import tune
 from analysis import schema
 from analysis.schema import TrialRecord
 from moe_models.errors import ConfigError
+from sweeps.engine.runner import start_ray
 from tests import fakes_ray
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import DataConfig, TrialConfig
@@ -53,7 +54,7 @@ def set_name(patch: pytest.MonkeyPatch, name: str, value: Any) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_ray(2)
     yield
     ray.shutdown()
 

@@ -22,6 +22,7 @@ from analysis.schema import RECORDS_FOLDER, TrialRecord, read_records
 from moe_models.errors import ConfigError
 from sweeps.engine import cluster
 from sweeps.engine.resources import Resources
+from sweeps.engine.runner import start_ray
 from sweeps.exp6_grid import STUDY
 from tests import drivers, fakes_ray
 from tests.drivers import SCRIPT, comparable, driver
@@ -35,7 +36,7 @@ TWO_AT_A_TIME = ("--max-concurrent", "2")
 def one_ray() -> Iterator[None]:
     """One Ray for the tests that run in this process; a driver joins the one that is started."""
     ray.cloudpickle.register_pickle_by_value(fakes_ray)  # workers cannot import the tests
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(2)
     yield
     ray.shutdown()
 

@@ -74,7 +74,7 @@ def test_a_search_resumes_confirms_and_is_copied_once(
     assert f"optuna-dashboard sqlite:///{folder / 'optuna.db'}" in said.out
     assert "tokens spent" in said.out
 
-    monkeypatch.setattr(runner, "_start_ray", lambda *_: pytest.fail("nothing was left to train"))
+    monkeypatch.setattr(runner, "start_ray", lambda *_: pytest.fail("nothing was left to train"))
     assert tune.main(arguments, fakes_ray.MadeUpTuningTrainable) == 0
     assert records_by_hash(folder) == after
     require_copies(folder)
