@@ -8,7 +8,8 @@ combinations are trained, and `python -m analysis variance` splits the variance 
 - `default`: the baseline of the other studies;
 - `--design components`: the same for the baseline and for the model with all of exp6's components.
 
-The cells are one model, so no comparison between them is a finding: of five orders of the data, one is always the best.
+Cells of one model are not compared, since of five orders of the data one is always the best; two models are compared
+with each other at each order, so that both have seen the same data in the same order.
 """
 
 from __future__ import annotations
@@ -25,22 +26,27 @@ MODELS = {
 }
 NOTE = (
     "data_order: cells of one model differ in the order of the training data alone. One of several orders is always "
-    "the best: no comparison between them is a finding."
+    "the best: they are not compared with each other."
 )
 
 
 def cells(*models: str) -> tuple[Cell, ...]:
-    """Return a cell for each model and order of the data; the first order has the model's name."""
+    """Return a cell for each model and order of the data, compared with the first model at this order."""
     return tuple(
         Cell(
-            name=f"{model}_{order}" if order else model,
+            name=_name(model, order),
             factors={"model": model, DATA_ORDER: order},
             build=MODELS[model],
             data_seed=order,
+            baseline=_name(models[0], order),
         )
         for model in models
         for order in range(ORDERS)
     )
+
+
+def _name(model: str, order: int) -> str:
+    return f"{model}_{order}" if order else model
 
 
 STUDY = Study(

@@ -277,7 +277,8 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
     ):
         console.print(line, soft_wrap=True, markup=False)
     if all(cell["baseline"] == cell["name"] for cell in plan.to_json()["cells"]):
-        line = f"  note: without another cell beside '{plan.study.baseline}' the report has no comparisons"
+        alone = f"without another cell beside '{plan.study.baseline}' the report has no comparisons"
+        line = f"  note: {alone if len(plan.cells) == 1 else 'these cells are compared with none of the others'}"
         console.print(line, soft_wrap=True)
 
 

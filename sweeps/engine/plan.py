@@ -280,8 +280,9 @@ class Plan:
             new = entries.setdefault(old["name"], {**old, "hashes": {}})
             hashes = {**old["hashes"], **new["hashes"]}
             new["hashes"] = dict(sorted(hashes.items(), key=lambda item: int(item[0])))
+        baselines = self.baselines()
         for entry in entries.values():
-            baseline = self.baseline_of(entry["scale"])
+            baseline = baselines[entry["name"]]
             entry["baseline"] = baseline if baseline in entries else entry["name"]
         order = self.known_cells()
         return sorted(entries.values(), key=lambda entry: order.index(entry["name"]))
@@ -290,9 +291,10 @@ class Plan:
         """Return the names of all cells that the study can have at its scales, in its order."""
         return [self.scaled(cell.name, scale) for scale in self.scales for cell in self.protocol.cells]
 
-    def baseline_of(self, scale: str) -> str:
-        """Return the name of the cell that others of a scale are compared with."""
-        return self.scaled(self.study.baseline, scale)
+    def baselines(self) -> dict[str, str]:
+        """Return for each of `known_cells` the one that it is compared with: at its scale."""
+        cells = [(cell.name, cell.baseline or self.study.baseline) for cell in self.protocol.cells]
+        return {self.scaled(a, scale): self.scaled(b, scale) for scale in self.scales for a, b in cells}
 
     def scaled(self, name: str, scale: str) -> str:
         """Return a cell's name at a scale, which says the scale where there are several."""

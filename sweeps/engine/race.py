@@ -28,8 +28,8 @@ def standing(plan: Plan) -> Race:
         found = race(load_results(plan.folder))
         assert found is not None, "a plan with several looks is a race"
         return found
-    baselines = {cell.name: plan.baseline_of(cell.scale) for cell in plan.cells}
-    contenders = {cell: baseline for cell, baseline in baselines.items() if cell != baseline}
+    baselines = plan.baselines()
+    contenders = {cell.name: baselines[cell.name] for cell in plan.cells if baselines[cell.name] != cell.name}
     return Race(plan.looks, contenders, {}, plan.looks[0])
 
 

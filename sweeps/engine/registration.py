@@ -48,11 +48,10 @@ def register(plan: Plan) -> Registered:
     study, protocol = plan.study, plan.protocol
     sound = protocol.published is None
     names = [cell.name for cell in plan.cells]
-    baselines = {cell.name: plan.baseline_of(cell.scale) for cell in plan.cells}
     pairs = [
         Comparison(cell=name, baseline=baseline)
-        for name, baseline in baselines.items()
-        if baseline in names and baseline != name
+        for name, baseline in plan.baselines().items()
+        if {name, baseline} <= set(names) and baseline != name
     ]
     # With several scales the first one has the primary comparison: there is one.
     wanted = plan.scaled(study.primary, plan.scales[0]) if study.primary and sound else None

@@ -47,6 +47,8 @@ class Cell:
     """The model at a scale."""
     data_seed: int | None = None
     """The order of the data, where a study varies it apart from the seed; None: the seed's."""
+    baseline: str | None = None
+    """The cell that it is compared with, its own name for none; None: the study's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +190,7 @@ class Study:
             assert self.baseline in names, f"{self.script}, design {name}: there is no cell '{self.baseline}'"
             for cell in design.cells:
                 assert set(cell.factors) == set(self.factors), f"{self.script}: factors of cell '{cell.name}'"
+                assert cell.baseline in (None, *names), f"{self.script}: baseline of cell '{cell.name}'"
             if design.fraction:
                 levels = [tuple(cell.factors[factor] for factor in design.fraction.factors) for cell in design.cells]
                 wanted = [tuple(level.values()) for level in design.fraction.cells()]

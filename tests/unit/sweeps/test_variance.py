@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 
 from analysis.schema import DATA_ORDER
 from moe_models.model import build_model
+from sweeps.engine.plan import Plan
+from sweeps.engine.registration import register
 from sweeps.exp6_grid import STUDY as EXP6
 from sweeps.variance import ORDERS, STUDY
 from trainables.batches import training_batches
@@ -73,3 +76,23 @@ def test_the_models_are_those_of_the_component_grid() -> None:
     grid = {cell.name: cell.build(scale) for cell in EXP6.designs["default"].cells}
     for cell in STUDY.designs["components"].cells:
         assert cell.build(scale) == grid[str(cell.factors["model"])]
+
+
+def test_two_models_are_compared_at_the_same_order(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for(study=STUDY, design="components")
+    places = {entry["name"]: entry["factors"] for entry in plan.to_json()["cells"]}
+    compared = {
+        entry["name"]: entry["baseline"] for entry in plan.to_json()["cells"] if entry["baseline"] != entry["name"]
+    }
+    assert len(compared) == ORDERS
+    for name, baseline in compared.items():
+        assert (places[name]["model"], places[baseline]["model"]) == ("all_components", "baseline")
+        assert places[name][DATA_ORDER] == places[baseline][DATA_ORDER]
+    (family,) = register(plan).families
+    assert {(pair.cell, pair.baseline) for pair in family.comparisons} == set(compared.items())
+
+
+def test_orders_of_one_model_are_not_compared(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for(study=STUDY)
+    assert all(entry["baseline"] == entry["name"] for entry in plan.to_json()["cells"])
+    assert register(plan).families == ()
