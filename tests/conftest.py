@@ -6,7 +6,8 @@ import gc
 import importlib
 import os
 import shutil
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,24 @@ def pytest_collection_finish() -> None:
     importlib.import_module("torch._dynamo")  # as the first optimizer does
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def _object_store() -> Iterator[str]:
+    """Host and port of a server on this machine that speaks the protocol of S3."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(_object_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    name = f"bucket-{tmp_path.name.replace('_', '-').lower()[-40:]}"
+    with urllib.request.urlopen(urllib.request.Request(f"http://{_object_store}/{name}", method="PUT")):
+        return f"s3://{name}?scheme=http&endpoint_override={_object_store}&region=us-east-1"

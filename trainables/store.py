@@ -162,13 +162,20 @@ class Remote:
         return f"{self._root}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """Return a file's content."""
-        try:
-            with self._files.open_input_stream(self._path(name)) as file:
-                content: bytes = file.read()
+        """Return a file's content, all of it from before it was replaced, or from after.
+
+        An object store answers each request from one version, but a stream makes several, and size and content are two.
+        """
+        path = self._path(name)
+        while True:
+            try:
+                with self._files.open_input_file(path) as file:
+                    size = file.size()
+                    content: bytes = file.read(size)
+            except FileNotFoundError:
+                return None
+            if len(content) == size == self._files.get_file_info(path).size:
                 return content
-        except FileNotFoundError:
-            return None
 
     def open(self, name: str) -> BinaryIO | None:
         """Read a file into memory."""

@@ -162,7 +162,7 @@ class Storage:
 
     def _take(self, name: str, content: bytes, parse: Callable[[bytes, str], object] = TrialRecord.parse) -> None:
         if name.endswith(".json") and name != PLAN_FILE:
-            _parsed(parse, content, f"{self.place}/{name}")
+            _parsed(parse, content, _below(self.place, name))
         with replacing(self.folder / name) as file:
             file.write(content)
 

@@ -11,15 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray.cloudpickle
 import torch
+from pyarrow.fs import FileSelector, FileSystem
 from ray.cluster_utils import Cluster
 
-from analysis.schema import TrialRecord
+from analysis.schema import RECORDS_FOLDER, TrialRecord
 from moe_models.errors import ConfigError
 from sweeps.engine.cluster import cluster_resources, joined, require_nodes
 from sweeps.engine.lease import LEASE_FILE
@@ -34,6 +36,7 @@ from tests.drivers import children_of, comparable, driver, processes_of, records
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 RAY = Path(sys.executable).parent / "ray"
+RECORDS = f"{RECORDS_FOLDER}/*.json"
 
 
 @pytest.fixture(scope="module")
@@ -191,12 +194,20 @@ def test_a_node_that_sees_neither_tokens_nor_folder(
 
 
 def test_a_driver_that_is_killed_and_whose_folder_is_gone_loses_nothing(
-    one_by_one: list[str], records: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    one_by_one: list[str], records: dict[str, dict[str, Any]], bucket: str
 ) -> None:
-    storage = tmp_path_factory.mktemp("storage")
-    command = [*one_by_one, "--storage", storage.as_uri()]
+    files, root = FileSystem.from_uri(bucket)
+
+    def stored(pattern: str) -> dict[str, bytes]:
+        """Return the files in the bucket that have such a name in the study's place."""
+        found = files.get_file_info(FileSelector(root, recursive=True))
+        return {
+            info.path: files.open_input_file(info.path).read() for info in found if fnmatch(info.path, f"*/{pattern}")
+        }
+
+    command = [*one_by_one, "--storage", bucket]
     process = driver(command)
-    wait_for(lambda: bool(records_of(storage)), process)
+    wait_for(lambda: bool(stored(RECORDS)), process)
     for pid, line in processes_of(process.pid).items():
         if "Trainable" in line:
             os.kill(pid, signal.SIGSTOP)  # so that the study lasts until the other was refused
@@ -208,15 +219,17 @@ def test_a_driver_that_is_killed_and_whose_folder_is_gone_loses_nothing(
     for pid in processes_of(process.pid):
         os.kill(pid, signal.SIGKILL)
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in records_of(storage)}
-    (lease,) = storage.glob(f"*/{LEASE_FILE}")
-    held = json.loads(lease.read_text())
-    lease.write_text(json.dumps({**held, "time": held["time"] - 100}))
+    kept = stored(RECORDS)
+    ((lease, held),) = stored(LEASE_FILE).items()
+    with files.open_output_stream(lease) as file:
+        file.write(json.dumps({**json.loads(held), "time": json.loads(held)["time"] - 100}).encode())
     output = finished(driver([*command, "--output", "elsewhere"]))
     assert f"(process {process.pid}) has not renewed its lease" in output
-    assert records_in(Path("elsewhere")) == records_in(storage) == records
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what had ended was not trained again"
-    assert not lease.exists()
+    assert records_in(Path("elsewhere")) == records
+    ended = {Path(name).name: content for name, content in stored(RECORDS).items()}
+    assert ended == {path.name: path.read_bytes() for path in records_of(Path("elsewhere"))}
+    assert kept.items() <= stored(RECORDS).items(), "what had ended was not trained again"
+    assert not stored(LEASE_FILE)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])

@@ -23,8 +23,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, f"{name}_SECONDS", seconds)
 
 
-@pytest.fixture(params=["path", "url"])
+@pytest.fixture(params=["path", "url", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "s3":
+        return open_store(request.getfixturevalue("bucket"))
     return open_store(str(tmp_path) if request.param == "path" else tmp_path.as_uri())
 
 

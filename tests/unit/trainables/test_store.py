@@ -24,7 +24,15 @@ KINDS: dict[str, Callable[[Path], Store]] = {
 
 
 @pytest.fixture(params=KINDS)
+def local(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store whose files lie under `tmp_path`."""
+    return KINDS[request.param](tmp_path)
+
+
+@pytest.fixture(params=[*KINDS, "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "s3":
+        return open_store(request.getfixturevalue("bucket").replace("?", "/below?"))
     return KINDS[request.param](tmp_path)
 
 
@@ -71,22 +79,32 @@ def test_what_is_written_waits_for_the_disk(kind: str, tmp_path: Path, monkeypat
     assert (folder / "a.json").read_bytes() == b"1"
 
 
-def test_an_error_while_writing_leaves_what_was_there(store: Store, tmp_path: Path) -> None:
-    put(store, "a", b"whole")
-
+def fail_while_writing(store: Store) -> None:
     def fail() -> None:
-        with store.writing("a") as file:
+        with store.writing("records/a") as file:
             file.write(b"ha")
             raise RuntimeError("planned")
 
     with pytest.raises(RuntimeError):
         fail()
-    assert store.read("a") == b"whole"
-    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"whole"]
+
+
+def test_an_error_while_writing_leaves_what_was_there(store: Store) -> None:
+    fail_while_writing(store)
+    assert not store.exists("records/a")
+    put(store, "records/a", b"whole")
+    fail_while_writing(store)
+    assert store.read("records/a") == b"whole"
+    assert store.list("records") == ["records/a"]
+
+
+def test_an_error_while_writing_leaves_no_half(local: Store, tmp_path: Path) -> None:
+    fail_while_writing(local)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_readers_see_whole_files_alone(store: Store) -> None:
-    contents = [bytes([number]) * 1_000_000 for number in range(40)]
+    contents = [bytes([number]) * (500_000 * (1 + number % 3)) for number in range(40)]
     put(store, "a", contents[0])
     writer = threading.Thread(target=lambda: [put(store, "a", content) for content in contents])
     writer.start()
@@ -98,8 +116,8 @@ def test_readers_see_whole_files_alone(store: Store) -> None:
     assert store.read("a") == contents[-1]
 
 
-def test_what_killed_writers_left_is_swept_and_what_is_being_written_is_not(store: Store, tmp_path: Path) -> None:
-    put(store, "records/a.json", b"1")
+def test_what_killed_writers_left_is_swept_and_what_is_being_written_is_not(local: Store, tmp_path: Path) -> None:
+    put(local, "records/a.json", b"1")
     (record,) = tmp_path.rglob("a.json")
     old, young = (record.with_name(f".b.json.{host}.7.tmp") for host in ("here", "there"))
     for path in (old, young):
@@ -107,7 +125,7 @@ def test_what_killed_writers_left_is_swept_and_what_is_being_written_is_not(stor
     os.utime(record, (0, 0))
     os.utime(old, (0, time.time() - 70))
     os.utime(young, (0, time.time() - 50))
-    store.sweep(60)
+    local.sweep(60)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {record, young}
 
 
