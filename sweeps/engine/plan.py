@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -381,7 +381,7 @@ def resolve(
             existing,
             [cell.name for cell in planned],
             seeds,
-            when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
             ended=ended,
         ),
         rerun_failed=options.rerun == "failed",
