@@ -224,7 +224,7 @@ def _importance(tuning: Tuning) -> list[str]:
         lines.insert(
             0,
             "Share of the loss's variance over the space that each explains alone (fANOVA, a random forest fitted to "
-            "independent draws, losses limited to that of guessing). The seed is no hyperparameter. With few draws the "
-            "forest sees only the largest effects.",
+            "independent draws, losses limited to that of guessing). The seed is no hyperparameter. With few draws they "
+            "are rough: of 10, one of two without any effect had 0.07 to 0.46 in nine of ten simulated searches.",
         )
     return lines or ["Not estimated: no draws."]
