@@ -42,15 +42,15 @@ def importance(space: Space, records: Sequence[TuningRecord], guess: float) -> d
 def _shares(space: Space, records: Sequence[TuningRecord], losses: Sequence[float]) -> dict[str, float]:
     """Return fANOVA's shares, over the scale that each hyperparameter is drawn on.
 
-    Optuna's takes the values themselves, log scale or not: nine tenths of a learning rate's weight would lie on its last
-    decade. So it is given the place in each range.
+    Optuna's takes the values themselves, log scale or not: nine tenths of a learning rate's weight would lie on its
+    last decade. So it is given the place in each range.
     """
     import optuna
-    from optuna.distributions import FloatDistribution
+    from optuna.distributions import BaseDistribution, FloatDistribution
 
     logging.getLogger("optuna").setLevel(logging.WARNING)
     study = optuna.create_study(direction="minimize")
-    places = {axis.name: FloatDistribution(0.0, 1.0) for axis in space}
+    places: dict[str, BaseDistribution] = {axis.name: FloatDistribution(0.0, 1.0) for axis in space}
     study.add_trials(
         [
             optuna.trial.create_trial(
