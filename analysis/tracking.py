@@ -365,8 +365,15 @@ class MlflowTracker:
         return client
 
     def _experiment(self) -> str:
+        """Have the study's experiment: the one with its parent run, whatever it is called by now, or the script's."""
         name = str(self.plan["script"])
-        found: Experiment | None = self.client.get_experiment_by_name(name)
+        there = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        begun = self.client.search_runs(there, self._tag_filter(study=self.study, kind="study"), max_results=1)
+        found: Experiment | None = (
+            self.client.get_experiment(begun[0].info.experiment_id)
+            if begun
+            else self.client.get_experiment_by_name(name)
+        )
         if found is None:
             location = None
             if self.uri.startswith("sqlite"):

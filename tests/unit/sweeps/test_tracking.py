@@ -197,6 +197,18 @@ def test_the_experiment_opens_as_model_training(tracked: Any) -> None:
     assert tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+def test_a_study_stays_in_its_experiment_when_that_is_renamed(tracked: Any) -> None:
+    plan, tracker, run = one_run(tracked)
+    tracker.client.rename_experiment(tracker.experiment_id, "our grid")
+    try:
+        again = tracked[1]()
+        assert again.experiment_id == tracker.experiment_id
+        again.end(record(plan, run))
+    finally:
+        tracker.client.rename_experiment(tracker.experiment_id, "exp6_grid")
+    assert set(children(tracker.client)) == {run.config_hash}
+
+
 def test_a_second_driver_goes_on_where_the_first_was_killed(tracked: Any) -> None:
     plan, connect = tracked
     run, other = plan.runs()[:2]
