@@ -1224,3 +1224,49 @@ def test_status_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "is a folder: name a CSV file" in capsys.readouterr().err
     assert main(["--debug", "audit", "nothing"]) == 2
     assert "there is no published table of 'nothing'" in capsys.readouterr().err
+
+
+# Tables as people write them.
+
+
+@pytest.mark.parametrize(
+    "metric",
+    ["val_loss (mean \u00b1 sd; n=3)", "val_loss (mean \u00b1 sd over 3 seeds)", "Val loss \u00b1 sd (3 runs)"],
+)
+def test_the_runs_that_a_column_s_name_states_are_behind_its_rows(metric: str) -> None:
+    rows = [{"variant": "baseline", metric: "3.214 \u00b1 0.010"}, {"variant": "ours", metric: "3.102 \u00b1 0.012"}]
+    audited = audit(rows)
+    assert [group.n for group in audited.table.groups] == [3, 3]
+    assert {role: len(names) for role, names in audited.table.columns.items()} == dict.fromkeys(
+        ("loss", "name", "n", "sd"), 1
+    )
+    assert audited.table.not_checked == ()
+    assert not found(audited, "replication", WARNING)
+    other = audit([{**row, "n": "5"} for row in rows])
+    assert [group.n for group in other.table.groups] == [5, 5]
+
+
+def test_a_mean_whose_name_states_its_runs_is_no_single_one() -> None:
+    audited = audit(
+        [{"variant": "baseline", "val_loss (3 seeds)": "3.2"}, {"variant": "a", "val_loss (3 seeds)": "3.1"}]
+    )
+    assert [group.n for group in audited.table.groups] == [3, 3]
+    runs = [{"variant": "baseline", "val_loss (3 seeds)": str(3 + seed / 10), "seed": str(seed)} for seed in range(3)]
+    assert [group.n for group in audit(runs).table.groups] == [3]
+
+
+@pytest.mark.parametrize("word", ["mean", "Avg", "std"])
+def test_a_row_that_sums_up_runs_is_no_run(word: str) -> None:
+    table = f"variant,seed,val_loss baseline,0,3.2 baseline,1,3.3 baseline,{word},3.25"
+    with pytest.raises(AnalysisError, match=f"line 4: seed is '{word}': that row sums up runs and is none"):
+        audit(table)
+
+
+def test_ranks_may_be_over_all_contexts() -> None:
+    rows = "scale,variant,val_loss,rank s,baseline,3.5,4 s,a,3.4,{} l,baseline,3.2,2 l,a,3.1,1"
+    audited = audit(rows.format(3))
+    (item,) = found(audited, "rank")
+    assert (item.severity, invalid(audited)) == (NOTE, [])
+    assert item.evidence.startswith("rank is over all 4 rows, and not within each of the 2 that")
+    assert not found(audit("scale,variant,val_loss,rank s,baseline,3.5,2 s,a,3.4,1 l,baseline,3.2,2 l,a,3.1,1"), "rank")
+    assert found(audit(rows.format(1)), "rank", INVALID)
