@@ -1270,3 +1270,14 @@ def test_ranks_may_be_over_all_contexts() -> None:
     assert item.evidence.startswith("rank is over all 4 rows, and not within each of the 2 that")
     assert not found(audit("scale,variant,val_loss,rank s,baseline,3.5,2 s,a,3.4,1 l,baseline,3.2,2 l,a,3.1,1"), "rank")
     assert found(audit(rows.format(1)), "rank", INVALID)
+
+
+def test_a_column_may_compare_each_row_with_the_one_before() -> None:
+    """As ablations that add one thing after another do."""
+    rows = "variant,val_loss,improvement_percent baseline,3.214, +mla,3.102,3.5 +moe,3.050,{}"
+    audited = audit(rows.format("1.7"))
+    (item,) = found(audited, "baseline")
+    assert (item.severity, invalid(audited)) == (WARNING, [])
+    assert "with the row before as the other, not with baseline, in all 2 rows" in item.evidence
+    assert found(audit(rows.format("1.5")), "derived_column", INVALID)
+    assert not found(audit(rows.format("5.1")), "baseline")
