@@ -33,6 +33,7 @@ from analysis.table_audit.columns import (
     N,
     P,
 )
+from analysis.table_audit.latex import plain, without_latex
 from analysis.table_audit.plus_minus import Lines, spreads_apart, stated_runs
 from analysis.text import MINUS, listing
 
@@ -247,8 +248,9 @@ def load_table(
         published = load_published(source)
         source, claims, left_out = published.study, published.claims, OWN_COLUMNS
         path = FOLDER / f"{source}.csv"
-    header, lines = spreads_apart(path, *read_csv(path))
+    header, lines = spreads_apart(path, *without_latex(path, *read_csv(path)))
     header = [column for column in header if column not in left_out]
+    metric = None if metric is None else plain(metric)
     if metric is not None and metric not in header:
         raise unknown("metric", metric, header)
     empty = [column for column in header if all(_is_empty(row[column]) for _, row in lines)]
@@ -271,6 +273,7 @@ def load_table(
         f"{column or '(unnamed)'}{' (empty)' if column in empty else ''}" for column in header if column not in taken
     ]
     names = list(dict.fromkeys(row.name.partition("@")[0] for row in rows))
+    baseline = None if baseline is None else plain(baseline)
     if baseline is not None and baseline not in names:
         raise unknown("baseline", baseline, names)
     return Table(

@@ -30,6 +30,7 @@ from analysis.table_audit.columns import normal
 from analysis.table_audit.differences import differences
 from analysis.table_audit.digits import beside
 from analysis.table_audit.finding import Finding
+from analysis.table_audit.latex import plain
 from tests.fakes import make_study
 
 Rows = list[dict[str, str]]
@@ -1281,3 +1282,42 @@ def test_a_column_may_compare_each_row_with_the_one_before() -> None:
     assert "with the row before as the other, not with baseline, in all 2 rows" in item.evidence
     assert found(audit(rows.format("1.5")), "derived_column", INVALID)
     assert not found(audit(rows.format("5.1")), "baseline")
+
+
+@pytest.mark.parametrize(
+    ("field", "shown"),
+    [
+        (r"\textbf{3.102}", "3.102"),
+        (r"$\mathbf{3.102}$", "3.102"),
+        (r"{\bf \underline{3.1}}", "3.1"),
+        (r"$3.150 \pm 0.012$", "3.150 ± 0.012"),
+        (r"$3.150_{\pm 0.012}$", "3.150± 0.012"),
+        (r"$3.1^{\dagger}$", "3.1†"),
+        (r"38.1\,\%", "38.1 %"),
+        ("25{,}960{,}192", "25,960,192"),
+        (r"Val Loss $\downarrow$", "Val Loss ↓"),
+        (r"w/o \texttt{norm\_x}", "w/o norm_x"),
+        ("$10^{3}$", "10^{3}"),
+        ("$3.15_{01}$", "3.15_{01}"),
+        (r"\cellcolor{gray}3.1", r"\cellcolorgray3.1"),
+        ("US$5", "US$5"),
+    ],
+)
+def test_latex_is_read_as_it_looks(field: str, shown: str) -> None:
+    """What has figures above or below the line stays, and is no number."""
+    assert plain(field) == shown
+
+
+def test_a_table_out_of_latex_is_audited() -> None:
+    rows = [
+        {"Method": r"\textbf{Baseline}", r"Val. loss ($\downarrow$)": "$3.214$", "PPL": "$24.88$"},
+        {"Method": "MLA", r"Val. loss ($\downarrow$)": r"$\mathbf{3.102}$", "PPL": r"\textbf{24.00}"},
+    ]
+    audited = audit(rows, metric=r"Val. loss ($\downarrow$)")
+    assert audited.table.control == "Baseline"
+    (item,) = found(audited, "derived_column")
+    assert "MLA: PPL is printed as 24.00, but exp(loss) is 22.2 (" in item.evidence
+    with pytest.raises(AnalysisError, match="line 2: PPL must be a number but got '10\\^\\{3\\}'"):
+        audit([{**rows[0], "PPL": "$10^{3}$"}])
+    with pytest.raises(AnalysisError, match="column 'loss' is there twice"):
+        audit([{"Method": "a", "loss": "1", "$loss$": "2"}])
