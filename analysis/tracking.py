@@ -395,7 +395,10 @@ class MlflowTracker:
         return " AND ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in tags.items())
 
     def _parent(self) -> str:
-        """Have the study's parent run. Of several, which lost answers leave, one stays and has all nested runs."""
+        """Have the study's parent run, and all nested runs under it.
+
+        Of several, which lost answers leave, one stays; of one that somebody deleted the nested runs may be left.
+        """
         tags = {"study": self.study, "kind": "study"}
         if not self._found(self._tag_filter(**tags)):
             self.client.create_run(
@@ -410,9 +413,9 @@ class MlflowTracker:
                 },
             )
         parent, *surplus = sorted(run.info.run_id for run in self._found(self._tag_filter(**tags)))
+        for run in self._found(f"{self._tag_filter(study=self.study)} AND tags.`{PARENT_TAG}` != '{parent}'"):
+            self.client.set_tag(run.info.run_id, PARENT_TAG, parent)
         for run_id in surplus:
-            for run in self._found(f"tags.`{PARENT_TAG}` = '{run_id}'"):
-                self.client.set_tag(run.info.run_id, PARENT_TAG, parent)
             self.client.delete_run(run_id)
         self.client.update_run(parent, status="RUNNING")
         return parent

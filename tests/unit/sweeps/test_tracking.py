@@ -217,6 +217,17 @@ def test_a_last_row_that_was_trained_again_is_the_record_s(tracked: Any, killed:
     assert steps(tracker.client, found, "val_loss") == [4, 4]
 
 
+def test_nested_runs_of_a_deleted_parent_are_not_copied_again(tracked: Any) -> None:
+    plan, tracker, run = one_run(tracked)
+    record(plan, run).write(plan.folder / RECORDS_FOLDER)
+    tracker.client.delete_run(tracker.parent_id)
+    again = tracked[1]()
+    again.copy_records(plan.folder)
+    (found,) = children(again.client).values()
+    assert found.data.tags["mlflow.parentRunId"] == again.parent_id != tracker.parent_id
+    assert steps(again.client, found, "val_loss") == [4]
+
+
 def test_a_failed_run_that_had_been_further_is_copied_once(tracked: Any) -> None:
     plan, connect = tracked
     tracker, run = connect(), plan.runs()[0]
