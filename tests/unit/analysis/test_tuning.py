@@ -127,6 +127,12 @@ def test_edges_lie_within_a_tenth_of_the_range(rate: float, decay: float, edge: 
     assert at_edge({"muon_learning_rate": rate, "weight_decay": decay}, SPACE) == edge
 
 
+@pytest.mark.parametrize(("high", "edge"), [(1.0, ()), (0.98, ("warmup_fraction",))])
+def test_nothing_lies_beyond_the_whole_of_a_fraction(high: float, edge: tuple[str, ...]) -> None:
+    space = {"warmup_fraction": {"low": 0.0, "high": high, "log": False}}
+    assert at_edge({"warmup_fraction": 0.95}, space) == edge
+
+
 def test_the_best_is_a_finished_trial_of_the_search() -> None:
     stopped = trial(0, 2.0, status=STOPPED)
     drawn = trial(1, 2.5, arm=RANDOM)
