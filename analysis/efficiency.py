@@ -21,7 +21,7 @@ EFFICIENCY_COLUMNS = {
 } | SURVIVORS_COLUMN
 """Each score's text is its formula: the validation loss in nats, minutes of training, 10^6 live parameters (all but
 those that training never reached, where the source knows these), peak memory in 10^9 bytes. A score is null where any
-of the cell's runs lacks a figure that it needs."""
+of the cell's runs lacks a figure that it needs, or has a loss that is not positive: nothing is a share of that."""
 
 
 def efficiency(results: Results, order: Sequence[str]) -> pd.DataFrame:
@@ -29,12 +29,12 @@ def efficiency(results: Results, order: Sequence[str]) -> pd.DataFrame:
 
     Diverged and failed runs have no score; a time, memory or parameter count of 0 or below is taken as unknown.
     """
-    loss = results.finished(schema.VAL_LOSS).loc[list(order)]
 
     def figure(column: str) -> pd.DataFrame:
         values = results.finished(column).loc[list(order)]
         return values.where(values > 0)
 
+    loss = figure(schema.VAL_LOSS)
     minutes = figure(schema.TRAIN_SECONDS) / 60
     live = results.live_parameters().loc[list(order)]
     million = live.where(live > 0) / 1e6

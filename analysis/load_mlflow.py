@@ -65,6 +65,10 @@ LABELS = (
 """Tags (up to a dot) that say what a run is; all others under PREFIX say where it was made."""
 CURVES = (TOKENS, TRAIN_SECONDS, VAL_LOSS)
 """Metrics whose history is read: those that are drawn."""
+NO_DOCUMENTS = (
+    "MLflow keeps no losses by document: errors over documents, and what they leave of each difference, are in the "
+    "report of the study's folder"
+)
 PATIENCE = 10.0
 """Seconds to wait for a server's first answer."""
 
@@ -97,6 +101,7 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
     notes = []
     if len(ended) < len(children):
         notes.append(f"runs in MLflow that have not ended, left out: {len(children) - len(ended)}")
+    _refuse_copies(ended, chosen, public(uri))
     parents = sorted({run.tags[PARENT_TAG] for run in ended if PARENT_TAG in run.tags})
     plan = _plan(client, parents)
     levels = [json.loads(run.label("factors")) for run in ended]
@@ -114,6 +119,8 @@ def load_mlflow(uri: str, study: str | None, baseline: str | None, metric: str |
         (row[CELL], row[SEED], _audits(run.run_id, run.tags)) for run, row in zip(ended, rows, strict=True)
     )
     audited = sum(was_audited(_environment(run)) for run in ended)
+    if audited:
+        notes.append(NO_DOCUMENTS)
     dead = {
         (row[CELL], row[SEED]): int(run.metrics[PARAMS_DEAD])
         for run, row in zip(ended, rows, strict=True)
@@ -167,6 +174,20 @@ def _client(uri: str) -> MlflowClient:
         raise AnalysisError(f"{public(uri)} is no MLflow store: {public(str(error).splitlines()[0])}") from error
     except ImportError as error:
         raise AnalysisError(f"{public(uri)} cannot be read: {not_installed(error)}") from error
+
+
+def _refuse_copies(runs: Sequence[StoredRun], study: str, store: str) -> None:
+    """Refuse a study of which a run is there twice: nothing says which of the two is meant."""
+    first: dict[tuple[str, str], str] = {}
+    pairs = [(first.setdefault((run.label("cell"), run.label("seed")), run.run_id), run) for run in runs]
+    surplus = [(run_id, run) for run_id, run in pairs if run_id != run.run_id]
+    if surplus:
+        run_id, run = surplus[0]
+        raise AnalysisError(
+            f"study '{study}' in {store} has {len(surplus)} runs of a (cell, seed) that has another, the first of cell "
+            f"'{run.label('cell')}', seed {run.label('seed')}: MLflow runs {run_id} and {run.run_id}. Delete one of "
+            "each, in MLflow, or report the study's folder"
+        )
 
 
 def _tag(label: str) -> str:

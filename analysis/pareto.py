@@ -56,8 +56,8 @@ PARETO_COLUMNS = {
     cost.name + end: words
     for cost in COSTS
     for end, words in (
-        ("", f"mean over seeds: {cost.meaning}; null where a run lacks it"),
-        ("_low", "lower end of its 95 % t interval; null where all seeds cost the same"),
+        ("", f"geometric mean over seeds: {cost.meaning}; null where a run lacks it"),
+        ("_low", "lower end of its 95 % interval, a t interval of the logarithm; null where all seeds cost the same"),
         ("_high", "upper end"),
         ("_front", "whether no other cell of the scale has a mean as good and a cost as low, one of them better; null "
          "for a cell without a rank, with a mark or with an unknown cost"),
@@ -83,16 +83,16 @@ def pareto(results: Results, ranking: pd.DataFrame, models: Mapping[str, str]) -
     for cost in COSTS:
         values = _costs(results, cost.name)
         complete = values.count(axis=1) == metric.count(axis=1)
-        mean, sd, n = values.mean(axis=1).where(complete), values.std(axis=1), values.count(axis=1)
-        low, high = t_interval(mean, sd, n)
-        figures = pd.DataFrame({"": mean, "_low": low, "_high": high}, index=values.index).loc[table["cell"]]
+        figures = _geometric(values.where(complete, axis=0)).loc[table["cell"]]
         for end in figures:
             table[f"{cost.name}{end}"] = figures[end].to_numpy()
         judged = pd.DataFrame(None, index=table.index, columns=["_front", "_p_front", "_dominated_by"], dtype=object)
         for _, rows in table[competing & table[cost.name].notna()].groupby("scale", sort=False):
             cells = list(rows["cell"])
             names = stand_ins(metric.loc[cells], models)
-            judged.loc[rows.index] = _judge(results, metric, values, cells, [names[cell] for cell in cells])
+            judged.loc[rows.index] = _judge(
+                results, metric, values, figures.loc[cells, ""], [names[cell] for cell in cells]
+            )
         judged["_p_front"] = judged["_p_front"].astype(float)
         table = table.join(judged.add_prefix(cost.name))
     return table[list(PARETO_COLUMNS)]
@@ -107,17 +107,38 @@ def _costs(results: Results, name: str) -> pd.DataFrame:
     return values.where(values > 0)
 
 
+def _geometric(values: pd.DataFrame) -> pd.DataFrame:
+    """Return each cell's geometric mean and both ends of its 95 % interval, columns "", "_low" and "_high".
+
+    A cost is positive, and times of runs on a busy machine differ by factors: the t interval is of their logarithms,
+    as the draws for probabilities are. That of their mean ends below 0 where one of three seeds took twice as long.
+    """
+    one = values.min(axis=1) == values.max(axis=1)
+    logs = pd.DataFrame(np.log(values), values.index, values.columns)
+    mean = logs.mean(axis=1)
+    low, high = t_interval(mean, logs.std(axis=1).mask(one), logs.count(axis=1))
+    value = np.exp(mean).mask(one, values.max(axis=1))
+    return pd.DataFrame({"": value, "_low": np.exp(low), "_high": np.exp(high)}, index=values.index)
+
+
 def _judge(
-    results: Results, metric: pd.DataFrame, costs: pd.DataFrame, cells: Sequence[str], names: Sequence[str]
+    results: Results, metric: pd.DataFrame, costs: pd.DataFrame, means: pd.Series, names: Sequence[str]
 ) -> Array:
-    """Return for each cell whether it is on the front, with which probability, and the best cell that dominates it."""
-    sign = 1 if results.direction == "min" else -1
-    loss = sign * metric.loc[list(names)].mean(axis=1).to_numpy()
-    cost = costs.loc[list(cells)].mean(axis=1).to_numpy()
+    """Return for each cell whether it is on the front, with which probability, and the best cell that dominates it.
+
+    Args:
+        results: the study.
+        metric: cells x seeds.
+        costs: the same of a cost.
+        means: that cost of each cell that competes.
+        names: by which the metric of each of these is known (`joint.stand_ins`).
+    """
+    sign, cells = 1 if results.direction == "min" else -1, list(means.index)
+    loss, cost = sign * metric.loc[list(names)].mean(axis=1).to_numpy(), means.to_numpy()
     front = on_front(loss[None], cost[None])[0]
     better = (loss[:, None] <= loss) & (cost[:, None] <= cost) & ((loss[:, None] < loss) | (cost[:, None] < cost))
     best = np.where(better, loss[:, None], np.inf).argmin(axis=0)
-    p = _probability(sign * metric.loc[list(names)], costs.loc[list(cells)], names)
+    p = _probability(sign * metric.loc[list(names)], costs.loc[cells], names)
     columns = (
         front.astype(object),
         p.astype(object),

@@ -17,7 +17,7 @@ from analysis.runs import records
 from analysis.summary import Analysis
 
 LOGARITHMIC = 20
-"""Ratio of the largest to the smallest cost from which the axis is logarithmic."""
+"""Ratio of the largest to the smallest cost, ends of intervals among them, from which the axis is logarithmic."""
 LETTERS = "abcdefghijklmno"
 """Name the points of a front."""
 ROOM = (0.06, 0.07)
@@ -81,8 +81,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, cost: Cost, results: Results) -> None
             value, some["mean"], "D" if on else "o", color=colour, markersize=6 if on else 4.5, zorder=2 + order,
             markeredgecolor="white", markeredgewidth=0.8,
         )  # fmt: skip
-    x = rows[cost.name]
-    if len(x) and x.max() > LOGARITHMIC * x.min():
+    ends = rows[[cost.name, f"{cost.name}_low", f"{cost.name}_high"]].to_numpy(dtype=float)
+    if len(ends) and np.nanmax(ends) > LOGARITHMIC * np.nanmin(ends):
         axes.set_xscale("log")
     else:
         axes.locator_params(axis="x", nbins=6)  # beside the names there is room for no more labels

@@ -44,6 +44,7 @@ def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
     values = results.finished(results.metric)
     table = pd.DataFrame({"scale": results.scales, "cell": values.index}, index=values.index)
     n, mean, sd = values.count(axis=1), values.mean(axis=1), values.std(axis=1)
+    sd = sd.mask((n > 1) & (values.min(axis=1) == values.max(axis=1)), 0.0)  # a mean of equal figures may be rounded
     table["n"], table["mean"], table["sd"] = n, mean, sd
     table["ci_low"], table["ci_high"] = t_interval(mean, sd, n)
     table["val_accuracy"] = results.finished(schema.VAL_ACCURACY).mean(axis=1, skipna=True)

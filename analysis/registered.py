@@ -84,7 +84,7 @@ class Registered:
     def to_json(self) -> dict[str, Any]:
         """Return the section as `plan.json` holds it.
 
-        A first seed of 0 is left out: plans from before it was registered count from 0, and keep their hash.
+        A first seed of 0 is left out: plans from before it was registered (`_first_seed`) keep their hash.
         """
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         if not self.first_seed:
@@ -123,6 +123,7 @@ def registration(plan: Mapping[str, Any]) -> Registration | None:
     try:
         registered = Registered(
             **{
+                **({} if "first_seed" in section else {"first_seed": _first_seed(plan, section)}),
                 **section,
                 "primary": None if section["primary"] is None else Comparison(**section["primary"]),
                 "families": tuple(map(_family, section["families"])),
@@ -138,6 +139,26 @@ def registration(plan: Mapping[str, Any]) -> Registration | None:
         intact=sha256(section) == hashed,
         amendments=tuple(plan.get(AMENDMENTS, ())),
     )
+
+
+def _first_seed(plan: Mapping[str, Any], section: Mapping[str, Any]) -> int:
+    """Return the first seed of a section that does not say it: the lowest of the plan's.
+
+    Such plans are of seeds from 0, or from before the first seed was registered. Seeds go up one by one from it, so
+    what was added to the plan later lies above.
+
+    Raises:
+        AnalysisError: without what was added, the plan's seeds are none that go up so.
+    """
+    later = {seed for entry in plan.get(AMENDMENTS, ()) if entry["what"] == SEEDS for seed in entry["added"]}
+    seeds = {*plan.get("seeds", ())} - later
+    first = min(seeds, default=0)
+    if first and not seeds <= {*range(first, first + section["n"])}:
+        raise AnalysisError(
+            f"the plan registers {section['n']} seeds, and not which: its seeds {', '.join(map(str, sorted(seeds)))} "
+            "are more than these and none is said to have been added later"
+        )
+    return first
 
 
 def _family(data: Mapping[str, Any]) -> Family:

@@ -282,9 +282,11 @@ EFFICIENCY = [
 
 def _value(cost: Cost) -> _Column:
     def show(row: dict[str, Any]) -> str:
-        figures = (row[cost.name + end] / cost.scale for end in ("", "_low", "_high"))
-        value, low, high = (text.significant(figure) for figure in figures)
-        return value if low == text.NOTHING else f"{value} [{low}, {high}]"
+        value, low, high = (row[cost.name + end] / cost.scale for end in ("", "_low", "_high"))
+        if pd.isna(low):
+            return text.significant(value)
+        digits = next((few for few in range(4, 16) if text.significant(low, few) != text.significant(high, few)), 4)
+        return "{} [{}, {}]".format(*(text.significant(figure, digits) for figure in (value, low, high)))
 
     return _Column(f"{cost.name.replace('_', ' ').removesuffix(' bytes')}, {cost.unit} [95 %]", cost.name, show)
 

@@ -292,6 +292,8 @@ class MlflowTracker:
         """MLflow run of each configuration's hash."""
         self._last_step: dict[str, int] = {}
         """Last update that was logged, by hash."""
+        self._last_row: dict[str, Mapping[str, float]] = {}
+        """Figures of that update, by hash; those of a run that was found are the last of each."""
         self._statuses: dict[str, str] = {}
         """How a run has ended, by hash, of those copied as a whole: the tag is the last that a copy writes."""
         self._open: set[str] = set()
@@ -365,8 +367,15 @@ class MlflowTracker:
         return client
 
     def _experiment(self) -> str:
+        """Have the study's experiment: the one with its parent run, whatever it is called by now, or the script's."""
         name = str(self.plan["script"])
-        found: Experiment | None = self.client.get_experiment_by_name(name)
+        there = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        begun = self.client.search_runs(there, self._tag_filter(study=self.study, kind="study"), max_results=1)
+        found: Experiment | None = (
+            self.client.get_experiment(begun[0].info.experiment_id)
+            if begun
+            else self.client.get_experiment_by_name(name)
+        )
         if found is None:
             location = None
             if self.uri.startswith("sqlite"):
@@ -386,7 +395,10 @@ class MlflowTracker:
         return " AND ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in tags.items())
 
     def _parent(self) -> str:
-        """Have the study's parent run. Of several, which lost answers leave, one stays and has all nested runs."""
+        """Have the study's parent run, and all nested runs under it.
+
+        Of several, which lost answers leave, one stays; of one that somebody deleted the nested runs may be left.
+        """
         tags = {"study": self.study, "kind": "study"}
         if not self._found(self._tag_filter(**tags)):
             self.client.create_run(
@@ -401,9 +413,9 @@ class MlflowTracker:
                 },
             )
         parent, *surplus = sorted(run.info.run_id for run in self._found(self._tag_filter(**tags)))
+        for run in self._found(f"{self._tag_filter(study=self.study)} AND tags.`{PARENT_TAG}` != '{parent}'"):
+            self.client.set_tag(run.info.run_id, PARENT_TAG, parent)
         for run_id in surplus:
-            for run in self._found(f"tags.`{PARENT_TAG}` = '{run_id}'"):
-                self.client.set_tag(run.info.run_id, PARENT_TAG, parent)
             self.client.delete_run(run_id)
         self.client.update_run(parent, status="RUNNING")
         return parent
@@ -447,6 +459,7 @@ class MlflowTracker:
         address = run.data.tags[f"{PREFIX}config_hash"]
         self._ids[address] = run.info.run_id
         self._last_step[address] = int(run.data.metrics.get(STEP, 0))
+        self._last_row[address] = run.data.metrics
         if f"{PREFIX}status" in run.data.tags:
             self._statuses[address] = run.data.tags[f"{PREFIX}status"]
         if run.data.params:
@@ -493,7 +506,7 @@ class MlflowTracker:
             for record in records:
                 address = record.config_hash
                 complete = address not in self._open and address not in self._behind
-                complete = complete and self._statuses.get(address) == record.status
+                complete = complete and self._statuses.get(address) == record.status and self._ends_alike(record)
                 if not complete or self._last_step[address] < record.result_row()["steps"]:
                     self._copy(record)
             if (folder / PLAN_FILE).exists():
@@ -643,16 +656,18 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        new = [row for row in rows if row[STEP] > self._last_step[address]]
+        new = [(row[STEP], _figures(row)) for row in rows if row[STEP] > self._last_step[address]]
         for batch in batches(new, ROWS_A_CALL):
-            metrics = [
-                Metric(name, float(row[name]), now, row[STEP])
-                for row in batch
-                for name in CURVE_COLUMNS
-                if row.get(name) is not None
-            ]
+            metrics = [Metric(name, value, now, step) for step, row in batch for name, value in row.items()]
             self.client.log_batch(self._ids[address], metrics=metrics)
-            self._last_step[address] = batch[-1][STEP]
+            self._last_step[address], self._last_row[address] = batch[-1]
+
+    def _ends_alike(self, record: TrialRecord) -> bool:
+        """Whether a record's last row, where it is the last that was logged, is as it was logged."""
+        address, last = record.config_hash, record.rows[-1] if record.rows else {}
+        if last.get(STEP) != self._last_step.get(address):
+            return True
+        return _figures(last).items() <= self._last_row.get(address, {}).items()
 
     def _copy(self, record: TrialRecord) -> None:
         from mlflow.entities import RunTag
@@ -664,6 +679,9 @@ class MlflowTracker:
         address = record.config_hash
         self._ensure(address, labels, record.config, record.environment)
         self._log(address, record.rows)
+        if not self._ends_alike(record):  # it was trained again from a checkpoint before that row
+            self._last_step[address] = record.rows[-1][STEP] - 1
+            self._log(address, record.rows[-1:])
         run_id = self._ids[address]
         tags = {f"{PREFIX}status": record.status}
         tags |= {f"{AUDIT_TAG}{audit.name}": f"{audit.severity}: {audit.evidence}" for audit in record.audits}
@@ -677,6 +695,11 @@ class MlflowTracker:
         self._statuses[address] = record.status
         self._open.discard(address)
         self._behind.discard(address)
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of a curve's row."""
+    return {name: float(row[name]) for name in CURVE_COLUMNS if row.get(name) is not None}
 
 
 def _progress(run: Run) -> tuple[bool, float, bool]:

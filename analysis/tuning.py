@@ -165,8 +165,9 @@ def at_edge(values: Mapping[str, float], space: Mapping[str, Mapping[str, Any]])
             math.log(x) if space[name]["log"] else x for x in (space[name]["low"], space[name]["high"], value)
         )
         share = (place - low) / (high - low)
-        # 0 of a range that begins there (no weight decay) is no edge: nothing lies beyond it
-        if share > 1 - EDGE_SHARE or (share < EDGE_SHARE and space[name]["low"] > 0):
+        # 0 of a range that begins there (no weight decay) is no edge, nor is all of a fraction: nothing lies beyond
+        whole = name.endswith("fraction") and space[name]["high"] == 1
+        if (share > 1 - EDGE_SHARE and not whole) or (share < EDGE_SHARE and space[name]["low"] > 0):
             found.append(name)
     return tuple(found)
 

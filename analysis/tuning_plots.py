@@ -48,7 +48,7 @@ def _rate_figure(tuning: Tuning, name: str) -> Figure:
         others = [record for record in ended if record.arm != SWEEP]
         whole = [record for record in others if record.status != STOPPED]
         part = [record for record in others if record.status == STOPPED]
-        shown += [limited(record, guess) for record in ended]
+        shown += [_last_loss(record, guess) if record.status == STOPPED else limited(record, guess) for record in ended]
         axes.plot(
             [record.hyperparameters[name] for record in whole],
             [limited(record, guess) for record in whole],

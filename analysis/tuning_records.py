@@ -13,7 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.schema import DIVERGED, FAILED, FINISHED, LEARNING_RATE, STEP, TOKENS, VAL_LOSS, Audit, write_json
+from analysis.schema import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    INVALID,
+    LEARNING_RATE,
+    STEP,
+    TOKENS,
+    VAL_LOSS,
+    Audit,
+    write_json,
+)
 
 TUNING_FOLDER = "tuning"
 """In a study's folder: one folder a cell, one record a trial."""
@@ -75,6 +86,11 @@ class TuningRecord:
         return self.rows[-1][VAL_LOSS] if self.status == FINISHED else None
 
     @property
+    def invalid(self) -> tuple[str, ...]:
+        """Names of the audits that found the trial invalid."""
+        return tuple(audit.name for audit in self.audits if audit.severity == INVALID)
+
+    @property
     def updates(self) -> int:
         """Optimizer updates made."""
         return self.rows[-1][STEP] if self.rows else 0
@@ -117,9 +133,12 @@ def of_arm(records: Iterable[TuningRecord], cell: str, arm: str) -> list[TuningR
 
 
 def best_of(records: Iterable[TuningRecord]) -> TuningRecord | None:
-    """Return the finished trial of the search with the lowest loss, the earliest of equals; None where none has."""
+    """Return the finished trial of the search with the lowest loss, the earliest of equals; None where none has.
+
+    One that an audit found invalid is the best only where all are: then the confirmation's runs will be, too.
+    """
     finished = [record for record in records if record.arm == SEARCH and record.loss is not None]
-    return min(finished, key=lambda record: (record.loss, record.number), default=None)
+    return min(finished, key=lambda record: (bool(record.invalid), record.loss, record.number), default=None)
 
 
 def tokens_spent(records: Iterable[TuningRecord]) -> int:

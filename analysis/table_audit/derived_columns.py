@@ -6,6 +6,7 @@ the means (Jensen; both are convex), so above is a note and below is wrong.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -169,6 +170,16 @@ def _compared(table: Table, column: str, control: str) -> Iterator[Finding]:
                 instead=f"compare every row with the control {control}",
             )
             return
+        by_steps = _by_steps(table, readable, readings, control)
+        if by_steps is not None:
+            yield Finding(
+                name="baseline",
+                severity=WARNING,
+                evidence=f"{column} is {by_steps.words} with the row before as the other, not with {control}, in all "
+                f"{len(readable)} rows",
+                instead=f"say that each row is compared with the one before it, or compare with {control}",
+            )
+            return
     for row, printed in wrong[best]:
         mean = table.is_mean(row)
         right = _change(table, row, best, control).words(printed)
@@ -224,6 +235,24 @@ def _other(
                 for row, printed in readable
             ):
                 return name, formula
+    return None
+
+
+def _by_steps(
+    table: Table, readable: list[tuple[Row, Printed]], readings: tuple[Formula, ...], control: str
+) -> Formula | None:
+    """Return how a whole column was computed in which each row is compared with the one before it; else None."""
+    figures = {row.line: printed for row, printed in readable if not table.is_control(row)}
+    steps = [
+        (row, figures[row.line], before.name.partition("@")[0])
+        for before, row in itertools.pairwise(table.with_loss)
+        if row.line in figures and before.context == row.context
+    ]
+    if len(steps) < max(2, len(figures)) or not all(_is_comparable(table, row, name) for row, _, name in steps):
+        return None
+    for formula in readings:
+        if all(follows(printed, _change(table, row, formula, name).interval) for row, printed, name in steps):
+            return formula
     return None
 
 

@@ -31,6 +31,15 @@ def ranks(table: Table) -> Iterator[Finding]:
                 evidence=f"{table.label(row)}: {column} {figure.text}, but it has no finite loss",
                 instead="give a run without a result no rank, and say what became of it",
             )
+    if _over_all(table):
+        yield Finding(
+            name=NAME,
+            severity=NOTE,
+            evidence=f"{column} is over all {len(table.groups)} rows, and not within each of the {len(table.contexts)} "
+            "that the rules compare within",
+            instead="rank within each, or say that the rank is over all",
+        )
+        return
     for context in table.contexts:
         groups = table.within(context)
         if any(len(group.rows) > 1 for group in groups):
@@ -56,6 +65,24 @@ def ranks(table: Table) -> Iterator[Finding]:
                     f"{table.loss(row).text} is {place} of {len(rows)}",
                     instead=f"rank by {table.columns[LOSS][0]}, or name the column that the rank follows",
                 )
+
+
+def _over_all(table: Table) -> bool:
+    """Whether ranks are right over all rows, whatever their context, and not within each."""
+    rows = [group.rows[0] for group in table.groups]
+    if len(table.contexts) < 2 or any(len(group.rows) > 1 for group in table.groups):
+        return False
+    within = [[group.rows[0] for group in table.within(context)] for context in table.contexts]
+    return _fits(table, rows) and not all(_fits(table, some) for some in within)
+
+
+def _fits(table: Table, rows: Sequence[Row]) -> bool:
+    """Whether the ranks of these rows are theirs among these rows."""
+    places = _places([table.loss(row).printed for row in rows], table.direction)
+    ranked = [
+        (figure.value, place) for row, place in zip(rows, places, strict=True) if (figure := table.figure(row, RANK))
+    ]
+    return _are_dense(table, rows) or all(low <= rank <= high for rank, (low, high) in ranked)
 
 
 def _are_dense(table: Table, rows: Sequence[Row]) -> bool:

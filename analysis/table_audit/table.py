@@ -33,9 +33,14 @@ from analysis.table_audit.columns import (
     N,
     P,
 )
-from analysis.table_audit.plus_minus import spreads_apart
+from analysis.table_audit.latex import plain, without_latex
+from analysis.table_audit.plus_minus import Lines, spreads_apart, stated_runs
 from analysis.text import MINUS, listing
 
+RUNS = "n runs"
+"""Column of the runs behind each row that the name of the metric's column states."""
+SUMMARIES = ("mean", "avg", "average", "median", "sd", "std", "min", "max", "best", "all")
+"""In the place of a seed: a row that sums up others, and is no run."""
 CONTROLS = ("baseline", "control", "reference", "vanilla", "default")
 """Names, or first words of names, of the row that others are compared with."""
 WORDS = (NAME, CONTEXT, SEED, MODEL, REPLICATED, MARKS)
@@ -243,8 +248,9 @@ def load_table(
         published = load_published(source)
         source, claims, left_out = published.study, published.claims, OWN_COLUMNS
         path = FOLDER / f"{source}.csv"
-    header, lines = spreads_apart(path, *read_csv(path))
+    header, lines = spreads_apart(path, *without_latex(path, *read_csv(path)))
     header = [column for column in header if column not in left_out]
+    metric = None if metric is None else plain(metric)
     if metric is not None and metric not in header:
         raise unknown("metric", metric, header)
     empty = [column for column in header if all(_is_empty(row[column]) for _, row in lines)]
@@ -253,6 +259,9 @@ def load_table(
     found = columns.roles(full, metric)
     if metric is None or NAME not in found:
         raise _lacking(path, OF_NAMES if metric else TO_COMPARE_BY, header, empty)
+    if (n := stated_runs(metric)) and _are_one_row_a_name(found, lines):
+        header, lines = [*header, RUNS], [(line, row | {RUNS: n}) for line, row in lines]
+        found = columns.roles([*full, RUNS], metric)
     is_loss, better = columns.is_loss(metric), columns.better(path, metric, direction)
     refuse_direction(metric, direction, better)
     rows = tuple(_row(path, line, {column: row[column] for column in header}, found) for line, row in lines)
@@ -264,6 +273,7 @@ def load_table(
         f"{column or '(unnamed)'}{' (empty)' if column in empty else ''}" for column in header if column not in taken
     ]
     names = list(dict.fromkeys(row.name.partition("@")[0] for row in rows))
+    baseline = None if baseline is None else plain(baseline)
     if baseline is not None and baseline not in names:
         raise unknown("baseline", baseline, names)
     return Table(
@@ -276,6 +286,13 @@ def load_table(
         direction=better,
         claims=claims if is_loss else (),
     )
+
+
+def _are_one_row_a_name(found: Mapping[str, tuple[str, ...]], lines: Lines) -> bool:
+    """Whether each name stands once in its context, and no column says which runs are behind it."""
+    told = [column for role in (CONTEXT, NAME) for column in found.get(role, ())]
+    names = [tuple(row[column] for column in told) for _, row in lines]
+    return not {N, SEED} & set(found) and len(set(names)) == len(names)
 
 
 def _lacking(path: Path, words: str, header: Sequence[str], empty: Sequence[str]) -> AnalysisError:
@@ -307,6 +324,11 @@ def _row(path: Path, line: int, raw: Mapping[str, str], found: Mapping[str, tupl
     runs = figures.get(found[N][0]) if N in found else None
     if runs is not None and (runs.value < 1 or not runs.value.is_integer()):
         raise AnalysisError(f"{path}, line {line}: {found[N][0]} must be a whole number from 1 but got '{runs.text}'")
+    if word(SEED).lower() in SUMMARIES:
+        raise AnalysisError(
+            f"{path}, line {line}: {found[SEED][0]} is '{word(SEED)}': that row sums up runs and is none; leave such "
+            "rows out"
+        )
     context = tuple(raw[column] for column in found.get(CONTEXT, ()))
     return Row(
         line=line,

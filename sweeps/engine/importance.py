@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,15 +40,24 @@ def importance(space: Space, records: Sequence[TuningRecord], guess: float) -> d
 
 
 def _shares(space: Space, records: Sequence[TuningRecord], losses: Sequence[float]) -> dict[str, float]:
+    """Return fANOVA's shares, over the scale that each hyperparameter is drawn on.
+
+    Optuna's takes the values themselves, log scale or not: nine tenths of a learning rate's weight would lie on its
+    last decade. So it is given the place in each range.
+    """
     import optuna
+    from optuna.distributions import BaseDistribution, FloatDistribution
 
-    from sweeps.engine.search import distributions
-
+    logging.getLogger("optuna").setLevel(logging.WARNING)
     study = optuna.create_study(direction="minimize")
-    known = distributions(space)
+    places: dict[str, BaseDistribution] = {axis.name: FloatDistribution(0.0, 1.0) for axis in space}
     study.add_trials(
         [
-            optuna.trial.create_trial(value=loss, params=record.hyperparameters, distributions=known)
+            optuna.trial.create_trial(
+                value=loss,
+                params={axis.name: axis.share(record.hyperparameters[axis.name]) for axis in space},
+                distributions=places,
+            )
             for record, loss in zip(records, losses, strict=True)
         ]
     )

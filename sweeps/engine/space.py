@@ -46,6 +46,11 @@ class Axis:
             return self.high if share else self.low
         return math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
 
+    def share(self, value: float) -> float:
+        """Return how far a value is (0 to 1) from the lower to the upper end, on the axis' own scale."""
+        low, high, place = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        return min(max((place - low) / (high - low), 0.0), 1.0)
+
 
 Space = tuple[Axis, ...]
 

@@ -39,6 +39,16 @@ def test_null_where_a_figure_is_unknown(unknown: float) -> None:
     assert row["loss_per_million_parameters"] == pytest.approx(4.5)
 
 
+@pytest.mark.parametrize("loss", [0.0, -0.5])
+def test_a_loss_that_is_not_positive_has_no_score(loss: float) -> None:
+    """Scores of -2 and 2 would average to nothing, and one of 0 is infinite."""
+    results = make_results({"baseline": [4.0, 5.0], "a": [4.0, loss]}, peak_memory_bytes=1e9)
+    table = efficiency(results, ["baseline", "a"])
+    scores = ["score", "loss_per_million_parameters", "loss_per_minute", "loss_per_gb"]
+    assert table[scores].notna().all(axis=1).tolist() == [True, False]
+    assert table[scores].isna().all(axis=1).tolist() == [False, True]
+
+
 def test_only_finished_runs_count() -> None:
     table = efficiency(make_results({"baseline": [4.0, "diverged"], "a": ["failed", "failed"]}), ["a", "baseline"])
     assert table["n"].tolist() == [0, 1]

@@ -483,7 +483,7 @@ def test_mlflow_gives_the_same_results_as_the_folder(
     order = ["cell", "seed", "audit"]
     pd.testing.assert_frame_equal(*(r.audits.sort_values(order, ignore_index=True) for r in (there, here)))
     assert there.audited == here.audited == 8
-    assert there.notes == ()
+    assert there.notes == (load_mlflow.NO_DOCUMENTS,)
     columns = ["cell", "seed", "step", *load_mlflow.CURVES]
     curves = [
         frame.curves.dropna(subset=["val_loss"])[columns].sort_values(["cell", "seed", "step"], ignore_index=True)
@@ -513,10 +513,13 @@ def test_a_server_is_not_asked_for_the_curves_of_very_many_runs(
     assert len(results.runs) == 8
     if way == "by queries":
         assert not results.curves.empty
-        assert results.notes == ()
+        assert results.notes == (load_mlflow.NO_DOCUMENTS,)
     else:
         assert results.curves.empty
-        assert results.notes == ("no curves: 8 runs are more than the 7 whose history a server is asked for",)
+        assert results.notes == (
+            load_mlflow.NO_DOCUMENTS,
+            "no curves: 8 runs are more than the 7 whose history a server is asked for",
+        )
 
 
 @pytest.mark.usefixtures("way")
@@ -532,6 +535,19 @@ def test_a_run_that_was_deleted_in_mlflow_is_left_out(tmp_path: Path, new_databa
     left = set(zip(results.runs["cell"], results.runs["seed"], strict=True))
     assert left == {(cell, seed) for cell in CELLS for seed in (0, 1)} - {("moe", 1)}
     assert set(zip(results.curves["cell"], results.curves["seed"], strict=True)) == left
+
+
+@pytest.mark.usefixtures("way")
+def test_a_study_that_is_in_mlflow_twice_is_refused(tmp_path: Path, new_database: Callable[[Path], str]) -> None:
+    uri = new_database(tmp_path)
+    folder = make_study(tmp_path / "grid", cells=("baseline",), seeds=2)
+    copy_to_mlflow(folder, uri)
+    copy_to_mlflow(folder, uri)
+    why = (
+        "study 'grid' in .* has 2 runs of a .cell, seed. that has another, the first of cell 'baseline', seed .: MLflow"
+    )
+    with pytest.raises(AnalysisError, match=why):
+        load_results(uri)
 
 
 def test_mlflow_with_several_studies_asks_which(tmp_path: Path, new_database: Callable[[Path], str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import stats
 
 from analysis.joint import pooled_residual
 from analysis.pareto import on_front
+from analysis.plot_pareto import pareto_figure
 from analysis.results import Results
 from analysis.summary import analyse
 from analysis.tables import tables
@@ -163,3 +165,46 @@ def test_what_training_never_reached_costs_nothing() -> None:
     dead = {("whole", 0): 2_000_000, ("whole", 1): 2_000_010, ("whole", 2): 2_000_020}
     table = fronts(dataclasses.replace(results, params_dead=dead))
     assert table["live_parameters"].to_dict() == {"baseline": 3e6, "whole": 1e6}
+
+
+def test_a_measured_cost_is_a_geometric_mean_with_a_positive_interval() -> None:
+    """The t interval of these times themselves would be [-11, 211] seconds."""
+    results = study({"baseline": (4.0, 1e6), "slow": (4.5, 1e6)})
+    results.runs["train_seconds"] = [60, 60, 60, 60, 260, *[200.0] * 5]
+    table = fronts(results)
+    logs = np.log([60, 60, 60, 60, 260])
+    ends = stats.t.interval(0.95, 4, logs.mean(), stats.sem(logs))
+    columns = ["train_seconds", "train_seconds_low", "train_seconds_high"]
+    assert table.loc["baseline", columns].tolist() == pytest.approx(np.exp([logs.mean(), *ends]).tolist())
+    assert table.loc["slow", columns].tolist() == pytest.approx([200, math.nan, math.nan], nan_ok=True)
+    shown = tables(results, analyse(results))["pareto"]
+    times = {row[0]: row[shown.headers.index("train seconds, s [95 %]")] for row in shown.rows}
+    assert times == {"baseline": "80.45 [35.64, 181.6]", "slow": "200.0"}
+
+
+def test_the_front_is_of_the_costs_that_are_shown() -> None:
+    """Twice the seconds in one run: the arithmetic mean of `new` is higher than the baseline's, its geometric not."""
+    results = study({"baseline": (4.0, 1e6), "new": (4.5, 1e6)})
+    results.runs["train_seconds"] = [70.0] * 5 + [60, 60, 60, 60, 120]
+    table = fronts(results)
+    assert table.loc["new", "train_seconds"] < table.loc["baseline", "train_seconds"]
+    assert table.loc["new", "train_seconds_front"]
+    assert table.loc["new", "train_seconds_p_front"] > 0.5
+
+
+def test_an_interval_looks_as_it_is() -> None:
+    results = study({"baseline": (4.0, 1e6), "new": (4.5, 1e6)})
+    results.runs["train_seconds"] = 60 + np.arange(10) * 1e-4
+    shown = tables(results, analyse(results))["pareto"]
+    assert shown.rows[0][shown.headers.index("train seconds, s [95 %]")] == "60.0002 [60.0000, 60.0004]"
+
+
+def test_the_figure_has_room_for_its_bars() -> None:
+    results = study({"baseline": (4.0, 1e6), "slow": (4.5, 1e6)})
+    results.runs["train_seconds"] = [60, 60, 60, 60, 260, *[200.0] * 5]
+    results = dataclasses.replace(results, runs=results.runs[results.runs["seed"] >= 3])
+    drawn = pareto_figure(results, analyse(results))
+    assert drawn is not None
+    (panel,) = (axes for axes in drawn.axes if axes.get_xlabel() == "training time (seconds)")
+    assert panel.get_xscale() == "log"
+    assert panel.get_xlim()[0] > 0

@@ -12,6 +12,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis import narrative, plan_check
+from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.registered import HASH, REGISTERED, registration
 from analysis.results import Results
@@ -284,6 +285,30 @@ def test_a_plan_from_before_first_seeds_were_registered_keeps_its_hash() -> None
     assert found is not None
     assert found.intact
     assert found.registered.seeds == range(5)
+
+
+def test_a_plan_that_registers_no_first_seed_begins_at_its_lowest() -> None:
+    """As those of `significance` were made before the first seed was registered."""
+    plan = {**registered(CELLS), "seeds": [1000, 1001, 1002, 1003, 1004]}
+    analysis = analyse(make_results(LOSSES, plan=plan, first_seed=1000))
+    assert [row(analysis, cell)["plan"] for cell in CELLS[1:]] == ["primary", "planned", "planned"]
+    assert set(analysis.plan_check["agrees"]) == {"yes"}
+    plan = {**registered(CELLS, amendments=[added("seeds", [1005], ended=20)]), "seeds": [*range(1000, 1006)]}
+    later = analyse(make_results(LATER, plan=plan, first_seed=1000))
+    assert (row(later, "attention")["plan"], row(later, "attention")["n"]) == ("primary", 5)
+    assert row(later, "mlp")["plan"] == "exploratory: seeds were added after the plan"
+
+
+def test_a_race_s_plan_may_have_begun_with_fewer_seeds_than_it_registers() -> None:
+    found = registration({**registered(CELLS, looks=(3, 5)), "seeds": [1000, 1001, 1002]})
+    assert found is not None
+    assert found.registered.seeds == range(1000, 1005)
+
+
+def test_seeds_that_tell_no_first_one_are_refused() -> None:
+    plan = {**registered(CELLS), "seeds": [*range(1000, 1006)]}
+    with pytest.raises(AnalysisError, match=r"registers 5 seeds, and not which: its seeds 1000, .* 1005 are more"):
+        make_results(LOSSES, plan=plan, first_seed=1000).looks  # noqa: B018
 
 
 def test_seeds_added_before_any_result_are_planned() -> None:

@@ -29,6 +29,15 @@ def test_one_seed_has_no_interval() -> None:
     assert table[["sd", "ci_low", "ci_high"]].isna().all(axis=None)
 
 
+def test_equal_figures_have_no_spread_however_their_mean_is_rounded() -> None:
+    """The mean of three 0.1 is not 0.1, by one unit in the last place."""
+    results = make_results({"baseline": [0.2, 0.3, 0.4], "a": [0.1] * 3})
+    table = rank_cells(results).set_index("cell")
+    assert table.loc["a", "sd"] == 0
+    assert table.loc["a", ["ci_low", "ci_high"]].isna().all()
+    assert any(note.startswith("no spread: all seeds gave the same val_loss in a;") for note in analyse(results).notes)
+
+
 def test_ties_share_the_better_rank_and_keep_their_order() -> None:
     table = rank_cells(make_results({"baseline": [5.0, 5.1], "b": [4.0, 4.2], "a": [5.0, 5.1], "c": [6.0, 6.0]}))
     assert table["cell"].tolist() == ["b", "baseline", "a", "c"]

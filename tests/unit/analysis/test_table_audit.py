@@ -30,6 +30,7 @@ from analysis.table_audit.columns import normal
 from analysis.table_audit.differences import differences
 from analysis.table_audit.digits import beside
 from analysis.table_audit.finding import Finding
+from analysis.table_audit.latex import plain
 from tests.fakes import make_study
 
 Rows = list[dict[str, str]]
@@ -1224,3 +1225,99 @@ def test_status_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "is a folder: name a CSV file" in capsys.readouterr().err
     assert main(["--debug", "audit", "nothing"]) == 2
     assert "there is no published table of 'nothing'" in capsys.readouterr().err
+
+
+# Tables as people write them.
+
+
+@pytest.mark.parametrize(
+    "metric",
+    ["val_loss (mean \u00b1 sd; n=3)", "val_loss (mean \u00b1 sd over 3 seeds)", "Val loss \u00b1 sd (3 runs)"],
+)
+def test_the_runs_that_a_column_s_name_states_are_behind_its_rows(metric: str) -> None:
+    rows = [{"variant": "baseline", metric: "3.214 \u00b1 0.010"}, {"variant": "ours", metric: "3.102 \u00b1 0.012"}]
+    audited = audit(rows)
+    assert [group.n for group in audited.table.groups] == [3, 3]
+    assert {role: len(names) for role, names in audited.table.columns.items()} == dict.fromkeys(
+        ("loss", "name", "n", "sd"), 1
+    )
+    assert audited.table.not_checked == ()
+    assert not found(audited, "replication", WARNING)
+    other = audit([{**row, "n": "5"} for row in rows])
+    assert [group.n for group in other.table.groups] == [5, 5]
+
+
+def test_a_mean_whose_name_states_its_runs_is_no_single_one() -> None:
+    audited = audit(
+        [{"variant": "baseline", "val_loss (3 seeds)": "3.2"}, {"variant": "a", "val_loss (3 seeds)": "3.1"}]
+    )
+    assert [group.n for group in audited.table.groups] == [3, 3]
+    runs = [{"variant": "baseline", "val_loss (3 seeds)": str(3 + seed / 10), "seed": str(seed)} for seed in range(3)]
+    assert [group.n for group in audit(runs).table.groups] == [3]
+
+
+@pytest.mark.parametrize("word", ["mean", "Avg", "std"])
+def test_a_row_that_sums_up_runs_is_no_run(word: str) -> None:
+    table = f"variant,seed,val_loss baseline,0,3.2 baseline,1,3.3 baseline,{word},3.25"
+    with pytest.raises(AnalysisError, match=f"line 4: seed is '{word}': that row sums up runs and is none"):
+        audit(table)
+
+
+def test_ranks_may_be_over_all_contexts() -> None:
+    rows = "scale,variant,val_loss,rank s,baseline,3.5,4 s,a,3.4,{} l,baseline,3.2,2 l,a,3.1,1"
+    audited = audit(rows.format(3))
+    (item,) = found(audited, "rank")
+    assert (item.severity, invalid(audited)) == (NOTE, [])
+    assert item.evidence.startswith("rank is over all 4 rows, and not within each of the 2 that")
+    assert not found(audit("scale,variant,val_loss,rank s,baseline,3.5,2 s,a,3.4,1 l,baseline,3.2,2 l,a,3.1,1"), "rank")
+    assert found(audit(rows.format(1)), "rank", INVALID)
+
+
+def test_a_column_may_compare_each_row_with_the_one_before() -> None:
+    """As ablations that add one thing after another do."""
+    rows = "variant,val_loss,improvement_percent baseline,3.214, +mla,3.102,3.5 +moe,3.050,{}"
+    audited = audit(rows.format("1.7"))
+    (item,) = found(audited, "baseline")
+    assert (item.severity, invalid(audited)) == (WARNING, [])
+    assert "with the row before as the other, not with baseline, in all 2 rows" in item.evidence
+    assert found(audit(rows.format("1.5")), "derived_column", INVALID)
+    assert not found(audit(rows.format("5.1")), "baseline")
+
+
+@pytest.mark.parametrize(
+    ("field", "shown"),
+    [
+        (r"\textbf{3.102}", "3.102"),
+        (r"$\mathbf{3.102}$", "3.102"),
+        (r"{\bf \underline{3.1}}", "3.1"),
+        (r"$3.150 \pm 0.012$", "3.150 ± 0.012"),
+        (r"$3.150_{\pm 0.012}$", "3.150± 0.012"),
+        (r"$3.1^{\dagger}$", "3.1†"),
+        (r"38.1\,\%", "38.1 %"),
+        ("25{,}960{,}192", "25,960,192"),
+        (r"Val Loss $\downarrow$", "Val Loss ↓"),
+        (r"w/o \texttt{norm\_x}", "w/o norm_x"),
+        ("$10^{3}$", "10^{3}"),
+        ("$3.15_{01}$", "3.15_{01}"),
+        (r"\cellcolor{gray}3.1", r"\cellcolorgray3.1"),
+        ("US$5", "US$5"),
+    ],
+)
+def test_latex_is_read_as_it_looks(field: str, shown: str) -> None:
+    """What has figures above or below the line stays, and is no number."""
+    assert plain(field) == shown
+
+
+def test_a_table_out_of_latex_is_audited() -> None:
+    rows = [
+        {"Method": r"\textbf{Baseline}", r"Val. loss ($\downarrow$)": "$3.214$", "PPL": "$24.88$"},
+        {"Method": "MLA", r"Val. loss ($\downarrow$)": r"$\mathbf{3.102}$", "PPL": r"\textbf{24.00}"},
+    ]
+    audited = audit(rows, metric=r"Val. loss ($\downarrow$)")
+    assert audited.table.control == "Baseline"
+    (item,) = found(audited, "derived_column")
+    assert "MLA: PPL is printed as 24.00, but exp(loss) is 22.2 (" in item.evidence
+    with pytest.raises(AnalysisError, match="line 2: PPL must be a number but got '10\\^\\{3\\}'"):
+        audit([{**rows[0], "PPL": "$10^{3}$"}])
+    with pytest.raises(AnalysisError, match="column 'loss' is there twice"):
+        audit([{"Method": "a", "loss": "1", "$loss$": "2"}])

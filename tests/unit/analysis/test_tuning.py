@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.errors import AnalysisError
-from analysis.schema import DIVERGED, FAILED, FINISHED, write_json
+from analysis.schema import DIVERGED, FAILED, FINISHED, Audit, write_json
 from analysis.tuning import at_edge, best_by_budget, draws, expected_best, load_tuning, sensitivity
 from analysis.tuning_plots import figures
 from analysis.tuning_records import (
@@ -127,11 +127,33 @@ def test_edges_lie_within_a_tenth_of_the_range(rate: float, decay: float, edge: 
     assert at_edge({"muon_learning_rate": rate, "weight_decay": decay}, SPACE) == edge
 
 
+@pytest.mark.parametrize(("high", "edge"), [(1.0, ()), (0.98, ("warmup_fraction",))])
+def test_nothing_lies_beyond_the_whole_of_a_fraction(high: float, edge: tuple[str, ...]) -> None:
+    space = {"warmup_fraction": {"low": 0.0, "high": high, "log": False}}
+    assert at_edge({"warmup_fraction": 0.95}, space) == edge
+
+
 def test_the_best_is_a_finished_trial_of_the_search() -> None:
     stopped = trial(0, 2.0, status=STOPPED)
     drawn = trial(1, 2.5, arm=RANDOM)
     assert best_of([stopped, drawn]) is None
     assert best_of([stopped, drawn, trial(2, 3.1), trial(3, 3.0), trial(4, 3.0)]).number == 3  # type: ignore[union-attr]
+
+
+def test_the_best_is_a_sound_trial_where_there_is_one() -> None:
+    invalid = [Audit(name="causality", severity="invalid", evidence="it looks ahead")]
+    leaking = [trial(0, 1.0, audits=invalid), trial(1, 0.9, audits=invalid)]
+    assert best_of(leaking).number == 1  # type: ignore[union-attr]
+    assert best_of([*leaking, trial(2, 3.0)]).number == 2  # type: ignore[union-attr]
+
+
+def test_the_report_says_which_trials_are_invalid(tmp_path: Path) -> None:
+    invalid = [Audit(name="causality", severity="invalid", evidence="it looks ahead")]
+    trial(9, 1.0, 0.02, audits=invalid).write(make_search(tmp_path))
+    report = write_tuning_report(tmp_path).read_text()
+    assert "**Found invalid by an audit:** trials of baseline (1: causality)." in report
+    assert "**Not the lowest:** beside the search, trials of baseline (3.0000) and" in report
+    assert (tmp_path / "tuning.csv").read_text().count(",causality\n") == 1
 
 
 def make_search(folder: Path, cells: tuple[str, ...] = ("baseline", "attention")) -> Path:
@@ -184,6 +206,13 @@ def test_figures_show_every_trial(tmp_path: Path) -> None:
     assert sum(len(line.get_xdata()) for line in dots) == 2 * (9 + 12)  # type: ignore[arg-type]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]  # type: ignore[union-attr]
     assert [label.split(":")[0] for label in labels] == ["baseline", "attention"]
+
+
+def test_a_figure_has_room_for_a_stopped_trial_below_all_that_ended(tmp_path: Path) -> None:
+    folder = make_search(tmp_path, ("baseline",))
+    trial(9, 2.0, status=STOPPED).write(folder)
+    axes = figures(load_tuning(folder))["tuning_muon_learning_rate"].axes[0]
+    assert axes.get_ylim()[0] < 2.0
 
 
 def test_records_read_back_and_others_are_refused(tmp_path: Path) -> None:

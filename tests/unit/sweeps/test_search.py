@@ -443,6 +443,25 @@ def test_the_random_arm_has_no_rungs(tmp_path: Path, arm_in: Callable[..., Arm])
     assert importance(SPACE, [], guess=7.0)["reason"] == "there are no independent draws (`--random N`)"
 
 
+def test_importance_is_over_the_scale_that_is_drawn_from() -> None:
+    """Muon's rate matters over the lower half of its logarithm, AdamW's a little over the last fifth of its own.
+
+    The lower half of the logarithm is the lowest thirtieth of the rates themselves: over these AdamW's would count.
+    """
+    records = []
+    for number in range(60):
+        values = draw(SPACE, SEED, number)
+        muon, adamw = (axis.share(values[axis.name]) for axis in SPACE)
+        loss = 4 + 2 * max(0, 0.5 - muon) + 2 * max(0, adamw - 0.8)
+        records.append(
+            TuningRecord(
+                study="s", cell="baseline", arm=RANDOM, number=number, hyperparameters=values, seed=SEED,
+                config_hash=f"{number:016x}", status=FINISHED, rows=[{"step": 9, "tokens": 900, "val_loss": loss}],
+            )
+        )  # fmt: skip
+    assert importance(SPACE, records, guess=7.0)["shares"]["muon_learning_rate"] > 0.9
+
+
 def test_a_sweep_varies_one_learning_rate_from_end_to_end(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
     best = {"muon_learning_rate": 0.02, "adamw_learning_rate": 0.004}
     planned = sweep_of(best, SPACE, 5)

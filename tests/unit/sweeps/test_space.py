@@ -49,3 +49,9 @@ def test_an_axis_ends_exactly_at_its_ends() -> None:
     assert [axis.at(0), axis.at(1)] == [3e-4, 0.3]
     assert axis.at(0.5) == pytest.approx((3e-4 * 0.3) ** 0.5)
     assert Axis(name="warmup_fraction", low=0.1, high=0.3).at(0.5) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("axis", [*parse_space(DEFAULT_SPACE), Axis(name="warmup_fraction", low=0.1, high=0.3)])
+def test_a_share_of_an_axis_is_where_its_value_lies(axis: Axis) -> None:
+    shares = [0, 0.25, 0.5, 1]
+    assert [axis.share(axis.at(share)) for share in shares] == pytest.approx(shares)

@@ -197,6 +197,62 @@ def test_the_experiment_opens_as_model_training(tracked: Any) -> None:
     assert tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_last_row_that_was_trained_again_is_the_record_s(tracked: Any, killed: bool) -> None:
+    """A run that died before its record was written goes on from a checkpoint: in another time, on a GPU elsewhere."""
+    plan, connect = tracked
+    tracker, run = connect(), plan.runs()[0]
+    start(tracker, run)
+    tracker.log_rows(run.config_hash, [row(2), row(4, val_loss=3.5, train_seconds=9.0)])
+    tracker = connect() if killed else tracker
+    again = row(4, val_loss=3.4, train_seconds=12.0)
+    ended = record(plan, run, rows=[row(2), again])
+    tracker.end(ended)
+    found = children(tracker.client)[run.config_hash]
+    assert found.data.metrics["val_loss"] == 3.4
+    assert found.data.metrics["train_seconds"] == 12.0
+    for _ in range(2):
+        ended.write(plan.folder / RECORDS_FOLDER)
+        connect().copy_records(plan.folder)
+    assert steps(tracker.client, found, "val_loss") == [4, 4]
+
+
+def test_nested_runs_of_a_deleted_parent_are_not_copied_again(tracked: Any) -> None:
+    plan, tracker, run = one_run(tracked)
+    record(plan, run).write(plan.folder / RECORDS_FOLDER)
+    tracker.client.delete_run(tracker.parent_id)
+    again = tracked[1]()
+    again.copy_records(plan.folder)
+    (found,) = children(again.client).values()
+    assert found.data.tags["mlflow.parentRunId"] == again.parent_id != tracker.parent_id
+    assert steps(again.client, found, "val_loss") == [4]
+
+
+def test_a_failed_run_that_had_been_further_is_copied_once(tracked: Any) -> None:
+    plan, connect = tracked
+    tracker, run = connect(), plan.runs()[0]
+    start(tracker, run)
+    tracker.log_rows(run.config_hash, [row(2), row(4, val_loss=3.5)])
+    failed = record(plan, run, FAILED, rows=[row(2)], error="it broke")
+    failed.write(plan.folder / FAILURES_FOLDER)
+    for _ in range(3):
+        connect().copy_records(plan.folder)
+    found = children(tracker.client)[run.config_hash]
+    assert steps(tracker.client, found, "train_loss") == [2, 4]
+
+
+def test_a_study_stays_in_its_experiment_when_that_is_renamed(tracked: Any) -> None:
+    plan, tracker, run = one_run(tracked)
+    tracker.client.rename_experiment(tracker.experiment_id, "our grid")
+    try:
+        again = tracked[1]()
+        assert again.experiment_id == tracker.experiment_id
+        again.end(record(plan, run))
+    finally:
+        tracker.client.rename_experiment(tracker.experiment_id, "exp6_grid")
+    assert set(children(tracker.client)) == {run.config_hash}
+
+
 def test_a_second_driver_goes_on_where_the_first_was_killed(tracked: Any) -> None:
     plan, connect = tracked
     run, other = plan.runs()[:2]
