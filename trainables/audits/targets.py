@@ -118,7 +118,8 @@ def _losses(model: MoETransformer, inputs_BT: Tensor) -> str | None:
 
 def _miscounted(logits_NV: Tensor, targets_N: Tensor, correct_N: Tensor) -> int:
     """Return how many scored predictions are said to be right that are not, or not to be that are."""
-    is_target_NV = F.one_hot(targets_N.clamp(min=0), logits_NV.shape[1]).bool()
-    lead_N = logits_NV[is_target_NV] - logits_NV.masked_fill(is_target_NV, float("-inf")).amax(1)
+    target_N1 = targets_N.clamp(min=0).unsqueeze(1)
+    others_N = logits_NV.scatter(1, target_N1, float("-inf")).amax(1)
+    lead_N = logits_NV.gather(1, target_N1).squeeze(1) - others_N
     is_clear_N = (lead_N.abs() > TIE) & (targets_N != IGNORED_TARGET)
     return int(((lead_N > 0) != correct_N)[is_clear_N].sum())
