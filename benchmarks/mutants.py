@@ -347,6 +347,10 @@ def scored(labels: str) -> Patch:
     return line(EvaluationBatches, "__iter__", (EVALUATED, labels))
 
 
+PARTS_OF_HEAD = "for part in _chunks(hidden_ND, weight_VD):"
+FIRST_PART = "for part in list(_chunks(hidden_ND, weight_VD))[:1]:"
+IN_ALL = "/ scored).unsqueeze(1)"
+
 LABELS: dict[str, Patch] = {
     "labels are the inputs": labelled("block[:, :-1]"),
     "labels two tokens ahead": labelled("np.roll(block[:, 1:], -1, 1)"),
@@ -374,6 +378,17 @@ LABELS: dict[str, Patch] = {
     "gradient of the loss by another count": line(
         loss_module._LinearCrossEntropy, "forward", ("grad_hidden_ND[part] =", "grad_hidden_ND[part] = 2.0 *")
     ),
+    "a mean over each part of a batch by itself": line(
+        loss_module._LinearCrossEntropy,
+        "forward",
+        (IN_ALL, f"/ (targets_N[part] != IGNORED_TARGET).sum(){IN_ALL.removeprefix('/ scored')}"),
+    ),
+    "the head ends after its first part": line(
+        loss_module._LinearCrossEntropy,
+        "forward",
+        (PARTS_OF_HEAD, f"grad_hidden_ND.zero_()\n    {FIRST_PART}"),
+    ),
+    "evaluated losses of the head's first part alone": line(loss_module, "token_losses", (PARTS_OF_HEAD, FIRST_PART)),
     "five guesses a token": line(loss_module, "token_losses", ("logits_CV.amax(1)", "logits_CV.topk(5).values[:, -1]")),
     "evaluated losses capped": line(loss_module, "token_losses", ("targets_C)[2]", "targets_C)[2].clamp(max=6.0)")),
 }

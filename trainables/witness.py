@@ -213,9 +213,14 @@ def updates_between_looks(momentum: float) -> int:
     return min(MOST_BETWEEN_LOOKS, 1 + int(math.log(FADED) / math.log(momentum)))
 
 
-def sample(parameter: Tensor) -> Tensor:
-    """Return about SAMPLE elements of a parameter, or all that it has (S,): of no few columns, so an odd step."""
-    return parameter.detach().flatten()[:: parameter.numel() // SAMPLE | 1]
+def sample(parameter: Tensor, of: int | None = None) -> Tensor:
+    """Return about SAMPLE elements of a parameter, or all that it has (S,): the step is odd, so of many columns.
+
+    Args:
+        parameter: or its beginning.
+        of: elements that all of it has.
+    """
+    return parameter.detach().flatten()[:: (of or parameter.numel()) // SAMPLE | 1]
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from trainables.data import Split
 from trainables.witness import Witness, read_on
 
 NAME = "evaluation"
-SEQUENCES = 4
+SEQUENCES = 2
 """Sequences of the first and of the last batch that are scored once more."""
 TOLERANCES = {"fp32": 1e-4, "bf16": 1e-3}
 """Largest difference of two passes over the same sequences that can be rounding, as a share of their mean loss: they
@@ -160,8 +160,8 @@ def curve(training: TrainingConfig, witness: Witness, rows: Sequence[Mapping[str
             due[VAL_LOSS] = (witness.evaluations[last][1] / scored).item()
         for column, loss in due.items():
             if not math.isclose(row[column], loss, rel_tol=1e-6):
-                reported = f"{column} is reported as {row[column]:.4f} after update {last:,}"
-                return Audit(name=NAME, severity=INVALID, evidence=f"{reported} where the mean is {loss:.4f}")
+                reported = f"{column} is reported as {row[column]:.7g} after update {last:,}"
+                return Audit(name=NAME, severity=INVALID, evidence=f"{reported} where the mean is {loss:.7g}")
     return None
 
 
@@ -187,7 +187,8 @@ def final_test(
         for column, summed in ((TEST_LOSS, total), (TEST_ACCURACY, right)):
             reported, due = test[column], summed / (len(split.tokens) - 1)
             if is_whole and reported is not None and not math.isclose(reported, due, rel_tol=1e-6):
-                evidence = f"{column} is reported {abs(reported / due - 1):.2%} away from that of the scored tokens"
+                apart = f"{abs(reported / due - 1):.2g} of its size away"
+                evidence = f"{column} is reported {apart} from that of the scored tokens"
                 return Audit(name=NAME, severity=INVALID, evidence=evidence)
     if is_whole:
         return None
@@ -209,12 +210,12 @@ def reported(
     """
     mean = _losses(witness).mean().item()
     if not math.isclose(row[VAL_LOSS], mean, rel_tol=1e-6):
-        evidence = f"the validation loss is reported as {row[VAL_LOSS]:.4f} where the scored tokens' mean is {mean:.4f}"
+        evidence = f"the validation loss is reported as {row[VAL_LOSS]:.7g} where the scored tokens' mean is {mean:.7g}"
         return Audit(name=NAME, severity=INVALID, evidence=evidence)
     further = {VAL_PERPLEXITY: math.exp(min(mean, 700)), VAL_ACCURACY: witness.right.item() / len(_labels(witness))}
     for column, due in further.items():
         if row[column] is not None and not math.isclose(row[column], due, rel_tol=1e-5):
-            evidence = f"{column} is reported as {row[column]:.4f} where that of the scored tokens is {due:.4f}"
+            evidence = f"{column} is reported as {row[column]:.7g} where that of the scored tokens is {due:.7g}"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
     first, last = (tuple(part_BT[:SEQUENCES] for part_BT in witness.evaluated[place]) for place in (0, -1))
     inputs_BT, targets_BT = (torch.cat(parts_BT) for parts_BT in zip(first, last, strict=True))

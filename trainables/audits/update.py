@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ GRADIENT_TOLERANCES = {"fp32": 1e-3, "bf16": 3e-2}
 STEP_TOLERANCES = {"muon": 5e-3, "adamw": 1e-3}
 """Likewise of a step: Muon's iteration makes small singular values, and their rounding, up to 500 times larger. Of
 matrices of few and of many of these, up to 768 x 2304, its two forms were 6e-4 apart at most."""
+CPU = torch.device("cpu")
 NEARLY_MEAN = 0.01
 """Share of the mean load within which an expert may be above or below it by rounding."""
 ROUNDING = 1e-6
@@ -57,10 +58,15 @@ class Remembered:
     steps: int
     """Updates that its optimizer has made of it."""
 
+    def to(self, device: torch.device) -> Remembered:
+        """Return the same on a device."""
+        weight, average, squares = (part.to(device) for part in (self.weight, self.average, self.squares))
+        return Remembered(weight, average, squares, self.steps)
+
 
 @dataclass(frozen=True)
 class Begun:
-    """An update that is about to be made."""
+    """An update that is about to be made. Parts of parameters wait on the CPU: a run's peak memory is its own."""
 
     update: int
     gradients: dict[str, Tensor]
@@ -99,8 +105,8 @@ def begin(trainer: Trainer, autocast: torch.autocast) -> Begun:
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()])).item()
     clip = trainer.config.training.gradient_clip
     share = min(1.0, clip / norm) if norm > 0 else 1.0
-    parts = {name: share * _part(trainer, name, gradient) for name, gradient in gradients.items()}
-    before = {name: _remembered(trainer, name) for name in parts}
+    parts = {name: (share * _part(trainer, name, gradient)).cpu() for name, gradient in gradients.items()}
+    before = {name: _remembered(trainer, name).to(CPU) for name in parts}
     loss = torch.stack(made.losses).double().mean().item()
     return Begun(trainer.update, parts, share * norm, before, loss, trainer.witness.loss_sum, made.biases)
 
@@ -108,6 +114,11 @@ def begin(trainer: Trainer, autocast: torch.autocast) -> Begun:
 def judge(trainer: Trainer, begun: Begun) -> Audit | None:
     """Compare the update that was made with the one that was due."""
     after = {name: _remembered(trainer, name) for name in begun.before}
+    begun = replace(
+        begun,
+        gradients={name: part.to(trainer.device) for name, part in begun.gradients.items()},
+        before={name: remembered.to(trainer.device) for name, remembered in begun.before.items()},
+    )
     for told in (_optimizers, _gradients_used, _steps, _biases_moved, _loss_noted):
         evidence = list(told(trainer, begun, after))
         if evidence:
@@ -119,7 +130,7 @@ def judge(trainer: Trainer, begun: Begun) -> Audit | None:
 
 def counted(trainer: Trainer) -> Audit | None:
     """Say which optimizer has counted other updates than a finished run has made."""
-    due = trainer.config.training.updates
+    due = trainer.update
     for optimizer in trainer.optimizers:
         steps = [int(state["step"]) for state in optimizer.state.values()]
         if max(steps, default=due) != due:
