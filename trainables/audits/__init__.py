@@ -1,4 +1,4 @@
-"""Audits: whether what was really trained can be believed. They run at the start and at the end of every run.
+"""Audits: whether what was really trained can be believed. They run at the start, at one update and at the end.
 
 One file an audit, each with its `NAME` and a function `audit` that returns what it found, or None. They judge the real
 model, batches, gradients and optimizers, never what a configuration says of itself, and change nothing of the run.
@@ -32,7 +32,10 @@ __all__ = ["Auditor"]
 
 
 class Auditor:
-    """Audits one run of this process. What it finds depends on the run alone, not on how often it was interrupted.
+    """Audits one run of this process.
+
+    What it finds in all updates, rows and evaluations depends on the run alone, not on how often it was interrupted;
+    which update is made a second time, and from which places a leak is looked for, also on where its process began.
 
     Attributes:
         ran: names of the audits that ran so far, in order.

@@ -804,6 +804,14 @@ def test_no_gradient_fades_between_two_looks(momentum: float) -> None:
     assert (1 - adamw) * adamw ** (between - 1) > 10 * dead_parameters.NOTHING
 
 
+def test_loads_are_counted_to_the_last_token(corpus: TokenizedCorpus) -> None:
+    """In fp32 a further token is lost where there are 2^24 already."""
+    trainer = Trainer(config(corpus), 0, corpus, CPU)
+    for tokens in (2.0**24, 1.0, 1.0):
+        trainer.witness.row_made(trainer.model, [torch.full((4,), tokens) for _ in trainer.model.routers()])
+    assert [load_E.tolist() for load_E in trainer.witness.loads.values()] == [[2**24 + 2] * 4] * 2
+
+
 def test_an_expert_that_was_chosen_once_was_chosen(corpus: TokenizedCorpus) -> None:
     """At an update far from any row of the curve."""
     setting = config(corpus, feed_forward="moe_deepseek_plain", updates=12, row_every=12, evaluate_every=12)
