@@ -53,7 +53,7 @@ class Stopwatch:
 def measure(trainer: Trainer, auditor: Auditor) -> tuple[float, list[float]]:
     """Train a run; return its seconds without audits, and those of the audits at the start, in the loop, at the end."""
     start, loop, end = Stopwatch(), Stopwatch(), Stopwatch()
-    for name in ("batch", "begins", "gradients", "routed", "update_made", "evaluation_begins", "scored"):
+    for name in ("batch", "begins", "gradients", "row_made", "update_made", "evaluation_begins", "scored"):
         setattr(trainer.witness, name, loop(getattr(trainer.witness, name)))
     start(auditor.before_update)()
     for _ in trainer.run():

@@ -24,14 +24,14 @@ ONE_CORE = Resources(slots=1, gpus=0, gpus_per_trial=0.0, reason="one core")
 
 
 def audited(config: TrialConfig, corpus: TokenizedCorpus, seed: int = 0) -> tuple[Trainer, Auditor]:
-    """Train and audit a run as a trial does."""
+    """Train, test and audit a run as a trial does."""
     trainer = Trainer(config, seed, corpus, CPU)
     auditor = Auditor(trainer, corpus)
     auditor.before_update()
     with suppress(Divergence):
         for _ in trainer.run():
             auditor.before_update()
-    auditor.end()
+    auditor.end(trainer.evaluate_test() if trainer.finished else None)
     return trainer, auditor
 
 
@@ -59,10 +59,10 @@ def trained(plan: Plan) -> Results:
 
 
 def part_of(corpus: TokenizedCorpus, training: int, validation: int) -> TokenizedCorpus:
-    """Return the corpus with so many of its training and validation documents, evenly spread."""
-    return dataclasses.replace(
-        corpus, train=_documents(corpus.train, training), validation=_documents(corpus.validation, validation)
-    )
+    """Return the corpus with so many of its training documents, and of those of each other split, evenly spread."""
+    train, held_out = _documents(corpus.train, training), (corpus.validation, corpus.test)
+    validation_split, test = (_documents(split, min(validation, len(split.documents))) for split in held_out)
+    return dataclasses.replace(corpus, train=train, validation=validation_split, test=test)
 
 
 def _documents(split: Split, count: int) -> Split:

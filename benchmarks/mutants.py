@@ -347,6 +347,10 @@ def scored(labels: str) -> Patch:
     return line(EvaluationBatches, "__iter__", (EVALUATED, labels))
 
 
+PARTS_OF_HEAD = "for part in _chunks(hidden_ND, weight_VD):"
+FIRST_PART = "for part in list(_chunks(hidden_ND, weight_VD))[:1]:"
+IN_ALL = "/ scored).unsqueeze(1)"
+
 LABELS: dict[str, Patch] = {
     "labels are the inputs": labelled("block[:, :-1]"),
     "labels two tokens ahead": labelled("np.roll(block[:, 1:], -1, 1)"),
@@ -374,6 +378,17 @@ LABELS: dict[str, Patch] = {
     "gradient of the loss by another count": line(
         loss_module._LinearCrossEntropy, "forward", ("grad_hidden_ND[part] =", "grad_hidden_ND[part] = 2.0 *")
     ),
+    "a mean over each part of a batch by itself": line(
+        loss_module._LinearCrossEntropy,
+        "forward",
+        (IN_ALL, f"/ (targets_N[part] != IGNORED_TARGET).sum(){IN_ALL.removeprefix('/ scored')}"),
+    ),
+    "the head ends after its first part": line(
+        loss_module._LinearCrossEntropy,
+        "forward",
+        (PARTS_OF_HEAD, f"grad_hidden_ND.zero_()\n    {FIRST_PART}"),
+    ),
+    "evaluated losses of the head's first part alone": line(loss_module, "token_losses", (PARTS_OF_HEAD, FIRST_PART)),
     "five guesses a token": line(loss_module, "token_losses", ("logits_CV.amax(1)", "logits_CV.topk(5).values[:, -1]")),
     "evaluated losses capped": line(loss_module, "token_losses", ("targets_C)[2]", "targets_C)[2].clamp(max=6.0)")),
 }
@@ -611,6 +626,23 @@ def slow_gains(optimizers: list[Any], model: MoETransformer) -> None:
     optimizers[1].add_param_group({**group, "params": gains, "lr": group["lr"] / 10})
 
 
+def decay_of_the_embedding_alone_left_out(optimizers: list[Any], model: MoETransformer) -> None:
+    """The embedding has a group of its own, without weight decay."""
+    group = optimizers[1].param_groups[0]
+    group["params"] = [parameter for parameter in group["params"] if parameter is not model.embedding]
+    optimizers[1].add_param_group({**group, "params": [model.embedding], "weight_decay": 0.0})
+
+
+def balanced(old: str, new: str) -> Patch:
+    """Change how DeepSeek's routers move their bias."""
+    return line(DeepSeekRouter, "after_update", ("super().after_update()", "Router.after_update(self)"), (old, new))
+
+
+def skipped(when: str) -> Patch:
+    """Leave out steps: a condition on optimizer and self.update, from 0."""
+    return updated("optimizer.step()", f"({when}) or optimizer.step()")
+
+
 MICRO = {"accumulation": 4, "batch_size": 2}
 UPDATES: dict[str, tuple[Patch, dict[str, Any]]] = {
     "half of the labels left out where the loss is called": (
@@ -647,6 +679,40 @@ UPDATES: dict[str, tuple[Patch, dict[str, Any]]] = {
     "a group at a tenth of its learning rate": (optimized(slow_gains), {}),
     "two optimizers on one parameter": (optimized(trained_twice), {}),
     "AdamW where Muon is named": (line(optim, "build_optimizers", ('config.optimizer == "adamw"', "True")), {}),
+    "one expert's factor for all of its stack": (
+        line(
+            optim.Muon,
+            "_step_group",
+            ("(stack, factor)", "(stack, factor[:1].expand_as(factor))"),
+            ("(factor, stack)", "(factor[:1].expand_as(factor), stack)"),
+        ),
+        {},
+    ),
+    "Muon with weight decay": (
+        line(
+            optim.Muon,
+            "_step_group",
+            ("parameter.view(-1,", "parameter.mul_(1 - 0.1 * group['lr']).view(-1,"),
+        ),
+        {},
+    ),
+    "no weight decay of the embedding": (optimized(decay_of_the_embedding_alone_left_out), {}),
+    "another epsilon": (grouped(1, eps=1e-6), {}),
+    "balancing biases that move the wrong way": (
+        balanced("load_E.mean() - load_E", "load_E - load_E.mean()"),
+        {"feed_forward": "moe_deepseek_plain"},
+    ),
+    "balancing biases that never move": (
+        balanced("self.config.bias_step *", "0.0 *"),
+        {"feed_forward": "moe_deepseek_plain"},
+    ),
+    "every fourth update left out": (skipped("self.update % 4 == 3"), {}),
+    "Muon rests in the last updates": (skipped("optimizer is self.optimizers[0] and self.update >= 9"), {}),
+    "fp32 where bf16 is named": (
+        line(Trainer, "autocast", ('self.config.training.precision == "bf16"', "False")),
+        {"precision": "bf16"},
+    ),
+    "no balance loss, in bf16": (updated("loss + output.auxiliary_loss", "loss"), {"precision": "bf16"}),
     "one step of Muon's iteration": (lambda replace: replace(optim, "NEWTON_SCHULZ_STEPS", 1), {}),
     "Muon's steps of one size for all shapes": (
         line(optim.Muon, "_step_group", ("math.sqrt(max(1.0, rows / columns))", "1.0")),
@@ -686,6 +752,10 @@ BUDGETS: dict[str, tuple[Patch, dict[str, Any]]] = {
             Trainer, "_append_row", ("self.config.training.tokens_per_update", "self.config.training.batch_size * 64")
         ),
         MICRO,
+    ),
+    "the learning rate's base reported": (
+        line(Trainer, "_append_row", ('self.optimizers[0].param_groups[0]["lr"]', "self.base_learning_rates[0]")),
+        {},
     ),
     "never put back into training mode": (updated("self.model.train()", "pass"), {"evaluate_every": 3}),
     "evaluated in training mode": (
@@ -767,6 +837,9 @@ def seed_of_its_own(replace: Replace) -> None:
 WRONG_MODELS: dict[str, Patch] = {
     "initial values of another seed": seed_of_its_own,
     "initial values of a part doubled": built(double_queries),
+    "all experts start equal": line(
+        model_module, "_draws", ('generator(seed, "init", name, index)', 'generator(seed, "init", name, 0)')
+    ),
     "the baseline trained under a name": train_the_baseline,
     "one layer of the baseline": built(one_layer_of_the_baseline),
     "norms after the sublayers": set_on("layers.0", "is_pre_norm", lambda old: False),
@@ -779,6 +852,9 @@ WRONG_MODELS: dict[str, Patch] = {
     "no dropout in a component": set_on("layers.0.attention", "dropout", lambda old: 0.0),
     "attention skipped in a layer": set_on("layers.1.attention", "forward", lambda old: lambda x, noise: 0.0 * x),
     "parameters counted on another model": count_the_baseline,
+    "FLOPs of half the model": line(
+        Trainer, "_append_row", ("self.counts.flops_per_token", "self.counts.flops_per_token // 2")
+    ),
 }
 
 # --- Evaluation -----------------------------------------------------------------------------------------------------
@@ -815,6 +891,30 @@ def evaluate_mixed_weights(replace: Replace) -> None:
         return result
 
     replace(Trainer, "__init__", remember)
+    replace(Trainer, "evaluate", mutant)
+
+
+def evaluate_averaged_weights(replace: Replace) -> None:
+    """An average of the weights of all updates is evaluated, which forgets half of its past at each."""
+    train, evaluate = Trainer._train_update, Trainer.evaluate
+    average: dict[str, Tensor] = {}
+
+    def trained(self: Trainer) -> None:
+        train(self)
+        for name, weight in self.model.named_parameters():
+            before = average[name] if self.update > 1 else weight.detach()
+            average[name] = before.lerp(weight.detach(), 0.5)
+
+    def mutant(self: Trainer) -> dict[str, float | None]:
+        weights = dict(self.model.named_parameters())
+        trained = {name: weight.detach().clone() for name, weight in weights.items()}
+        with torch.no_grad():
+            torch._foreach_copy_(list(weights.values()), [average[name] for name in weights])
+            result = evaluate(self)
+            torch._foreach_copy_(list(weights.values()), [trained[name] for name in weights])
+        return result
+
+    replace(Trainer, "_train_update", trained)
     replace(Trainer, "evaluate", mutant)
 
 
@@ -915,6 +1015,70 @@ EVALUATIONS: dict[str, tuple[Patch, str, str, dict[str, Any]]] = {
         {},
     ),
     "averaged weights evaluated": (evaluate_mixed_weights, "evaluation", INVALID, {}),
+    "a moving average of the weights evaluated": (evaluate_averaged_weights, "evaluation", INVALID, {}),
+    "dropout in the first batch evaluated": (
+        line(
+            Trainer,
+            "_score",
+            ("self.model(inputs_BT)", "self.model(inputs_BT, None if loss_sum else Noise(self.seed, 0, 0))"),
+        ),
+        "evaluation",
+        INVALID,
+        {},
+    ),
+    "one batch evaluated before the end": (
+        line(
+            Trainer,
+            "_score",
+            ("for batch in batches:", "for batch in list(batches)[: None if self.finished else 1]:"),
+        ),
+        "evaluation",
+        INVALID,
+        {"evaluate_every": 3, "evaluation_batch_size": 8},
+    ),
+    "the validation split scored as the final test": (
+        line(Trainer, "evaluate_test", ("self._score(self.test,", "self._score(self.validation,")),
+        "evaluation",
+        INVALID,
+        {},
+    ),
+    "the final test reported a hundredth too low": (
+        line(
+            Trainer,
+            "evaluate_test",
+            ("loss, accuracy = self._score(", "loss, accuracy = (0.99 * value for value in self._score("),
+            ("self.witness.test_scored)", "self.witness.test_scored))"),
+        ),
+        "evaluation",
+        INVALID,
+        {},
+    ),
+    "the training loss of the last batch": (
+        line(
+            Trainer,
+            "_append_row",
+            ("torch.stack(self._window_losses).double().mean()", "self._window_losses[-1].double()"),
+        ),
+        "evaluation",
+        INVALID,
+        {},
+    ),
+    "the training loss since the start": (
+        line(
+            Trainer,
+            "_start_window",
+            ("self._window_losses: list[Tensor] = []", "self._window_losses = vars(self).get('_window_losses', [])"),
+        ),
+        "evaluation",
+        INVALID,
+        {},
+    ),
+    "the training loss with the balance loss": (
+        updated("append(loss.detach())", "append((loss + output.auxiliary_loss).detach())"),
+        "evaluation",
+        INVALID,
+        {},
+    ),
     "an earlier evaluation reported": (earlier_evaluation, "evaluation", INVALID, {"evaluate_every": 3}),
     "the training text evaluated": (
         line(

@@ -109,7 +109,7 @@ class Trainer:
             with self.autocast():
                 output = self.model(inputs_BT, Noise(self.config.stream_seed(self.seed), self.update, micro_step))
                 loss = self.model.loss(output, targets_BT)
-            self.witness.batch(inputs_BT, targets_BT)
+            self.witness.batch(inputs_BT, targets_BT, loss)
             ((loss + output.auxiliary_loss) / training.accumulation).backward()
             self._window_losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
@@ -157,7 +157,7 @@ class Trainer:
             schema.LOAD_IMBALANCE: self._load_imbalance(),
         }
         self.rows.append(row)
-        self.witness.routed(self.model, self._window_loads)
+        self.witness.row_made(self.model, self._window_loads)
         self._start_window()
         for name, value in ((schema.TRAIN_LOSS, train_loss), *validation.items()):
             if value is not None and not math.isfinite(value):
@@ -182,9 +182,10 @@ class Trainer:
     def evaluate_test(self) -> dict[str, float | None]:
         """Return loss and accuracy over the whole test split: for a finished run's record, once.
 
-        Nothing of it enters rows, audits or the run's state; null where it is not finite.
+        Nothing of it enters rows or the run's state, and audits but compare; null where it is not finite.
         """
-        loss, accuracy = self._score(self.test, lambda *_: None)
+        self.witness.test_begins()
+        loss, accuracy = self._score(self.test, self.witness.test_scored)
         return {schema.TEST_LOSS: _finite(loss), schema.TEST_ACCURACY: _finite(accuracy)}
 
     @torch.no_grad()
@@ -215,6 +216,12 @@ class Trainer:
         enabled = self.config.training.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
+    def settle(self) -> None:
+        """Wait for what was asked of the device: time of training, whoever else would wait for it."""
+        started = time.perf_counter()
+        self._synchronise()
+        self.train_seconds += time.perf_counter() - started
+
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -224,6 +231,7 @@ class Trainer:
 
         The random streams and the data position are functions of (seed, update) and need nothing more.
         """
+        self.settle()
         return {
             "hash": self.config.hash(self.seed),
             "seed": self.seed,

@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: p <- p - lr · sqrt(max(1, rows / columns)) · newton_schulz(Nesterov momentum).
 
     A parameter of three dimensions is a stack of matrices (experts), each orthogonalised by itself. All matrices of
-    one smaller side go through the iteration as one batch. No weight decay.
+    one smaller side go through the iteration as one batch. No weight decay. Updates are counted, as AdamW does.
 
     Args:
         params: matrices or stacks of matrices.
@@ -74,6 +74,8 @@ class Muon(torch.optim.Optimizer):
             return
         gradients = [parameter.grad for parameter in parameters]
         momenta = [self._momentum(parameter) for parameter in parameters]
+        for parameter in parameters:
+            self.state[parameter]["step"] += 1
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
 
@@ -95,7 +97,7 @@ class Muon(torch.optim.Optimizer):
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if not state:
-            state["momentum"] = torch.zeros_like(parameter)
+            state |= {"momentum": torch.zeros_like(parameter), "step": 0}
         return state["momentum"]
 
 

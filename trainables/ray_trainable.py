@@ -276,7 +276,9 @@ class AblationTrainable(tune.Trainable):
         """Write the record, then drop the checkpoint: at every moment one of the two is there."""
         if self.store is None:
             return
-        audits = self.auditor.end()
+        is_tested = self.final_test and status == schema.FINISHED
+        test = self.trainer.evaluate_test() if is_tested else {}
+        audits = self.auditor.end(test)
         record = TrialRecord(
             study=self.labels["study"],
             cell=self.labels["cell"],
@@ -298,7 +300,7 @@ class AblationTrainable(tune.Trainable):
             digest=self.trainer.witness.digest,
             scores=self.auditor.scores,
             params_dead=self.auditor.params_dead,
-            test=self.trainer.evaluate_test() if self.final_test and status == schema.FINISHED else {},
+            test=test,
             flaws=self.labels.get("flaws", []),
         )
         with self.store.writing(self._record_name) as file:

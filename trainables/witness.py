@@ -45,11 +45,15 @@ class Witness:
     Attributes:
         updates: optimizer updates made.
         tokens: tokens trained on.
+        loss_sum: of all training losses, each a mean over a micro-batch: a scalar, fp64.
+        losses: that sum at each row of the curve, by update.
         trained: the first and the latest training batch of this process, by the update that they belong to.
         evaluated: the first and the latest batch of the last evaluation.
         scores: of the last evaluation, each batch's targets and their losses (N,), in order.
-        scored_read: checksum of all its batches, in order: a scalar, int64.
         right: targets that it counted as predicted right: a scalar.
+        evaluations: of each evaluation, by update: the checksum of all its batches, in order, a scalar, int64, and the
+            sum of its losses, a scalar, fp64.
+        tested: likewise of the final test, if there was one, and how many targets it counted as predicted right.
         digest: of the parameters after DIGEST_UPDATES updates; empty before.
         largest: for each parameter that got a gradient and whose optimizer used it, the largest magnitude that the
             average of its gradients reached in each row (last dimension), (R,); of a vector in each element. The
@@ -62,25 +66,29 @@ class Witness:
     def __init__(self) -> None:
         self.updates = 0
         self.tokens = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.losses: dict[int, Tensor] = {}
         self._read = torch.zeros((), dtype=torch.int64)
         self._unread: list[Batch] = []
         self.trained: dict[int, Batch] = {}
         self.evaluated: list[Batch] = []
         self.scores: list[tuple[Tensor, Tensor]] = []
-        self.scored_read = torch.zeros((), dtype=torch.int64)
         self.right = torch.zeros((), dtype=torch.int64)
+        self.evaluations: dict[int, tuple[Tensor, Tensor]] = {}
+        self.tested: tuple[Tensor, Tensor, Tensor] | None = None
         self.digest = ""
         self.largest: dict[str, Tensor] = {}
         self.initial: dict[str, Tensor] = {}
         self.loads: dict[str, Tensor] = {}
         self.rates: list[list[float]] = []
 
-    def batch(self, inputs_BT: Tensor, targets_BT: Tensor) -> None:
-        """A micro-batch is trained on."""
+    def batch(self, inputs_BT: Tensor, targets_BT: Tensor, loss: Tensor) -> None:
+        """A micro-batch is trained on, and has this loss."""
         for update in list(self.trained)[1:]:
             del self.trained[update]
         self.trained[self.updates] = (inputs_BT, targets_BT)
         self.tokens += inputs_BT.numel()
+        self.loss_sum = loss.detach().double() + self.loss_sum
         self._unread.append((inputs_BT, targets_BT))
         if len(self._unread) == READ_AT_ONCE:
             self._read_on()
@@ -114,11 +122,12 @@ class Witness:
             self.largest[name] = largest_R if before_R is None else torch.maximum(before_R, largest_R)
 
     @torch.no_grad()
-    def routed(self, model: nn.Module, loads: Sequence[Tensor]) -> None:
-        """So many tokens went to each expert of each router, first layer first, since this was last said."""
+    def row_made(self, model: nn.Module, loads: Sequence[Tensor]) -> None:
+        """A row was made: so many tokens went to each expert of each router, first layer first, since the last one."""
+        self.losses[self.updates] = self.loss_sum
         routers = [name for name, module in model.named_modules() if isinstance(module, Router)]
         for name, load_E in zip(routers, loads, strict=True):
-            self.loads[name] = self.loads[name] + load_E if name in self.loads else load_E
+            self.loads[name] = load_E.double() + self.loads.get(name, 0.0)
 
     def update_made(self, model: nn.Module, rates: list[float]) -> None:
         """The optimizers have made an update, at these learning rates, and the routers theirs."""
@@ -130,14 +139,29 @@ class Witness:
     def evaluation_begins(self) -> None:
         """Forget the evaluation before."""
         self.evaluated, self.scores = [], []
-        self.scored_read, self.right = (torch.zeros((), dtype=torch.int64) for _ in range(2))
+        self.right = torch.zeros((), dtype=torch.int64)
+        self.evaluations[self.updates] = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.float64)
 
     def scored(self, inputs_BT: Tensor, targets_BT: Tensor, losses_N: Tensor, correct_N: Tensor) -> None:
         """A batch was evaluated: each target's loss, 0 where it is not scored, and whether it was predicted right."""
         self.evaluated = [*self.evaluated[:1], (inputs_BT, targets_BT)]
         self.scores.append((targets_BT.flatten(), losses_N))
-        self.scored_read = read_on(self.scored_read, inputs_BT.unsqueeze(0), targets_BT.unsqueeze(0))
         self.right = correct_N.sum() + self.right
+        read, total = self.evaluations[self.updates]
+        read = read_on(read, inputs_BT.unsqueeze(0), targets_BT.unsqueeze(0))
+        self.evaluations[self.updates] = read, losses_N.double().sum() + total
+
+    def test_begins(self) -> None:
+        """The final test is about to be made."""
+        none, nothing = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.float64)
+        self.tested = none, nothing, none
+
+    def test_scored(self, inputs_BT: Tensor, targets_BT: Tensor, losses_N: Tensor, correct_N: Tensor) -> None:
+        """A batch of the final test was scored, as one of an evaluation is."""
+        assert self.tested is not None, "a test begins before it scores"
+        read, total, right = self.tested
+        read = read_on(read, inputs_BT.unsqueeze(0), targets_BT.unsqueeze(0))
+        self.tested = read, losses_N.double().sum() + total, correct_N.sum() + right
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was seen over the whole run, as tensors and plain data."""
@@ -145,6 +169,9 @@ class Witness:
             "updates": self.updates,
             "tokens": self.tokens,
             "read": self.read,
+            "loss_sum": self.loss_sum,
+            "losses": self.losses,
+            "evaluations": self.evaluations,
             "digest": self.digest,
             "largest": self.largest,
             "initial": self.initial,
@@ -155,9 +182,11 @@ class Witness:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`'s output."""
         self.updates, self.tokens, self._read = state["updates"], state["tokens"], state["read"].to(device)
-        self.digest = state.get("digest", "")  # a checkpoint from before there were any
-        for seen in ("largest", "initial", "loads"):
-            setattr(self, seen, {name: tensor.to(device) for name, tensor in state[seen].items()})
+        self.digest, self.loss_sum = state["digest"], state["loss_sum"].to(device)
+        for seen in ("largest", "initial", "loads", "losses"):
+            setattr(self, seen, {key: tensor.to(device) for key, tensor in state[seen].items()})
+        for update, (read, total) in state["evaluations"].items():
+            self.evaluations[update] = read.to(device), total.to(device)
         self.rates = list(state["rates"])
 
 
@@ -184,9 +213,14 @@ def updates_between_looks(momentum: float) -> int:
     return min(MOST_BETWEEN_LOOKS, 1 + int(math.log(FADED) / math.log(momentum)))
 
 
-def sample(parameter: Tensor) -> Tensor:
-    """Return SAMPLE elements of a parameter, or all that it has (S,)."""
-    return parameter.detach().flatten()[:: max(1, parameter.numel() // SAMPLE)]
+def sample(parameter: Tensor, of: int | None = None) -> Tensor:
+    """Return about SAMPLE elements of a parameter, or all that it has (S,): the step is odd, so of many columns.
+
+    Args:
+        parameter: or its beginning.
+        of: elements that all of it has.
+    """
+    return parameter.detach().flatten()[:: (of or parameter.numel()) // SAMPLE | 1]
 
 
 @torch.no_grad()
@@ -194,7 +228,8 @@ def digest(model: nn.Module, trained: Collection[str]) -> str:
     """Return 16 hex digits of what a model has learned: equal to the last bit, equal digest.
 
     Of the parameters that training reaches and of the buffers that it keeps. Their names and order do not count, so
-    that one model in other words is one. What is summed are integers: neither order nor device decides.
+    that one model in other words is one. What is summed are integers: neither order nor device decides. Empty where a
+    value is not finite: lost models are alike, whatever they were.
 
     Args:
         model: whose values count.
@@ -202,6 +237,8 @@ def digest(model: nn.Module, trained: Collection[str]) -> str:
     """
     unused = {name for name, _ in model.named_parameters()} - set(trained)
     kept = [value for name, value in model.state_dict().items() if name not in unused]
+    if not all(value.isfinite().all() for value in kept):
+        return ""
     sums = torch.stack([_checksum(value) for value in kept]).tolist()
     parts = sorted((list(value.shape), total) for value, total in zip(kept, sums, strict=True))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,10 +1,12 @@
-"""Audits: whether what was really trained can be believed. They run at the start and at the end of every run.
+"""Audits: whether what was really trained can be believed. They run at the start, at one update and at the end.
 
 One file an audit, each with its `NAME` and a function `audit` that returns what it found, or None. They judge the real
 model, batches, gradients and optimizers, never what a configuration says of itself, and change nothing of the run.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 
@@ -30,7 +32,10 @@ __all__ = ["Auditor"]
 
 
 class Auditor:
-    """Audits one run of this process. What it finds depends on the run alone, not on how often it was interrupted.
+    """Audits one run of this process.
+
+    What it finds in all updates, rows and evaluations depends on the run alone, not on how often it was interrupted;
+    which update is made a second time, and from which places a leak is looked for, also on where its process began.
 
     Attributes:
         ran: names of the audits that ran so far, in order.
@@ -60,10 +65,11 @@ class Auditor:
             self._note(causality.NAME, self._causality())
             self._update_looked_at = self._drawn_update()
         if trainer.update == self._update_looked_at and not trainer.finished:
+            trainer.settle()
             self._begun = update.begin(trainer, self._autocast())
 
-    def end(self) -> list[Audit]:
-        """Audit what was trained; return all that was found.
+    def end(self, test: Mapping[str, float | None] | None = None) -> list[Audit]:
+        """Audit what was trained, and what its final test reports if there was one; return all that was found.
 
         A run that diverged has no weights and no schedule left to judge: what depends on these is not looked at. Nor
         is it where this process only restored a finished run.
@@ -72,6 +78,7 @@ class Auditor:
         is_whole = trainer.finished and bool(witness.trained) and trainer.rows[-1][VAL_LOSS] is not None
         if is_whole:
             self._judge_update()
+            self._note(update.NAME, update.counted(trainer))
             self._note(causality.NAME, self._causality())
             read = self._read()
             self._note(targets.NAME, targets.audit(trainer.model, read))
@@ -90,12 +97,16 @@ class Auditor:
             self._note(evaluation.NAME, found)
             self._note(evaluation.NAME, evaluation.scored(trainer.validation, witness))
             self._note(evaluation.NAME, evaluation.read(config.training, held, witness))
-            self._note(evaluation.NAME, evaluation.final_test(self.corpus.test, trainer.test.scored()))
-            found = evaluation.reported(trainer.model, witness, trainer.rows[-1], self._autocast())
+            found = evaluation.final_test(config.training, self.corpus.test, trainer.test.scored(), witness, test or {})
+            self._note(evaluation.NAME, found)
+            due = trainer.validation.scored_tokens
+            self._note(evaluation.NAME, evaluation.curve(config.training, witness, trainer.rows, due))
+            precision = config.training.precision
+            found = evaluation.reported(trainer.model, precision, witness, trainer.rows[-1], self._autocast())
             self._note(evaluation.NAME, found)
             self._note(too_good.NAME, too_good.audit(self.corpus, trainer.validation, self.scores))
             drawn = len(trained.starts), trainer.batches.windows
-            found = budget.audit(config.training, witness, trainer.base_learning_rates, trainer.rows[-1], *drawn)
+            found = budget.audit(config.training, witness, trainer.base_learning_rates, trainer.rows, *drawn)
             self._note(budget.NAME, found)
             self._note(budget.NAME, budget.routed(trainer.model, witness))
         declared = config.declared_model or config.model
@@ -135,6 +146,7 @@ class Auditor:
     def _judge_update(self) -> None:
         if self._begun is not None:
             assert self.trainer.update == self._begun.update + 1, "an update is judged before the next one is made"
+            self.trainer.settle()
             self._note(update.NAME, update.judge(self.trainer, self._begun))
             self._begun = None
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.schema import STEP, TOKENS, WARNING, Audit
+from analysis.schema import LEARNING_RATE, STEP, TOKENS, WARNING, Audit
 from moe_models.model import MoETransformer
 from moe_models.routers import Router
 from trainables.config import TrainingConfig
@@ -21,7 +21,7 @@ def audit(
     training: TrainingConfig,
     witness: Witness,
     base_rates: Sequence[float],
-    row: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
     drawn: int,
     windows: int,
 ) -> Audit | None:
@@ -31,7 +31,7 @@ def audit(
         training: the schedule.
         witness: of the whole run.
         base_rates: learning rate of each parameter group before the schedule's factor.
-        row: the last row of the curve.
+        rows: the whole curve.
         drawn: different windows that were trained on.
         windows: all there are: an epoch takes each once.
     """
@@ -42,14 +42,21 @@ def audit(
     if witness.tokens != scheduled:
         evidence.append(f"{witness.tokens:,} tokens were trained on where {scheduled:,} were scheduled")
     for column, made in ((STEP, witness.updates), (TOKENS, witness.tokens)):
-        if row[column] != made:
-            evidence.append(f"{column} is reported as {row[column]:,} where {made:,} were made")
+        if rows[-1][column] != made:
+            evidence.append(f"{column} is reported as {rows[-1][column]:,} where {made:,} were made")
     due = min(windows, witness.updates * training.accumulation * training.batch_size)
     if drawn != due:
         evidence.append(f"{drawn:,} different windows were trained on where {due:,} were due")
     rates = _rates(training, witness, base_rates)
     if rates is not None:
         evidence.append(rates)
+    for row in rows:
+        made_at, told = witness.rates[row[STEP] - 1][0], row[LEARNING_RATE]
+        if not math.isclose(told, made_at, rel_tol=TOLERANCE):
+            evidence.append(
+                f"the learning rate of update {row[STEP]:,} is reported as {told:.3g}, and was {made_at:.3g}"
+            )
+            break
     return Audit(name=NAME, severity=WARNING, evidence="; ".join(evidence)) if evidence else None
 
 

@@ -1,4 +1,4 @@
-"""`evaluation`: the validation loss is that of the whole validation split, and what it is of each document.
+"""`evaluation`: losses are those of what was due: of the whole validation split, of each of its documents, of training.
 
 Shapes: N scored targets, C documents, D all documents of the split.
 """
@@ -6,14 +6,27 @@ Shapes: N scored targets, C documents, D all documents of the split.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.schema import INVALID, VAL_ACCURACY, VAL_LOSS, VAL_PERPLEXITY, WARNING, Audit, DocumentScores
+from analysis.schema import (
+    INVALID,
+    STEP,
+    TEST_ACCURACY,
+    TEST_LOSS,
+    TRAIN_LOSS,
+    VAL_ACCURACY,
+    VAL_LOSS,
+    VAL_PERPLEXITY,
+    WARNING,
+    Audit,
+    DocumentScores,
+)
 from moe_models.loss import IGNORED_TARGET
 from moe_models.model import MoETransformer
 from trainables.audits.undisturbed import undisturbed
@@ -23,10 +36,11 @@ from trainables.data import Split
 from trainables.witness import Witness, read_on
 
 NAME = "evaluation"
-SEQUENCES = 8
-"""Sequences of a batch that are scored once more."""
-TOLERANCE = 1e-3
-"""Largest difference of two passes over the same sequences that can be rounding, as a share of its mean loss."""
+SEQUENCES = 2
+"""Sequences of the first and of the last batch that are scored once more."""
+TOLERANCES = {"fp32": 1e-4, "bf16": 1e-3}
+"""Largest difference of two passes over the same sequences that can be rounding, as a share of their mean loss: they
+are of other numbers of sequences, and so may be summed in another order."""
 
 
 def by_document(validation: EvaluationBatches, witness: Witness) -> DocumentScores | None:
@@ -101,13 +115,23 @@ def scored(validation: EvaluationBatches, witness: Witness) -> Audit | None:
 
 
 def read(training: TrainingConfig, windows: Windows, witness: Witness) -> Audit | None:
-    """Compare all that the last evaluation read, inputs and labels batch by batch, with its windows as configured.
+    """Compare all that each evaluation read, inputs and labels batch by batch, with its windows as configured.
 
     Args:
         training: their length, and how many are a batch.
         windows: what was to be scored.
         witness: of the run.
     """
+    due = _due(training, windows)
+    for update, (seen, _) in witness.evaluations.items():
+        if seen.item() != due:
+            evidence = f"what was evaluated after update {update:,} is not the text of the windows due, batch by batch"
+            return Audit(name=NAME, severity=INVALID, evidence=evidence)
+    return None
+
+
+def _due(training: TrainingConfig, windows: Windows) -> int:
+    """Return the checksum of what an evaluation of windows has to read."""
     due, tokens = torch.zeros((), dtype=torch.int64), windows.tokens
     for first in range(0, len(windows.starts), training.evaluation_batch_size):
         starts_B = windows.starts[first : first + training.evaluation_batch_size]
@@ -116,52 +140,92 @@ def read(training: TrainingConfig, windows: Windows, witness: Witness) -> Audit 
         is_label_BT = places_BT[:, 1:] < len(tokens)
         parts = np.where(is_label_BT, texts_BT[:, :-1], 0), np.where(is_label_BT, texts_BT[:, 1:], IGNORED_TARGET)
         due = read_on(due, *(torch.from_numpy(part_BT).unsqueeze(0) for part_BT in parts))
-    if due.item() == witness.scored_read.item():
-        return None
-    evidence = "what was evaluated is not the text of the windows due, batch by batch"
-    return Audit(name=NAME, severity=INVALID, evidence=evidence)
+    return int(due)
 
 
-def final_test(split: Split, windows: Windows) -> Audit | None:
-    """Say where the final test would score something else than the whole test split.
+def curve(training: TrainingConfig, witness: Witness, rows: Sequence[Mapping[str, Any]], scored: int) -> Audit | None:
+    """Compare the losses that all rows report with those of the batches and of the scored tokens.
 
     Args:
+        training: micro-batches an update.
+        witness: of the whole run.
+        rows: the whole curve.
+        scored: tokens that each evaluation scores.
+    """
+    for before, row in pairwise([{STEP: 0}, *rows]):
+        first, last = before[STEP], row[STEP]
+        total = witness.losses[last] - (witness.losses[first] if first else 0.0)
+        due = {TRAIN_LOSS: (total / ((last - first) * training.accumulation)).item()}
+        if row[VAL_LOSS] is not None:
+            due[VAL_LOSS] = (witness.evaluations[last][1] / scored).item()
+        for column, loss in due.items():
+            if not math.isclose(row[column], loss, rel_tol=1e-6):
+                reported = f"{column} is reported as {row[column]:.7g} after update {last:,}"
+                return Audit(name=NAME, severity=INVALID, evidence=f"{reported} where the mean is {loss:.7g}")
+    return None
+
+
+def final_test(
+    training: TrainingConfig, split: Split, windows: Windows, witness: Witness, test: Mapping[str, float | None]
+) -> Audit | None:
+    """Say where the final test scores something else than the whole test split, or reports something else.
+
+    Nothing is said of what came out: that stays sealed.
+
+    Args:
+        training: how many windows are a batch.
         split: what should be scored.
         windows: what a run's final test scores.
+        witness: of the run.
+        test: what it reports; empty where there was none.
     """
     starts = np.arange(0, len(split.tokens) - 1, windows.length - 1)
-    if np.array_equal(windows.tokens, split.tokens) and np.array_equal(windows.starts, starts):
+    is_whole = np.array_equal(windows.tokens, split.tokens) and np.array_equal(windows.starts, starts)
+    if is_whole and test and witness.tested is not None:
+        seen, total, right = (value.item() for value in witness.tested)
+        is_whole = seen == _due(training, windows)
+        for column, summed in ((TEST_LOSS, total), (TEST_ACCURACY, right)):
+            reported, due = test[column], summed / (len(split.tokens) - 1)
+            if is_whole and reported is not None and not math.isclose(reported, due, rel_tol=1e-6):
+                apart = f"{abs(reported / due - 1):.2g} of its size away"
+                evidence = f"{column} is reported {apart} from that of the scored tokens"
+                return Audit(name=NAME, severity=INVALID, evidence=evidence)
+    if is_whole:
         return None
     return Audit(name=NAME, severity=INVALID, evidence="what the final test scores is not the whole test split")
 
 
 @torch.no_grad()
-def reported(model: MoETransformer, witness: Witness, row: Mapping[str, Any], autocast: torch.autocast) -> Audit | None:
+def reported(
+    model: MoETransformer, precision: str, witness: Witness, row: Mapping[str, Any], autocast: torch.autocast
+) -> Audit | None:
     """Compare what is reported with the scores, and some sequences' scores with those of the trained model.
 
     Args:
         model: as trained; left as it was.
+        precision: of the run.
         witness: of the run.
         row: the last row of the curve.
         autocast: what the run evaluates under.
     """
     mean = _losses(witness).mean().item()
     if not math.isclose(row[VAL_LOSS], mean, rel_tol=1e-6):
-        evidence = f"the validation loss is reported as {row[VAL_LOSS]:.4f} where the scored tokens' mean is {mean:.4f}"
+        evidence = f"the validation loss is reported as {row[VAL_LOSS]:.7g} where the scored tokens' mean is {mean:.7g}"
         return Audit(name=NAME, severity=INVALID, evidence=evidence)
     further = {VAL_PERPLEXITY: math.exp(min(mean, 700)), VAL_ACCURACY: witness.right.item() / len(_labels(witness))}
     for column, due in further.items():
         if row[column] is not None and not math.isclose(row[column], due, rel_tol=1e-5):
-            evidence = f"{column} is reported as {row[column]:.4f} where that of the scored tokens is {due:.4f}"
+            evidence = f"{column} is reported as {row[column]:.7g} where that of the scored tokens is {due:.7g}"
             return Audit(name=NAME, severity=INVALID, evidence=evidence)
-    inputs_BT, targets_BT = (part_BT[:SEQUENCES] for part_BT in witness.evaluated[-1])
-    scored_N = witness.scores[-1][1][: targets_BT.numel()]
+    first, last = (tuple(part_BT[:SEQUENCES] for part_BT in witness.evaluated[place]) for place in (0, -1))
+    inputs_BT, targets_BT = (torch.cat(parts_BT) for parts_BT in zip(first, last, strict=True))
+    scored_N = torch.cat([witness.scores[0][1][: first[1].numel()], witness.scores[-1][1][: last[1].numel()]])
     with undisturbed(model), autocast:
         model.eval()
         losses_N, _ = model.token_losses(model(inputs_BT), targets_BT)
     apart = (losses_N - scored_N).abs().sum().item() / losses_N.sum().item()
-    if apart > TOLERANCE:
-        evidence = f"the losses of text evaluated differ by {apart:.1%} from those that the trained model has on it"
+    if apart > TOLERANCES[precision]:
+        evidence = f"the losses of text evaluated differ by {apart:.2%} from those that the trained model has on it"
         return Audit(name=NAME, severity=INVALID, evidence=evidence)
     return None
 

@@ -6,13 +6,14 @@ Shapes: B sequences, T tokens, V vocabulary, N = B·T targets.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.schema import INVALID, Audit
-from moe_models.loss import IGNORED_TARGET
+from moe_models.loss import CHUNK_ELEMENTS, IGNORED_TARGET
 from moe_models.model import MoETransformer
 from trainables.audits.undisturbed import undisturbed
 from trainables.batches import Windows
@@ -83,7 +84,10 @@ def _astray(windows: Windows, batch: Batch) -> int:
 
 
 def _losses(model: MoETransformer, inputs_BT: Tensor) -> str | None:
-    """Say where the losses that train and that evaluate differ from the cross-entropy of logits t with token t + 1."""
+    """Say where the losses that train and that evaluate differ from the cross-entropy of logits t with token t + 1.
+
+    The head takes some tokens at a time. It gets so many copies of the same that it has to take more than once.
+    """
     if inputs_BT.shape[1] < 2:
         return None
     with undisturbed(model):
@@ -95,11 +99,13 @@ def _losses(model: MoETransformer, inputs_BT: Tensor) -> str | None:
         logits_NV = model.logits(hidden_BTD).float().flatten(0, 1)
         expected_N = F.cross_entropy(logits_NV, targets_BT.flatten(), ignore_index=IGNORED_TARGET, reduction="none")
         expected = expected_N.sum() / int((targets_BT != IGNORED_TARGET).sum())
+        copies = CHUNK_ELEMENTS[inputs_BT.device.type] // (model.config.vocab_size * inputs_BT.numel()) + 1
+        many, many_BT = replace(output, hidden_BTD=hidden_BTD.repeat(copies, 1, 1)), targets_BT.repeat(copies, 1)
         model.train()
-        loss = model.loss(output, targets_BT)
+        loss = model.loss(many, many_BT)
         due_BTD, trained_BTD = (torch.autograd.grad(value, hidden_BTD)[0] for value in (expected, loss))
         model.eval()
-        evaluated_N, correct_N = model.token_losses(output, targets_BT)
+        evaluated_N, correct_N = model.token_losses(many, many_BT)
     if abs(loss.item() - expected.item()) > TOLERANCE * expected.item():
         return (
             f"the loss that trains is {loss.item():.4f} where the next token's cross-entropy is {expected.item():.4f}"
@@ -107,18 +113,20 @@ def _losses(model: MoETransformer, inputs_BT: Tensor) -> str | None:
     apart = (torch.linalg.vector_norm(trained_BTD - due_BTD) / torch.linalg.vector_norm(due_BTD)).item()
     if apart > GRADIENT_TOLERANCE:
         return f"the gradient of the loss that trains is {apart:.2g} of its size away from the cross-entropy's"
+    expected_N, logits_NV = expected_N.detach().repeat(copies), logits_NV.detach().repeat(copies, 1)
     if (evaluated_N - expected_N).abs().max().item() > TOLERANCE * expected_N.max().item():
         worst = int((evaluated_N - expected_N).abs().argmax())
         return (
             f"a token's evaluated loss is {evaluated_N[worst]:.4f} where its cross-entropy is {expected_N[worst]:.4f}"
         )
-    wrong = _miscounted(logits_NV.detach(), targets_BT.flatten(), correct_N)
+    wrong = _miscounted(logits_NV, many_BT.flatten(), correct_N)
     return f"{wrong} of {len(correct_N)} predictions are counted as right or as wrong and are not" if wrong else None
 
 
 def _miscounted(logits_NV: Tensor, targets_N: Tensor, correct_N: Tensor) -> int:
     """Return how many scored predictions are said to be right that are not, or not to be that are."""
-    is_target_NV = F.one_hot(targets_N.clamp(min=0), logits_NV.shape[1]).bool()
-    lead_N = logits_NV[is_target_NV] - logits_NV.masked_fill(is_target_NV, float("-inf")).amax(1)
+    target_N1 = targets_N.clamp(min=0).unsqueeze(1)
+    others_N = logits_NV.scatter(1, target_N1, float("-inf")).amax(1)
+    lead_N = logits_NV.gather(1, target_N1).squeeze(1) - others_N
     is_clear_N = (lead_N.abs() > TIE) & (targets_N != IGNORED_TARGET)
     return int(((lead_N > 0) != correct_N)[is_clear_N].sum())

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.schema import INVALID, PARAMS_ACTIVE, PARAMS_TOTAL, Audit
+from analysis.schema import FLOPS_PER_TOKEN, INVALID, PARAMS_ACTIVE, PARAMS_TOTAL, Audit
 from moe_models.accounting import count_model
 from moe_models.config import ModelConfig
 from moe_models.model import MoETransformer
 from moe_models.parameters import is_bias, is_matrix, matrix_of
 from moe_models.streams import generator
-from trainables.witness import SAMPLE, Witness, sample
+from trainables.witness import Witness, sample
 
 NAME = "treatment_applied"
 LARGEST_DRAWN = 2**22
-"""Elements that are drawn again of one parameter, at most: an audit must cost less than a run."""
+"""Elements of a parameter that is drawn again, at most: an audit must cost less than a run."""
 
 
 def audit(model: MoETransformer, declared: ModelConfig, row: Mapping[str, Any]) -> Audit | None:
@@ -30,7 +30,7 @@ def audit(model: MoETransformer, declared: ModelConfig, row: Mapping[str, Any]) 
     Args:
         model: the one that was trained.
         declared: what the cell names.
-        row: the last row of the curve, which says how many parameters there are.
+        row: the last row of the curve, which says how many parameters and FLOPs a token there are.
     """
     with torch.device("meta"):
         twin = MoETransformer(declared)
@@ -44,7 +44,12 @@ def audit(model: MoETransformer, declared: ModelConfig, row: Mapping[str, Any]) 
             f"{_difference(named.get(name), trained.get(name))}"
         )
     counts = count_model(model)
-    for column, counted in ((PARAMS_TOTAL, counts.params_total), (PARAMS_ACTIVE, counts.params_active)):
+    counted_by = {
+        PARAMS_TOTAL: counts.params_total,
+        PARAMS_ACTIVE: counts.params_active,
+        FLOPS_PER_TOKEN: counts.flops_per_token,
+    }
+    for column, counted in counted_by.items():
         if row[column] != counted:
             evidence.append(f"{column} is reported as {row[column]:,}, and the trained model has {counted:,}")
     return Audit(name=NAME, severity=INVALID, evidence="; ".join(evidence)) if evidence else None
@@ -53,8 +58,8 @@ def audit(model: MoETransformer, declared: ModelConfig, row: Mapping[str, Any]) 
 def initial(model: MoETransformer, seed: int, witness: Witness) -> Audit | None:
     """Compare what the parameters were before the first update with what the seed draws for their names.
 
-    Matrices are normal, gains 1, biases 0; the slots of `default_init` are uniform. Drawn again is each parameter, and
-    of a stack the first expert, unless it is larger than LARGEST_DRAWN.
+    Matrices are normal, gains 1, biases 0; the slots of `default_init` are uniform. Drawn again is each parameter of at
+    most LARGEST_DRAWN elements, and of a larger stack as many experts.
 
     Args:
         model: as trained.
@@ -76,21 +81,24 @@ def initial(model: MoETransformer, seed: int, witness: Witness) -> Audit | None:
 
 
 def _drawn(config: ModelConfig, seed: int, name: str, parameter: Tensor, matrix: Tensor) -> Tensor | None:
-    """Return the elements of a parameter's first matrix that a witness samples; None where it is too large."""
+    """Return what a witness samples of a parameter, or of its first experts, as drawn; None where it is too large."""
     is_uniform = name.startswith("layers.") and name.split(".")[2] in config.default_init
     if not is_matrix(name, parameter) and not (is_uniform and is_bias(name)):
         return sample(torch.full(parameter.shape, 0.0 if is_bias(name) else 1.0))
     is_stack = matrix.ndim == 3
-    first = torch.empty(parameter.shape[is_stack:])
-    if first.numel() > LARGEST_DRAWN:
+    one = parameter[0] if is_stack else parameter
+    count = min(len(parameter) if is_stack else 1, LARGEST_DRAWN // one.numel())
+    if count == 0:
         return None
-    stream = generator(seed, "init", name, *([0] if is_stack else []))
+    drawn = torch.empty(count, *one.shape)
     bound = matrix.shape[-1] ** -0.5
-    if is_uniform:
-        first.uniform_(-bound, bound, generator=stream)
-    else:
-        first.normal_(0.0, config.init_std, generator=stream)
-    return first.flatten()[:: max(1, parameter.numel() // SAMPLE)]
+    for index, part in enumerate(drawn):
+        stream = generator(seed, "init", name, *([index] if is_stack else []))
+        if is_uniform:
+            part.uniform_(-bound, bound, generator=stream)
+        else:
+            part.normal_(0.0, config.init_std, generator=stream)
+    return sample(drawn, parameter.numel())
 
 
 Description = dict[str, Any]
@@ -118,10 +126,16 @@ def _is_setting(module: nn.Module, name: str) -> bool:
 
 def _plain(value: Any) -> Any:
     """Return a setting as something that equals another one built alike."""
-    if value is None or isinstance(value, (bool, int, float, str, tuple)) or dataclasses.is_dataclass(value):
+    if value is None or isinstance(value, (bool, int, float, str)) or dataclasses.is_dataclass(value):
         return value
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
     if callable(value) and hasattr(value, "__qualname__"):
         return value.__qualname__
+    if not hasattr(value, "__dict__"):  # torch's types of numbers, sets
+        return repr(value)
     return (type(value).__qualname__, {k: _plain(v) for k, v in vars(value).items() if not k.startswith("_")})
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from moe_models.routers.deepseek import DeepSeekRouter
 from moe_models.streams import Noise
 from trainables import loop, optim
 from trainables.audits import Auditor, causality, dead_parameters, evaluation, split_overlap
+from trainables.audits import update as update_audit
 from trainables.batches import EvaluationBatches, TrainingBatches, Windows
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import Split, TokenizedCorpus, prepare_corpus
@@ -97,6 +100,7 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "two updates": {"updates": 2},
     "hardly a step": {"muon_learning_rate": 1e-6, "adamw_learning_rate": 1e-6, "warmup_fraction": 1.0},
     "hardly a gradient": {"gradient_clip": 1e-6},
+    "no learning rate at the end": {"final_learning_rate_fraction": 0.0, "row_every": 1},
     "no momentum": {"muon_momentum": 0.0},
     "AdamW in bf16": {"optimizer": "adamw", "precision": "bf16", "weight_decay": 10.0},
     "large steps": {"muon_learning_rate": 0.3, "adamw_learning_rate": 0.1, "updates": 8},
@@ -124,6 +128,22 @@ def test_initial_values_as_drawn_are_left_alone(corpus: TokenizedCorpus, drawn: 
 def test_another_order_or_place_as_configured_is_left_alone(corpus: TokenizedCorpus) -> None:
     for choice in ({"data_seed": 77}, {"place": 5}):
         assert not audited(dataclasses.replace(config(corpus), **choice), corpus, seed=3)
+
+
+def test_settings_of_a_component_may_be_of_any_type(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A component in a file of its own keeps what it likes."""
+    init = mha.MultiHeadAttentionModule.__init__
+
+    def mutant(self: mha.MultiHeadAttentionModule, *arguments: Any) -> None:
+        init(self, *arguments)
+        self.sizes, self.by_name, self.dtype = [1, (2, [3])], {"low": {1, 2}}, torch.float32
+
+    monkeypatch.setattr(mha.MultiHeadAttentionModule, "__init__", mutant)
+    assert not audited(config(corpus), corpus)
+    change = built(lambda model: model.layers[0].attention.sizes.append(4))
+    change(monkeypatch)
+    evidence = audited(config(corpus), corpus)["treatment_applied"].evidence
+    assert "sizes is declared as [1, [2, [3]]], and [1, [2, [3]], 4] was trained" in evidence
 
 
 def test_each_update_but_the_first_may_be_made_twice(corpus: TokenizedCorpus) -> None:
@@ -784,6 +804,14 @@ def test_no_gradient_fades_between_two_looks(momentum: float) -> None:
     assert (1 - adamw) * adamw ** (between - 1) > 10 * dead_parameters.NOTHING
 
 
+def test_loads_are_counted_to_the_last_token(corpus: TokenizedCorpus) -> None:
+    """In fp32 a further token is lost where there are 2^24 already."""
+    trainer = Trainer(config(corpus), 0, corpus, CPU)
+    for tokens in (2.0**24, 1.0, 1.0):
+        trainer.witness.row_made(trainer.model, [torch.full((4,), tokens) for _ in trainer.model.routers()])
+    assert [load_E.tolist() for load_E in trainer.witness.loads.values()] == [[2**24 + 2] * 4] * 2
+
+
 def test_an_expert_that_was_chosen_once_was_chosen(corpus: TokenizedCorpus) -> None:
     """At an update far from any row of the curve."""
     setting = config(corpus, feed_forward="moe_deepseek_plain", updates=12, row_every=12, evaluate_every=12)
@@ -1036,7 +1064,7 @@ def test_audits_change_nothing(corpus: TokenizedCorpus, feed_forward: str, monke
         auditor.before_update()
         auditor._causality()
     auditor.end()
-    for name in ("batch", "begins", "gradients", "routed", "scored", "update_made"):
+    for name in ("batch", "begins", "gradients", "row_made", "scored", "update_made"):
         monkeypatch.setattr(Witness, name, lambda self, *arguments: None)
     alone = Trainer(setting, 0, corpus, CPU)
     for _ in alone.run():
@@ -1068,6 +1096,74 @@ def test_a_resumed_run_finds_what_an_uninterrupted_one_does(corpus: TokenizedCor
     assert set(whole) == {"dead_parameters"}
     assert auditor.scores == whole_scores
     assert second.witness.digest == trainer.witness.digest != ""
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_an_optimizer_that_forgets_where_a_run_goes_on_is_invalid(corpus: TokenizedCorpus, lost: int) -> None:
+    first = Trainer(config(corpus), 0, corpus, CPU)
+    progress = first.run()
+    next(progress), next(progress)
+    second = Trainer(config(corpus), 0, corpus, CPU)
+    second.load_state_dict(first.state_dict())
+    second.optimizers[lost].state.clear()
+    auditor = Auditor(second, corpus)
+    auditor.before_update()
+    for _ in second.run():
+        auditor.before_update()
+    (found,) = auditor.end()
+    assert (found.name, found.severity) == ("update", INVALID)
+    assert f"{['Muon', 'AdamW'][lost]} has counted 2 updates where 4 were made" in found.evidence
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_models_that_are_lost_have_no_digest(corpus: TokenizedCorpus, seed: int) -> None:
+    """All weights are NaN after three updates, whatever the seed: that is a divergence, and no run counted twice."""
+    rates = {"muon_learning_rate": 1e30, "adamw_learning_rate": 1e30, "warmup_fraction": 0.0}
+    trainer = Trainer(config(corpus, row_every=4, **rates), seed, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    auditor.before_update()
+    with suppress(loop.Divergence):
+        for _ in trainer.run():
+            auditor.before_update()
+    assert auditor.end() == []
+    assert trainer.rows[-1]["train_loss"] is None
+    assert trainer.witness.updates == 4
+    assert trainer.witness.digest == ""
+
+
+def test_what_others_wait_for_on_a_device_is_time_of_training(
+    corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device works while nobody waits, as a GPU does: by a clock that stands still but for waiting, 1 s an update."""
+    now, queued = [0.0], [0.0]
+    train, begin = Trainer._train_update, update_audit.begin
+
+    def wait(*_: Any) -> None:
+        now[0] += queued[0]
+        queued[0] = 0.0
+
+    def queue(self: Trainer) -> None:
+        train(self)
+        queued[0] += 1.0
+
+    def waiting_begin(*arguments: Any) -> update_audit.Begun:
+        wait()
+        return begin(*arguments)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Trainer, "_train_update", queue)
+    monkeypatch.setattr(Trainer, "_synchronise", wait)
+    monkeypatch.setattr(update_audit, "begin", waiting_begin)
+    trainer = Trainer(config(corpus, updates=12, row_every=12), 0, corpus, CPU)
+    auditor = Auditor(trainer, corpus)
+    auditor.before_update()
+    for _ in trainer.run():
+        auditor.before_update()
+        if trainer.update == 10:
+            assert trainer.state_dict()["train_seconds"] == 10
+            wait()  # for what is written
+    assert "update" in auditor.ran
+    assert trainer.rows[-1]["train_seconds"] == 12
 
 
 def test_a_diverged_run_keeps_what_was_found_before(corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
