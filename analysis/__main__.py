@@ -23,6 +23,7 @@ from analysis.seeds import show as show_seeds
 from analysis.significance import POWER
 from analysis.table_audit import audit_table
 from analysis.table_audit.show import show
+from analysis.terminal import say
 from analysis.tracking import print_traceback, sync_mlflow
 from analysis.tracking import tracking_uri as default_uri
 from analysis.variance_sources import show as show_variance
@@ -66,7 +67,7 @@ def report(
     for path in written.files[1:]:
         print(f"  {path.name}")
     if results.marks:
-        Console(highlight=False).print(marks.warning(results), style="bold red", markup=False, soft_wrap=True)
+        say(Console(), marks.warning(results), "bold red")
 
 
 @app.command(name="compare-published")

@@ -1,9 +1,11 @@
-"""Tables in a terminal, however narrow it is: a figure that lacks its last digits is another figure."""
+"""Tables and sentences in a terminal, however narrow it is: a figure that lacks its last digits is another figure."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 
+from rich.console import Console
 from rich.table import Table
 
 
@@ -22,3 +24,19 @@ def plain_table(words: Iterable[str], numbers: Iterable[str]) -> Table:
     for header in numbers:
         table.add_column(header, justify="right", overflow="fold", no_wrap=True)
     return table
+
+
+def say(console: Console, line: str, style: str = "") -> None:
+    """Print a sentence: in a terminal broken between words, elsewhere as one line.
+
+    A word that is longer than a line, such as a path, stays whole. A command to be copied is no sentence: it must stay
+    one line.
+    """
+    if console.is_terminal:
+        line = "\n".join(_folded(part, console.width) for part in line.split("\n"))
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _folded(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
