@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import marks
-from analysis.figure_style import COLOURS, FAINT, FLAWED, INK, MUTED, new_figure, strokes
+from analysis.figure_style import COLOURS, FAINT, FLAWED, INK, MUTED, label_left, new_figure, strokes
 from analysis.results import Results
 from analysis.schema import CELL, SEED, STEP, TOKENS, TRAIN_SECONDS, VAL_LOSS
 
@@ -130,9 +130,7 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
         if place >= columns:  # what stands over the gap is the lowest of its column
             grid.flat[place - columns].tick_params(labelbottom=True)
     figure.supxlabel(AXES[x], fontsize=9.5, color=MUTED)
-    figure.supylabel(
-        f"{'difference in ' if relative else ''}validation loss (nats per token)", fontsize=9.5, color=MUTED
-    )
+    label_left(figure, f"{'difference in ' if relative else ''}validation loss (nats per token)")
     return figure
 
 

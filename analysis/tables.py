@@ -417,6 +417,8 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         for name, layout in layouts.items()
         if _says_something(name, getattr(analysis, name))
     }
+    if results.has_one_factor:
+        made.pop("contributions", None)  # they are the comparisons once more
     told_apart = analysis.all_pairs[analysis.all_pairs["q"] <= ALPHA]
     if len(told_apart):
         made["all_pairs"] = _table("all_pairs", told_apart, ALL_PAIRS)

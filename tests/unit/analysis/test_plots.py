@@ -27,6 +27,7 @@ from analysis.plot_power import power_figure
 from analysis.registered import HASH, REGISTERED
 from analysis.results import Results
 from analysis.summary import Analysis, analyse
+from analysis.tables import tables
 from tests.fakes import GRID, make_study
 from tests.fakes_plan import registered
 from tests.fakes_results import figures, make_results
@@ -151,6 +152,53 @@ def test_contributions_show_both_analyses_of_an_orthogonal_grid(tmp_path: Path) 
     assert {name: x for name, (x, _) in whole.items()} == pytest.approx(
         analysis.main_effects.set_index("effect")["difference"].to_dict()
     )
+
+
+def test_contributions_of_a_study_of_one_factor_are_its_differences_and_not_drawn_twice(grid: tuple) -> None:
+    results = make_results({"baseline": [4.0, 4.1, 4.3], "wide": [4.1, 4.1, 4.4], "deep": [4.2, 4.5, 4.4]})
+    analysis = analyse(results)
+    assert list(analysis.contributions["cell"]) == list(analysis.comparisons["cell"])
+    assert plots.contributions_figure(results, analysis) is None
+    assert "contributions" not in tables(results, analysis)
+    assert "contributions" in tables(*grid)
+
+
+def test_contributions_say_what_is_taken_from_what(tmp_path: Path) -> None:
+    losses = {"baseline": [4.0, 4.1, 4.3], "wide": [4.1, 4.1, 4.4], "deep": [4.2, 4.5, 4.4]}
+    of_levels = {cell: {"size": cell, "depth": "2"} for cell in ("baseline", "wide")} | {
+        "deep": {"size": "baseline", "depth": "4"}
+    }
+    switched = {cell: {"wide": int(cell == "wide"), "deep": int(cell == "deep")} for cell in losses}
+    said = []
+    for levels in (of_levels, switched):
+        results = make_results(losses, levels=levels)
+        figure = plots.contributions_figure(results, analyse(results))
+        assert figure is not None
+        said.append(figure.axes[-1].get_xlabel().partition(", ")[2])
+    assert said == ["cell \u2212 baseline", "with \u2212 without"]
+
+
+@pytest.mark.parametrize("warning", ["", "trained under " + ", ".join(f"confound.flaw_{i}" for i in range(12))])
+def test_the_label_on_the_left_is_level_with_the_panels_and_clear_of_the_words_above(warning: str) -> None:
+    with figure_style.style():
+        figure = figure_style.new_figure(7.0, 3.45, "Title", "How to read it. " * 9, warning)
+        axes = figure.subplots()
+        figure_style.label_left(figure, "validation loss (nats per token)")
+        figure.draw_without_rendering()
+    label = next(words for words in figure.texts if words.get_text().startswith("validation loss"))
+    box, panel = label.get_window_extent(), axes.get_window_extent()
+    assert (box.y0 + box.y1) / 2 == pytest.approx((panel.y0 + panel.y1) / 2, abs=0.2 * panel.height)
+    assert all(box.y1 < words.get_window_extent().y0 for words in figure.texts if words is not label)
+
+
+def test_hollow_dots_are_explained_where_there_are_any() -> None:
+    whole = {"baseline": [4.0, 4.1, 4.3], "wide": [4.1, 4.1, 4.4]}
+    for losses in (whole, {**whole, "wide": [4.1, 4.1, None]}):
+        results = make_results(losses)
+        figure = estimation_figure(results, analyse(results))
+        assert figure is not None
+        said = any("Hollow" in words.get_text() for words in figure.texts)
+        assert said == (losses is not whole)
 
 
 def test_levels_of_one_component_are_told_apart(tmp_path: Path) -> None:
