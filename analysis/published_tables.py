@@ -15,7 +15,7 @@ from analysis.compare_published import MIN_COMMON_ROWS, SOUND, Comparison
 from analysis.derived import CHANGE, FORMULAS, PERPLEXITY, Derived
 from analysis.runs import records
 from analysis.schema import FLAWS, INVALID
-from analysis.terminal import plain_table, say
+from analysis.terminal import plain_table, print_table, say
 from analysis.text import MINUS, NOTHING, estimate, number, probability, significant, whole
 
 WRONG = "✗"
@@ -53,7 +53,7 @@ def show(comparison: Comparison, console: Console) -> None:
         table = plain_table(section.columns[: section.words], section.columns[section.words :])
         for row in section.rows:
             table.add_row(*(Text(cell, style="bold red" if _is_red(cell) else "") for cell in row))
-        console.print(table)
+        print_table(console, table)
         for line in section.lines:
             say(console, line, "bold red" if line.startswith(marks.MARK) else "")
         console.print()

@@ -19,7 +19,7 @@ from analysis.runs import records, unknown
 from analysis.schema import FLAWS
 from analysis.significance import ALPHA, LEVEL, POWER, Array, detectable_effect
 from analysis.summary import analyse
-from analysis.terminal import plain_table, say
+from analysis.terminal import plain_table, print_table, say
 from analysis.unpaired import UNPAIRED, UnpairedMoments
 
 BOUND = 0.8
@@ -190,7 +190,7 @@ def show(plan: SeedPlan, console: Console) -> None:
         console,
         f"Seeds needed to find a true difference of {plan.difference:g}{plan.unit} with {100 * plan.power:g} % power. "
         f"Planned on the upper {100 * BOUND:g} % bound of the pilot's sd; in brackets the number's 95 % interval. "
-        f"Tested are {text.listing(tested)}.",
+        f"Tests: {text.listing(tested)}.",
     )
     several = bool((plan.table["scale"] != "").any())
     table = plain_table(
@@ -207,7 +207,7 @@ def show(plan: SeedPlan, console: Console) -> None:
             f"{100 * row['alpha']:.2g} %",
             f"{_count(row['seeds'])} [{_count(row['seeds_low'])}, {_count(row['seeds_high'])}]",
         )
-    console.print(table)
+    print_table(console, table)
     caption = marks.caption(plan.table[FLAWS])
     if caption:
         say(console, caption, "bold red")

@@ -23,7 +23,7 @@ from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import DATA_ORDER, VAL_LOSS
 from analysis.significance import LEVEL, Array
-from analysis.terminal import plain_table, say
+from analysis.terminal import plain_table, print_table, say
 
 INITIALISATION, ORDER, BOTH, DOCUMENTS = "initialisation", "data order", "both together", "evaluation documents"
 MEANINGS = {
@@ -196,7 +196,7 @@ def show(results: Results, console: Console) -> None:
             text.NOTHING if pd.isna(row["share"]) else f"{100 * row['share']:.0f} %",
             text.number(row["df"], 1),
         )
-    console.print(table)
+    print_table(console, table)
     for note in why_not(results):
         say(console, note)
     caption = marks.warning(results)

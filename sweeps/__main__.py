@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from analysis.help_page import CONFIG, Place, Word, one_line_an_argument, paragraphs
+from analysis.terminal import say
 from sweeps.engine.cli import failed
 from sweeps.engine.lock import cancel as stop_driver
 from sweeps.engine.studies import export_study, find_plan, find_studies, show_status
@@ -64,7 +65,7 @@ def export(
     """
     (study,) = find_studies(folder, single=True)
     path = output or Path(f"{study.name}.zip")
-    print(f"{path}: {export_study(study, path)} files; unpacked, python -m analysis report reads it")
+    say(Console(), f"{path}: {export_study(study, path)} files; unpacked, python -m analysis report reads it")
 
 
 @app.command(name="replay")

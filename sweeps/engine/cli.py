@@ -305,7 +305,7 @@ def _precision(plan: Plan) -> str:
 
 
 def _print_cells(plan: Plan, console: Console) -> None:
-    from analysis.terminal import plain_table
+    from analysis.terminal import plain_table, print_table
 
     table = plain_table(["cell", *plan.cells[0].factors], ["parameters", "active", "MFLOP\na token", "updates"])
     for cell in plan.cells:
@@ -317,7 +317,7 @@ def _print_cells(plan: Plan, console: Console) -> None:
             f"{cell.counts.flops_per_token / 1e6:.2f}",
             f"{cell.config.training.updates:,}",
         )
-    console.print(table)
+    print_table(console, table)
 
 
 def train(

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from analysis.terminal import plain_table, say
+from analysis.terminal import fits, plain_table, print_table, say
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -48,3 +48,20 @@ def test_a_sentence_is_one_line_where_there_is_no_terminal() -> None:
     out = io.StringIO()
     say(Console(file=out, width=40), LINE)
     assert out.getvalue() == f"{LINE}\n"
+
+
+def test_numbers_that_do_not_fit_beside_others_follow_below() -> None:
+    headers = [f"measured {place}" for place in range(9)]
+    table = plain_table(["variant"], headers)
+    for name in ("deepseek_rmsnorm", "baseline"):
+        table.add_row(name, *(f"25,960,19{place}" for place in range(9)))
+    out = io.StringIO()
+    print_table(Console(file=out, width=80), table)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    said = " ".join(lines)
+    assert all(said.count(header) == 1 for header in headers)
+    assert all(said.count(f"25,960,19{place}") == 2 for place in range(9))
+    assert said.count("deepseek_rmsnorm") == sum(line.startswith("variant") for line in lines) == 2
+    assert not fits(Console(file=out, width=80), table)
+    assert fits(Console(file=out, width=150), table)
