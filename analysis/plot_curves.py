@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -69,15 +69,17 @@ def panels(results: Results, cells: Sequence[str]) -> list[tuple[str, list[str]]
         for cell in cells:
             groups.setdefault(tuple(results.cells.loc[cell, shared]), []).append(cell)
         if max(map(len, groups.values())) <= len(COLOURS):
-            return [(_title(shared, key), members) for key, members in groups.items()]
+            switches = {factor for factor in shared if set(results.cells[factor]) <= {0, 1}}
+            return [(_title(shared, key, switches), members) for key, members in groups.items()]
     chunks = [list(cells[i : i + len(COLOURS)]) for i in range(0, len(cells), len(COLOURS))]
     return [("", chunk) for chunk in chunks]
 
 
-def _title(factors: Sequence[str], levels: Sequence[Any]) -> str:
+def _title(factors: Sequence[str], levels: Sequence[Any], switches: Collection[str]) -> str:
+    """Say what a panel's cells share; `switches` are the factors that are on or off."""
     words = []
     for factor, level in zip(factors, levels, strict=True):
-        words.append({0: f"without {factor}", 1: f"with {factor}"}.get(level, f"{factor} {level}"))
+        words.append(f"{'with' if level else 'without'} {factor}" if factor in switches else f"{factor} {level}")
     return ", ".join(words)
 
 

@@ -27,6 +27,10 @@ NOTE = (
     "data_order: cells of one model differ in the order of the training data alone. One of several orders is always "
     "the best: no comparison between them is a finding."
 )
+BETWEEN_MODELS = (
+    "all are compared with 'baseline', which has the first order of the data. 'all_components' has the same order, so "
+    "that their difference is of the models alone; 'all_components_1' and on differ from it in their order, too."
+)
 
 
 def cells(*models: str) -> tuple[Cell, ...]:
@@ -53,7 +57,7 @@ STUDY = Study(
     },
     designs={
         "default": Design(cells=cells("baseline"), notes=(NOTE,)),
-        "components": Design(cells=cells(*MODELS), notes=(NOTE,)),
+        "components": Design(cells=cells(*MODELS), notes=(NOTE, BETWEEN_MODELS)),
     },
 )
 

@@ -214,6 +214,15 @@ def test_levels_of_one_component_are_told_apart(tmp_path: Path) -> None:
     }
 
 
+def test_panels_say_with_and_without_of_switches_alone() -> None:
+    orders = {f"{model}_{order}": {"model": model, "data_order": order} for order in range(3) for model in "abcd"}
+    results = make_results({cell: [4.0] for cell in orders}, levels=orders, baseline="a_0")
+    assert [title for title, _ in panels(results, list(orders))] == ["data_order 0", "data_order 1", "data_order 2"]
+    switched = {cell: levels for cell, levels in orders.items() if levels["data_order"] < 2}
+    results = make_results({cell: [4.0] for cell in switched}, levels=switched, baseline="a_0")
+    assert [title for title, _ in panels(results, list(switched))] == ["without data_order", "with data_order"]
+
+
 def test_long_names_of_panels_do_not_overlap() -> None:
     names = ["attention_norm_final_norm_placement_gating_routing", "attention_placement_gating_routing"]
     names += [f"{name}_{other}" for name in names for other in ("wide", "deep")]

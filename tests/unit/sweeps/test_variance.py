@@ -73,3 +73,10 @@ def test_the_models_are_those_of_the_component_grid() -> None:
     grid = {cell.name: cell.build(scale) for cell in EXP6.designs["default"].cells}
     for cell in STUDY.designs["components"].cells:
         assert cell.build(scale) == grid[str(cell.factors["model"])]
+
+
+def test_what_a_comparison_between_models_rests_on_is_said() -> None:
+    (_, between) = STUDY.designs["components"].notes
+    order = {cell.name: cell.factors["data_order"] for cell in STUDY.designs["components"].cells}
+    assert order["baseline"] == order["all_components"] == 0 != order["all_components_1"]
+    assert all(f"'{name}'" in between for name in ("baseline", "all_components", "all_components_1"))
