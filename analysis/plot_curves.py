@@ -86,10 +86,11 @@ def _title(factors: Sequence[str], levels: Sequence[Any], switches: Collection[s
 def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | None:
     """Draw validation loss against `x` (tokens or train_seconds), or its difference from the baseline's.
 
-    None where no cell has two evaluations.
+    Cells with a single evaluation have no curve; None where that is all.
     """
     curves = mean_curves(results, x, relative)
-    if curves.empty or curves.groupby(CELL).size().max() < 2:
+    curves = curves[curves.groupby(CELL)[STEP].transform("size") > 1].reset_index(drop=True)
+    if curves.empty:
         return None
     curves["x"] /= UNITS[x]
     known = set(curves[CELL])

@@ -384,6 +384,8 @@ AUDITS = [
 ]
 
 
+LOWER_END = "lower end of "
+"""So begins what a column holds that stands for its whole interval here."""
 ABOUT = {
     "efficiency": ("score", "loss_per_million_parameters", "loss_per_minute", "loss_per_gb"),
     "pareto": tuple(cost.name for cost in COSTS),
@@ -474,7 +476,7 @@ def _table(name: str, data: pd.DataFrame, layout: list[_Column]) -> Table:
         rows=tuple(tuple(row[i] for i in kept) for row in rows),
         words=tuple(layout[i].words for i in kept),
         meaning=tuple(
-            (layout[i].header, meaning[layout[i].source])
+            (layout[i].header, meaning[layout[i].source].removeprefix(LOWER_END))
             for i in kept
             if layout[i].source in meaning and meaning[layout[i].source] not in layout[i].header
         ),

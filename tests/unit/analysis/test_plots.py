@@ -20,7 +20,7 @@ from scipy import stats
 from analysis import figure_style, plots
 from analysis.load import load_results
 from analysis.outcomes import outcome
-from analysis.plot_curves import mean_curves, panels
+from analysis.plot_curves import loss_figure, mean_curves, panels
 from analysis.plot_estimation import estimation_figure
 from analysis.plot_pareto import pareto_figure
 from analysis.plot_power import power_figure
@@ -438,6 +438,17 @@ def test_each_scale_is_cut_by_its_own_length(tmp_path: Path) -> None:
     assert figure is not None
     drawn = {line.get_label(): len(data(line)[0]) for axes in figure.axes for line in axes.lines}
     assert drawn == {"baseline@cpu": 5, "moe@cpu": 5, "baseline@large": 5, "moe@large": 5}
+
+
+def test_a_single_evaluation_is_no_curve(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "moe", "mlp"), seeds=2))
+    curves = results.curves
+    early = (curves["cell"] == "mlp") & (curves["step"] < 300)
+    results = dataclasses.replace(results, curves=curves.assign(val_loss=curves["val_loss"].mask(early)))
+    for relative in (False, True):
+        figure = loss_figure(results, "tokens", relative)
+        assert figure is not None
+        assert {str(line.get_label()) for axes in figure.axes for line in axes.lines} == {"baseline", "moe"}
 
 
 def test_mean_curves_average_finished_seeds(grid: tuple[Results, Analysis]) -> None:

@@ -117,6 +117,13 @@ def test_html_needs_nothing_but_itself(written: Report) -> None:
     assert '<meta name="viewport"' in page
 
 
+def test_what_a_column_with_an_interval_holds_is_no_end_of_it(results: Results, analysis: Analysis) -> None:
+    said = [(header, words) for table in tables(results, analysis).values() for header, words in table.meaning]
+    assert not [header for header, words in said if words.startswith("lower end")]
+    (joint,) = {words for header, words in said if header.startswith("joint interval")}
+    assert joint.startswith("the simultaneous 95 % interval of the difference")
+
+
 def test_letters_are_of_one_size_in_all_figures_of_a_page(written: Report) -> None:
     widths = re.findall(r'<img [^>]*style="max-width: (\d+)px"', written.html.read_text())
     inches = [figure_style.inches(path.read_bytes()) for path in written.figures]
