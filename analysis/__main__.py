@@ -1,5 +1,5 @@
-"""Analysis from the command line: `python -m analysis report SOURCE`, `compare-published`, `audit`,
-`seeds`, `sync-mlflow`."""
+"""Analysis from the command line: `python -m analysis report SOURCE`, `compare-published`, `audit`, `seeds`,
+`sync-mlflow`, `variance`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from analysis import marks, published_tables
 from analysis.compare_published import compare_published
 from analysis.errors import AnalysisError
+from analysis.help_page import CONFIG, PLAIN, Flag, Place, Word, one_line_an_argument, paragraphs
 from analysis.load import load_results
 from analysis.report import write_report
 from analysis.seeds import plan_seeds
@@ -23,6 +24,7 @@ from analysis.seeds import show as show_seeds
 from analysis.significance import POWER
 from analysis.table_audit import audit_table
 from analysis.table_audit.show import show
+from analysis.terminal import say
 from analysis.tracking import print_traceback, sync_mlflow
 from analysis.tracking import tracking_uri as default_uri
 from analysis.variance_sources import show as show_variance
@@ -35,14 +37,15 @@ app = tyro.extras.SubcommandApp()
 
 
 @app.command(name="report")
+@one_line_an_argument
 def report(
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")],
-    output: Path | None = None,
-    study: str | None = None,
-    baseline: str | None = None,
-    metric: str | None = None,
-    direction: Direction | None = None,
-    include_invalid: bool = False,
+    output: Place = None,
+    study: Word = None,
+    baseline: Word = None,
+    metric: Word = None,
+    direction: Annotated[Direction | None, PLAIN] = None,
+    include_invalid: Flag = False,
 ) -> None:
     """Write the report of a study: report.md, report.html, results.csv, results.json, ranking.tex and figures.
 
@@ -66,16 +69,17 @@ def report(
     for path in written.files[1:]:
         print(f"  {path.name}")
     if results.marks:
-        Console(highlight=False).print(marks.warning(results), style="bold red", markup=False, soft_wrap=True)
+        say(Console(), marks.warning(results), "bold red")
 
 
 @app.command(name="compare-published")
+@one_line_an_argument
 def compare(
     published: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PUBLISHED")],
-    source: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[SOURCE]")] = None,
-    study: str | None = None,
-    protocol: Literal["sound", "published"] | None = None,
-    markdown: Path | None = None,
+    source: Annotated[tyro.conf.Positional[Word], tyro.conf.arg(metavar="[SOURCE]")] = None,
+    study: Word = None,
+    protocol: Annotated[Literal["sound", "published"] | None, PLAIN] = None,
+    markdown: Place = None,
 ) -> None:
     """Set a published table beside what was measured here, and recompute every figure that it derives.
 
@@ -99,12 +103,13 @@ def compare(
 
 
 @app.command(name="audit")
+@one_line_an_argument
 def audit(
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")],
-    baseline: str | None = None,
-    metric: str | None = None,
-    direction: Direction | None = None,
-    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+    baseline: Word = None,
+    metric: Word = None,
+    direction: Annotated[Direction | None, PLAIN] = None,
+    json_: Annotated[Flag, tyro.conf.arg(name="json")] = False,
 ) -> int:
     """Look for figures in a table of results that cannot be right, or cannot mean what they seem to.
 
@@ -127,14 +132,15 @@ def audit(
 
 
 @app.command(name="seeds")
+@one_line_an_argument
 def seeds(
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RESULTS")],
     difference: float,
     power: float = POWER,
-    study: str | None = None,
-    baseline: str | None = None,
-    metric: str | None = None,
-    direction: Direction | None = None,
+    study: Word = None,
+    baseline: Word = None,
+    metric: Word = None,
+    direction: Annotated[Direction | None, PLAIN] = None,
 ) -> None:
     """Say how many seeds a wanted difference needs, from the spread between the seeds of a pilot.
 
@@ -152,8 +158,9 @@ def seeds(
 
 
 @app.command(name="sync-mlflow")
+@one_line_an_argument
 def sync(
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")], tracking_uri: str | None = None
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")], tracking_uri: Word = None
 ) -> None:
     """Bring MLflow up to date with a study's records: what is missing there is written, nothing twice.
 
@@ -166,12 +173,13 @@ def sync(
 
 
 @app.command(name="variance")
+@one_line_an_argument
 def variance(
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RESULTS")],
-    study: str | None = None,
-    baseline: str | None = None,
-    metric: str | None = None,
-    direction: Direction | None = None,
+    study: Word = None,
+    baseline: Word = None,
+    metric: Word = None,
+    direction: Annotated[Direction | None, PLAIN] = None,
 ) -> None:
     """Say where the spread between runs comes from, in a study that varies its sources apart (sweeps/variance.py).
 
@@ -200,11 +208,13 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        status = app.cli(
-            args=arguments,
-            prog="python -m analysis",
-            description="Analysis of ablation studies. With --debug, errors come with a traceback.",
-        )
+        with paragraphs(arguments):
+            status = app.cli(
+                args=arguments,
+                prog="python -m analysis",
+                description="Analysis of ablation studies. With --debug, errors come with a traceback.",
+                config=CONFIG,
+            )
     except Exception as error:
         for_users = isinstance(error, AnalysisError)
         if debug or not for_users:

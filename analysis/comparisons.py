@@ -96,7 +96,7 @@ CONTROL_COLUMNS = {
 
 CONTRIBUTION_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
-    "factor": "the one factor that is on",
+    "factor": "the one factor in whose level the cell differs from its baseline",
     "cell": "name of the cell",
     "baseline": "the cell it is compared with",
     "n": "pairs: seeds that finished in both",

@@ -40,6 +40,8 @@ MARGIN = 0.18
 """Inches left of the words on top, and at least right of them."""
 LETTERS = 11.5
 """Letters of the warning that an inch holds, wide ones included."""
+DPI = 150
+"""Pixels of an inch in a PNG."""
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -62,8 +64,8 @@ STYLE: dict[str, Any] = {
     "ytick.major.size": 0,
     "lines.solid_capstyle": "round",
     "figure.facecolor": "white",
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
 }
 
 
@@ -98,6 +100,12 @@ def new_figure(width: float, height: float, title: str, subtitle: str, warning: 
     return figure
 
 
+def label_left(figure: Figure, words: str) -> None:
+    """Label the y axes of all panels, level with their middle: the figure's own is too near its title."""
+    _, bottom, _, height = cast(ConstrainedLayoutEngine, figure.get_layout_engine()).get()["rect"]
+    figure.supylabel(words, y=bottom + height / 2, fontsize=9.5, color=MUTED)
+
+
 def _broken(line: str, width: float) -> list[str]:
     """Break a line of a subtitle where it would be wider than so many inches."""
     font, lines = FontProperties(family=STYLE["font.family"], size=9), [""]
@@ -108,6 +116,11 @@ def _broken(line: str, width: float) -> list[str]:
         else:
             lines[-1] = longer
     return lines
+
+
+def inches(picture: bytes) -> float:
+    """Return how wide a figure is that `png` made."""
+    return int.from_bytes(picture[16:20], "big") / DPI  # a PNG begins with its header, and that with its width
 
 
 def png(figure: Figure) -> bytes:

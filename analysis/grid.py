@@ -12,6 +12,7 @@ from analysis import schema
 from analysis.comparisons import negative_control
 from analysis.design import Fraction
 from analysis.joint import one_model
+from analysis.registered import WHOLE_FACTORS, registration
 from analysis.results import Results
 
 OFF, ON, NEITHER = "off", "on", "neither"
@@ -45,7 +46,8 @@ def complete_grids(results: Results) -> tuple[list[Grid], tuple[str, ...]]:
     """Return the grid of each scale, where the plan's design makes one, and notes in words.
 
     Seeds in which a cell did not finish are left out and counted; where a run diverged, or a cell is missing, there is
-    no grid: effects of the survivors would mean something else.
+    no grid: effects of the survivors would mean something else. A plan that was registered without these effects, as of
+    a few cells of a grid, has no note on why they are not there.
     """
     joined = tuple((results.plan.get("feed_forward_levels") or {}).get("factors", ()))
     fraction = Fraction.from_json(results.plan["fraction"]) if results.plan.get("fraction") else None
@@ -53,6 +55,8 @@ def complete_grids(results: Results) -> tuple[list[Grid], tuple[str, ...]]:
         return [], ()
     values = results.finished(results.metric)
     models = pd.Series(one_model(values, negative_control(results)))
+    plan = registration(results.plan)
+    wanted = plan is None or any(family.name == WHOLE_FACTORS for family in plan.registered.families)
     notes: list[str] = []
     grids = []
     for scale in results.scales.unique():
@@ -60,7 +64,7 @@ def complete_grids(results: Results) -> tuple[list[Grid], tuple[str, ...]]:
         levels = _levels(results, results.scales.index[results.scales == scale], joined)
         problem = _incomplete(results, levels, joined, fraction)
         if problem:
-            notes.append(f"no effects of whole factors{where}: {problem}")
+            notes += [f"no effects of whole factors{where}: {problem}"] if wanted else []
             continue
         by_seed = values.loc[levels.index]
         complete = by_seed.dropna(axis=1)

@@ -33,7 +33,7 @@ from analysis.stopping import shown_difference
 from analysis.summary import Analysis
 
 OVER_SCALES = "As models grow"
-"""Stands in a verdict where a scale does, before what is said over all of them."""
+"""Stands in a verdict where a scale does, before what is said over all of them: a ladder's question, so first."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def banner(results: Results) -> Banner | None:
 
 
 def verdict(results: Results, analysis: Analysis) -> dict[str, list[Finding]]:
-    """Return the findings of each scale (the scale is "" where it is no factor), then those over scales, if any."""
+    """Return the findings over scales, if any, then those of each scale (the scale is "" where it is no factor)."""
     found = analysis.comparisons.assign(outcome=analysis.comparisons["verdict"].map(outcomes.outcome))
     unit = " nats" if results.metric in NATS else ""
 
@@ -88,7 +88,10 @@ def verdict(results: Results, analysis: Analysis) -> dict[str, list[Finding]]:
         for scale, ranking in analysis.ranking.groupby("scale", sort=False)
     }
     over_scales = [*_growth(analysis.growth, unit), *_laws(analysis.scaling)]
-    return {**said, OVER_SCALES: over_scales} if over_scales else said
+    if not over_scales:
+        return said
+    alarms = [*_plan_alarm(analysis.plan_check), *_alarms(analysis.negative_control)]
+    return {OVER_SCALES: [*alarms, *over_scales], **said}
 
 
 def _alarms(control: pd.DataFrame) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import marks
-from analysis.figure_style import COLOURS, FAINT, FLAWED, INK, MUTED, new_figure, strokes
+from analysis.figure_style import COLOURS, FAINT, FLAWED, INK, MUTED, label_left, new_figure, strokes
 from analysis.results import Results
 from analysis.schema import CELL, SEED, STEP, TOKENS, TRAIN_SECONDS, VAL_LOSS
 
@@ -69,25 +69,28 @@ def panels(results: Results, cells: Sequence[str]) -> list[tuple[str, list[str]]
         for cell in cells:
             groups.setdefault(tuple(results.cells.loc[cell, shared]), []).append(cell)
         if max(map(len, groups.values())) <= len(COLOURS):
-            return [(_title(shared, key), members) for key, members in groups.items()]
+            switches = {factor for factor in shared if set(results.cells[factor]) <= {0, 1}}
+            return [(_title(shared, key, switches), members) for key, members in groups.items()]
     chunks = [list(cells[i : i + len(COLOURS)]) for i in range(0, len(cells), len(COLOURS))]
     return [("", chunk) for chunk in chunks]
 
 
-def _title(factors: Sequence[str], levels: Sequence[Any]) -> str:
+def _title(factors: Sequence[str], levels: Sequence[Any], switches: Collection[str]) -> str:
+    """Say what a panel's cells share; `switches` are the factors that are on or off."""
     words = []
     for factor, level in zip(factors, levels, strict=True):
-        words.append({0: f"without {factor}", 1: f"with {factor}"}.get(level, f"{factor} {level}"))
+        words.append(f"{'with' if level else 'without'} {factor}" if factor in switches else f"{factor} {level}")
     return ", ".join(words)
 
 
 def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | None:
     """Draw validation loss against `x` (tokens or train_seconds), or its difference from the baseline's.
 
-    None where no cell has two evaluations.
+    Cells with a single evaluation have no curve; None where that is all.
     """
     curves = mean_curves(results, x, relative)
-    if curves.empty or curves.groupby(CELL).size().max() < 2:
+    curves = curves[curves.groupby(CELL)[STEP].transform("size") > 1].reset_index(drop=True)
+    if curves.empty:
         return None
     curves["x"] /= UNITS[x]
     known = set(curves[CELL])
@@ -130,9 +133,7 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
         if place >= columns:  # what stands over the gap is the lowest of its column
             grid.flat[place - columns].tick_params(labelbottom=True)
     figure.supxlabel(AXES[x], fontsize=9.5, color=MUTED)
-    figure.supylabel(
-        f"{'difference in ' if relative else ''}validation loss (nats per token)", fontsize=9.5, color=MUTED
-    )
+    label_left(figure, f"{'difference in ' if relative else ''}validation loss (nats per token)")
     return figure
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from analysis import marks, text
-from analysis.figure_style import FAINT, FLAWED, INK, MUTED, metric_label, new_figure, verdict_colours
+from analysis.figure_style import FAINT, FLAWED, INK, MUTED, label_left, metric_label, new_figure, verdict_colours
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import FLAWS
@@ -51,15 +51,15 @@ def estimation_figure(results: Results, analysis: Analysis) -> Figure | None:
         if (drawn["pairing"] == UNPAIRED).all()
         else f"Dots: seeds, paired by lines; right: {_what(results)}"
     )
+    values = results.finished(results.metric)
     figure = new_figure(
         max(2.15 * columns + 0.7, 7.0),
         1.1 + 2.35 * sum(lines),
         "Every seed against the baseline",
-        f"{what}{' (scale on the right)' if columns > 1 else ''}. Hollow: without a pair.{some}",
+        f"{what}{' (scale on the right)' if columns > 1 else ''}.{_hollow(values, drawn)}{some}",
         marks.warning(results),
     )
     grid = figure.subplots(sum(lines), columns, squeeze=False)
-    values = results.finished(results.metric)
     top = 0
     for rows, height in zip(groups, lines, strict=True):
         panels = grid[top : top + height].flatten()
@@ -74,7 +74,7 @@ def estimation_figure(results: Results, analysis: Analysis) -> Figure | None:
                 axes.tick_params(labelleft=False)
         for axes in panels[len(rows) :]:
             axes.set_visible(False)
-    figure.supylabel(metric_label(results), fontsize=9.5, color=MUTED)
+    label_left(figure, metric_label(results))
     return figure
 
 
@@ -83,6 +83,13 @@ def _what(results: Results) -> str:
     if results.looks:
         return f"{SHOWN} and its 95 % interval"
     return "mean difference, its 95 % interval and t distribution"
+
+
+def _hollow(values: pd.DataFrame, drawn: pd.DataFrame) -> str:
+    """Say what hollow dots are, where there are any."""
+    there = values.notna()
+    alone = there.loc[drawn["cell"]].to_numpy() != there.loc[drawn["baseline"]].to_numpy()
+    return " Hollow: without a pair." if alone.any() else ""
 
 
 def _ends(values: pd.DataFrame, rows: pd.DataFrame) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis import figure_style, learning_rates, marks, text
 from analysis.factorial import INTERACTION, TIMES
-from analysis.figure_style import COLOURS, INK, MUTED, OPEN, metric_label, new_figure
+from analysis.figure_style import COLOURS, INK, MUTED, OPEN, label_left, metric_label, new_figure
 from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import FLAWS
@@ -69,7 +69,7 @@ def interactions_figure(results: Results, analysis: Analysis) -> Figure | None:
         low, high = min(axes.get_ylim()[0] for axes in panels), max(axes.get_ylim()[1] for axes in panels)
         for axes in panels:
             axes.set_ylim(low, high + 0.2 * (high - low))  # room for the key
-    figure.supylabel(metric_label(results), fontsize=9.5, color=MUTED)
+    label_left(figure, metric_label(results))
     return figure
 
 

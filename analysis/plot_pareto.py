@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import marks, text
-from analysis.figure_style import BETTER, FAINT, INK, MUTED, metric_label, new_figure, strokes
+from analysis.figure_style import BETTER, FAINT, INK, label_left, metric_label, new_figure, strokes
 from analysis.pareto import COSTS, Cost
 from analysis.results import Results
 from analysis.runs import records
@@ -51,7 +51,7 @@ def pareto_figure(results: Results, analysis: Analysis) -> Figure | None:
             axes.set_title(str(scale))
         for axes in panels[len(costs) :]:
             axes.set_visible(False)
-    figure.supylabel(metric_label(results), fontsize=9.5, color=MUTED)
+    label_left(figure, metric_label(results))
     return figure
 
 

@@ -22,7 +22,7 @@ from analysis.plot_scaling import scaling_figure
 from analysis.plot_variance import variance_figure
 from analysis.results import Results
 from analysis.runs import records
-from analysis.schema import FLAWS, INVALID, TOKENS, TRAIN_SECONDS
+from analysis.schema import FLAWS, INVALID, SCALE, TOKENS, TRAIN_SECONDS
 from analysis.stopping import SHOWN, shown_difference
 from analysis.summary import Analysis
 from analysis.unpaired import UNPAIRED
@@ -103,12 +103,17 @@ def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
 
 
 def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
-    """What each component does: alone against the baseline and, where the design allows, over the whole grid."""
+    """What each component does: alone against the baseline and, where the design allows, averaged over the others.
+
+    None where both would be the differences once more: in a study of one factor.
+    """
+    if results.has_one_factor:
+        return None
     parts = [
         (title, table, name)
         for title, table, name in (
             ("one at a time, against the baseline", analysis.contributions, "factor"),
-            ("over the grid, averaged over the other components", analysis.main_effects, "effect"),
+            ("averaged over the other components", analysis.main_effects, "effect"),
         )
         if not table.empty
     ]
@@ -133,7 +138,9 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
         _forest(axes, table)
         _label_rows(axes, table, name, after=_which(table, name))
         axes.set_title(title)
-    grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}, with {text.MINUS} without")
+    levels = set(results.cells.drop(columns=SCALE, errors="ignore").to_numpy().flat)
+    ends = ("with", "without") if levels <= {0, 1} else ("cell", "baseline")
+    grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}, {ends[0]} {text.MINUS} {ends[1]}")
     _key(figure, results, [table for _, table, _ in parts])
     return figure
 

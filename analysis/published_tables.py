@@ -15,7 +15,7 @@ from analysis.compare_published import MIN_COMMON_ROWS, SOUND, Comparison
 from analysis.derived import CHANGE, FORMULAS, PERPLEXITY, Derived
 from analysis.runs import records
 from analysis.schema import FLAWS, INVALID
-from analysis.terminal import plain_table
+from analysis.terminal import plain_table, print_table, say
 from analysis.text import MINUS, NOTHING, estimate, number, probability, significant, whole
 
 WRONG = "✗"
@@ -49,13 +49,13 @@ def sections(comparison: Comparison) -> list[Section]:
 def show(comparison: Comparison, console: Console) -> None:
     """Print the comparison; figures that do not follow their formula, and those that are no results, are red."""
     for section in sections(comparison):
-        console.print(section.title, style="bold", markup=False, soft_wrap=True)
+        say(console, section.title, "bold")
         table = plain_table(section.columns[: section.words], section.columns[section.words :])
         for row in section.rows:
             table.add_row(*(Text(cell, style="bold red" if _is_red(cell) else "") for cell in row))
-        console.print(table)
+        print_table(console, table)
         for line in section.lines:
-            console.print(line, style="bold red" if line.startswith(marks.MARK) else "", markup=False, soft_wrap=True)
+            say(console, line, "bold red" if line.startswith(marks.MARK) else "")
         console.print()
 
 

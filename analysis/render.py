@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import final_test, learning_rates, marks, narrative, text
 from analysis.audits import audited_runs
+from analysis.figure_style import inches
 from analysis.results import Results
 from analysis.summary import Analysis
 from analysis.tables import JOINT_P, Table, tables
@@ -40,10 +41,10 @@ SECTIONS = {
     ),
     "contributions": (
         "Components, one at a time",
-        "The cells with exactly one component on, against their baseline.",
+        "The cells that differ from their baseline in exactly one factor.",
     ),
     "main_effects": (
-        "Components, over the whole grid",
+        "Components, averaged over the others",
         "Each component's effect averaged over all levels of the others: one contrast a seed, tested over seeds.",
     ),
     "shapley": (
@@ -130,6 +131,8 @@ FIGURES = {
     "pareto": ("pareto", "The metric against each cost, with the cells that no other beats in both"),
 }
 """Section of each figure, and what it shows for those who cannot see it."""
+PIXELS = 103
+"""Width on the page of an inch of a figure, where there is room: the widest ones, of 11.6 inches, fill it."""
 RANKING_TEX = ("scale", "rank", "cell", "n", "diverged [95 % of rate]")
 COMPARISONS_TEX = ("difference [95 %]", "% of perplexity [95 %]", "Holm p", "plan")
 """Columns of ranking.tex, with the mean and its interval between these two."""
@@ -162,14 +165,25 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure on its page."""
+
+    source: str
+    words: str
+    """What it shows."""
+    width: int
+    """Pixels at most, so that letters are of one size in all figures; 0 where the page does not say."""
+
+
+@dataclass(frozen=True)
 class Section:
-    """One part of a report: a table, figures (where from, what they show) or both."""
+    """One part of a report: a table, figures or both."""
 
     name: str
     title: str
     lead: str
     table: Table | None
-    figures: list[tuple[str, str]]
+    figures: list[Picture]
 
 
 def content(results: Results, analysis: Analysis) -> Content:
@@ -195,12 +209,15 @@ def content(results: Results, analysis: Analysis) -> Content:
 
 def markdown(made: Content, figures: Iterable[str]) -> str:
     """Return report.md; its pictures are the PNG files of these names beside it."""
-    return _render("report.md.j2", made, {name: f"{name}.png" for name in figures}, autoescape=False)
+    return _render("report.md.j2", made, {name: (f"{name}.png", 0) for name in figures}, autoescape=False)
 
 
 def html(made: Content, figures: Mapping[str, bytes]) -> str:
     """Return report.html, which holds its pictures (PNG bytes by name) and needs nothing else."""
-    pictures = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in figures.items()}
+    pictures = {
+        name: (f"data:image/png;base64,{base64.b64encode(png).decode()}", round(PIXELS * inches(png)))
+        for name, png in figures.items()
+    }
     return _render("report.html.j2", made, pictures, autoescape=True)
 
 
@@ -232,12 +249,12 @@ def _ink(row: list[str]) -> list[str]:
     return [rf"\textcolor{{red}}{{{_tex(value)}}}" if flawed else _tex(value) for value in row]
 
 
-def _render(template: str, made: Content, pictures: Mapping[str, str], autoescape: bool) -> str:
+def _render(template: str, made: Content, pictures: Mapping[str, tuple[str, int]], autoescape: bool) -> str:
     warning = f". {made.warning}" if made.warning else ""
     rates = f", {made.rates}" if made.rates else ""
     placed = {
         name: [
-            (pictures[f], words + (rates if f in OF_COMPONENTS else "") + warning)
+            Picture(pictures[f][0], words + (rates if f in OF_COMPONENTS else "") + warning, pictures[f][1])
             for f, (where, words) in FIGURES.items()
             if where == name and f in pictures
         ]

@@ -148,6 +148,11 @@ class Results:
         """Return the marks of numbers that are made of these cells: names by spaces, empty for a result."""
         return " ".join(sorted(set().union(*(self.marks.get(cell, ()) for cell in cells))))
 
+    @property
+    def has_one_factor(self) -> bool:
+        """Whether cells of a scale differ in one factor alone: each difference is then one of that factor's levels."""
+        return len(set(self.factors) - {schema.SCALE}) == 1
+
     def off_level(self, factor: str, scale: str) -> Any:
         """Return the level that means "without": 0 where the factor has it, else that of the scale's baseline."""
         levels = self.cells.loc[self.scales == scale, factor]

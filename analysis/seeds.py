@@ -19,7 +19,7 @@ from analysis.runs import records, unknown
 from analysis.schema import FLAWS
 from analysis.significance import ALPHA, LEVEL, POWER, Array, detectable_effect
 from analysis.summary import analyse
-from analysis.terminal import plain_table
+from analysis.terminal import plain_table, print_table, say
 from analysis.unpaired import UNPAIRED, UnpairedMoments
 
 BOUND = 0.8
@@ -186,11 +186,11 @@ def show(plan: SeedPlan, console: Console) -> None:
     tested = [f"the primary comparison alone at {100 * ALPHA:g} %"] if plan.has_primary else []
     if plan.comparisons:
         tested += [f"{text.counted(plan.comparisons, 'comparison')} of the family together at {100 * ALPHA:g} %"]
-    console.print(
+    say(
+        console,
         f"Seeds needed to find a true difference of {plan.difference:g}{plan.unit} with {100 * plan.power:g} % power. "
         f"Planned on the upper {100 * BOUND:g} % bound of the pilot's sd; in brackets the number's 95 % interval. "
-        f"Tested are {text.listing(tested)}.",
-        soft_wrap=True,
+        f"Tests: {text.listing(tested)}.",
     )
     several = bool((plan.table["scale"] != "").any())
     table = plain_table(
@@ -207,10 +207,10 @@ def show(plan: SeedPlan, console: Console) -> None:
             f"{100 * row['alpha']:.2g} %",
             f"{_count(row['seeds'])} [{_count(row['seeds_low'])}, {_count(row['seeds_high'])}]",
         )
-    console.print(table)
+    print_table(console, table)
     caption = marks.caption(plan.table[FLAWS])
     if caption:
-        console.print(caption, style="bold red", markup=False, soft_wrap=True)
+        say(console, caption, "bold red")
 
 
 def _count(seeds: float) -> str:

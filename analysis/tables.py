@@ -386,6 +386,8 @@ AUDITS = [
 ]
 
 
+LOWER_END = "lower end of "
+"""So begins what a column holds that stands for its whole interval here."""
 ABOUT = {
     "efficiency": ("score", "loss_per_million_parameters", "loss_per_minute", "loss_per_gb"),
     "pareto": tuple(cost.name for cost in COSTS),
@@ -419,6 +421,8 @@ def tables(results: Results, analysis: Analysis) -> dict[str, Table]:
         for name, layout in layouts.items()
         if _says_something(name, getattr(analysis, name))
     }
+    if results.has_one_factor:
+        made.pop("contributions", None)  # they are the comparisons once more
     told_apart = analysis.all_pairs[analysis.all_pairs["q"] <= ALPHA]
     if len(told_apart):
         made["all_pairs"] = _table("all_pairs", told_apart, ALL_PAIRS)
@@ -474,7 +478,7 @@ def _table(name: str, data: pd.DataFrame, layout: list[_Column]) -> Table:
         rows=tuple(tuple(row[i] for i in kept) for row in rows),
         words=tuple(layout[i].words for i in kept),
         meaning=tuple(
-            (layout[i].header, meaning[layout[i].source])
+            (layout[i].header, meaning[layout[i].source].removeprefix(LOWER_END))
             for i in kept
             if layout[i].source in meaning and meaning[layout[i].source] not in layout[i].header
         ),

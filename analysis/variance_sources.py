@@ -23,7 +23,7 @@ from analysis.results import Results
 from analysis.runs import records
 from analysis.schema import DATA_ORDER, VAL_LOSS
 from analysis.significance import LEVEL, Array
-from analysis.terminal import plain_table
+from analysis.terminal import plain_table, print_table, say
 
 INITIALISATION, ORDER, BOTH, DOCUMENTS = "initialisation", "data order", "both together", "evaluation documents"
 MEANINGS = {
@@ -183,9 +183,9 @@ def show(results: Results, console: Console) -> None:
     found = variance_sources(results)
     if found.empty:
         raise AnalysisError("; ".join(why_not(results)))
-    console.print(
+    say(
+        console,
         f"Where the spread of {results.metric} between runs comes from: sd that each source alone gives one run.",
-        soft_wrap=True,
     )
     table = plain_table(["model", "source"], ["sd [95 %]", "share", "df"])
     for row in records(found):
@@ -196,9 +196,9 @@ def show(results: Results, console: Console) -> None:
             text.NOTHING if pd.isna(row["share"]) else f"{100 * row['share']:.0f} %",
             text.number(row["df"], 1),
         )
-    console.print(table)
+    print_table(console, table)
     for note in why_not(results):
-        console.print(note, markup=False, soft_wrap=True)
+        say(console, note)
     caption = marks.warning(results)
     if caption:
-        console.print(caption, style="bold red", markup=False, soft_wrap=True)
+        say(console, caption, "bold red")

@@ -9,13 +9,14 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from analysis.help_page import CONFIG, Place, Word, one_line_an_argument, paragraphs
+from analysis.terminal import say
 from sweeps.engine.cli import failed
 from sweeps.engine.lock import cancel as stop_driver
 from sweeps.engine.studies import export_study, find_plan, find_studies, show_status
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
-CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 EXIT_DIFFERENT = 1
 """A run trained again was not its record."""
 
@@ -23,6 +24,7 @@ app = tyro.extras.SubcommandApp()
 
 
 @app.command(name="status")
+@one_line_an_argument
 def status(
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[FOLDER]")] = Path("results"),
 ) -> None:
@@ -36,6 +38,7 @@ def status(
 
 
 @app.command(name="cancel")
+@one_line_an_argument
 def cancel(folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]) -> None:
     """Stop a running study in order: runs keep what they have reached, and the same command continues it.
 
@@ -49,9 +52,10 @@ def cancel(folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="
 
 
 @app.command(name="export")
+@one_line_an_argument
 def export(
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")],
-    output: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FILE.zip]")] = None,
+    output: Annotated[tyro.conf.Positional[Place], tyro.conf.arg(metavar="[FILE.zip]")] = None,
 ) -> None:
     """Pack plan, records and report of a study into one file, from which all of it can be analysed anew elsewhere.
 
@@ -61,15 +65,16 @@ def export(
     """
     (study,) = find_studies(folder, single=True)
     path = output or Path(f"{study.name}.zip")
-    print(f"{path}: {export_study(study, path)} files; unpacked, python -m analysis report reads it")
+    say(Console(), f"{path}: {export_study(study, path)} files; unpacked, python -m analysis report reads it")
 
 
 @app.command(name="replay")
+@one_line_an_argument
 def replay(
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")],
     cell: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CELL")],
     seed: Annotated[tyro.conf.Positional[int], tyro.conf.arg(metavar="SEED")],
-    corpus: str | None = None,
+    corpus: Word = None,
 ) -> int:
     """Train a run that has ended once more, in this process and without Ray, and compare it with its record.
 
@@ -94,7 +99,8 @@ def replay(
 def main() -> int:
     """Run the command line; bad input is one line on standard error."""
     try:
-        return app.cli(prog="python -m sweeps", description=__doc__, config=CONFIG) or 0
+        with paragraphs(sys.argv[1:]):
+            return app.cli(prog="python -m sweeps", description=__doc__, config=CONFIG) or 0
     except Exception as error:
         return failed(error, debug=False)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from analysis.schema import VAL_LOSS
 from moe_models.errors import require, unknown_name
-from sweeps.engine.cli import console_of, guarded, run
+from sweeps.engine.cli import console_of, guarded, run, saying
 from sweeps.engine.options import Options, names, read
 from sweeps.engine.study import DEFAULT_DESIGN, find_study
 
@@ -104,9 +104,9 @@ def _run(argv: Sequence[str]) -> int:
     )
     planned = dataclasses.replace(options, seeds=seeds, equivalence_margin=options.difference)
     planned.check(study)
-    console = console_of(options)
+    say = saying(console_of(options))
     for line in lines_of(power):
-        console.print(line, soft_wrap=True, markup=False)
+        say(line)
     return run(study, planned, {"power": power})
 
 

@@ -146,7 +146,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
         if options.dry_run:
             expected = forecast(plan, cli.pack(plan, resources, options, console, runs), runs)
             whole = "search and confirmation, were no trial stopped: " if trials else "confirmation: "
-            console.print(f"{whole}{expected.line()}", soft_wrap=True, markup=False)
+            cli.saying(console)(f"{whole}{expected.line()}")
             console.print("dry run: nothing was trained")
             if options.json:
                 facts = {"folder": str(plan.folder), "runs_left": expected.runs}
@@ -240,6 +240,7 @@ def _print_search(plan: Plan, declared: Mapping[str, Any], budget: Budget, conso
     arms = planned_trials(declared)
     full = arms[RANDOM] + arms[SWEEP]
     most = min(budget.tokens or math.inf, budget.trials * budget.trial_tokens)
+    say = cli.saying(console)
     for line in (
         f"search {plan.name}",
         f"  {plan.why_scale}",
@@ -252,7 +253,7 @@ def _print_search(plan: Plan, declared: Mapping[str, Any], budget: Budget, conso
         f"independent draws and {declared['sweep']} points a learning rate",
         f"  then {len(plan.seeds)} fresh seeds of each cell's best",
     ):
-        console.print(line, soft_wrap=True, markup=False)
+        say(line)
 
 
 class Search:
@@ -291,7 +292,7 @@ class Search:
         self.ended = 0
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        cli.saying(self.console)(line)
 
     def run(self) -> bool:
         """Train all trials and write the report of the search; return False where a signal came first."""
@@ -429,7 +430,7 @@ class Search:
                 f"warning: the best {' and '.join(edge)} of '{name}' lies at the edge of its range: widen --space"
             )
         self._say(f"search: {self.usage.line(self.resources.cost_unit, 'trial')}")
-        self._say(f"trials: {self.optuna.dashboard_command()}")
+        self.console.print(f"trials: {self.optuna.dashboard_command()}", soft_wrap=True, markup=False)
         return dataclasses.replace(self.plan, cells=tuple(cells), tuning=tuning)
 
     def _summary(self, cell: str, best: TuningRecord) -> dict[str, Any]:

@@ -184,4 +184,7 @@ def main(output: Path = Path("results"), seeds: int = 5, page: Path = Path("docs
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main, prog="python sweeps/what_was_wrong.py", description=__doc__)
+    from analysis.help_page import paragraphs
+
+    with paragraphs(sys.argv[1:]):
+        tyro.cli(main, prog="python sweeps/what_was_wrong.py", description=__doc__)

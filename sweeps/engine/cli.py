@@ -172,7 +172,7 @@ def driving(
     runs = plan.open_runs() if runs is None else runs
     with (
         study_lock(plan.folder),
-        lease(storage.store, storage.place, _saying(console)) if storage.apart else nullcontext(),
+        lease(storage.store, storage.place, saying(console)) if storage.apart else nullcontext(),
     ):
         storage.sweep(LEASE_SECONDS)  # a process that lives writes on within that time
         if resources.cluster:
@@ -209,12 +209,14 @@ def pack(
     from sweeps.engine.measure import packed
 
     runs = plan.open_runs() if runs is None else runs
-    return packed(plan, runs, resources, options.max_concurrent, _saying(console))
+    return packed(plan, runs, resources, options.max_concurrent, saying(console))
 
 
-def _saying(console: Console) -> Callable[[str], None]:
-    """Return what prints a line as it is."""
-    return lambda line: console.print(line, soft_wrap=True, markup=False)
+def saying(console: Console) -> Callable[[str], None]:
+    """Return what prints a sentence on a console."""
+    from analysis.terminal import say
+
+    return lambda line: say(console, line)
 
 
 def _dry_run(plan: Plan, resources: Resources, options: Options, console: Console, facts: Mapping[str, Any]) -> None:
@@ -249,7 +251,7 @@ def _dry_run(plan: Plan, resources: Resources, options: Options, console: Consol
         return
     _print_plan(plan, resources, console)
     _print_cells(plan, console)
-    console.print(expected.line(), soft_wrap=True)
+    saying(console)(expected.line())
     console.print("dry run: nothing was trained")
 
 
@@ -260,9 +262,10 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
     corpus, first = plan.corpora[plan.scales[0]], plan.cells[0].config.data.first_tokens
     tokens = len(corpus.train.tokens)
     trained = f"{tokens:,} training tokens" if first is None else f"its first {min(first, tokens):,} training tokens"
-    seen = ", ".join(f"{number:.2g}" for number in plan.epochs().values())
+    seen = ", ".join(dict.fromkeys(f"{number:.2g}" for number in plan.epochs().values()))
     optimum = "" if corpus.entropy is None else f"; its entropy is {corpus.entropy:.4f} nats a token"
     share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
+    say = saying(console)
     for line in (
         f"study {plan.name}",
         *([f"  {plan.protocol.sentence()}"] if plan.protocol.published else []),
@@ -275,11 +278,11 @@ def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
         *([f"  {_packing(resources.packing)}"] if resources.packing else []),
         *(f"  {line}" for line in registration_lines(plan)),
     ):
-        console.print(line, soft_wrap=True, markup=False)
+        say(line)
     if all(cell["baseline"] == cell["name"] for cell in plan.to_json()["cells"]):
         alone = f"without another cell beside '{plan.study.baseline}' the report has no comparisons"
         line = f"  note: {alone if len(plan.cells) == 1 else 'these cells are compared with none of the others'}"
-        console.print(line, soft_wrap=True)
+        say(line)
 
 
 def _measured(resources: Resources) -> dict[str, Any]:
@@ -303,7 +306,7 @@ def _precision(plan: Plan) -> str:
 
 
 def _print_cells(plan: Plan, console: Console) -> None:
-    from analysis.terminal import plain_table
+    from analysis.terminal import plain_table, print_table
 
     table = plain_table(["cell", *plan.cells[0].factors], ["parameters", "active", "MFLOP\na token", "updates"])
     for cell in plan.cells:
@@ -315,7 +318,7 @@ def _print_cells(plan: Plan, console: Console) -> None:
             f"{cell.counts.flops_per_token / 1e6:.2f}",
             f"{cell.config.training.updates:,}",
         )
-    console.print(table)
+    print_table(console, table)
 
 
 def train(
@@ -428,10 +431,15 @@ def _print_end(
         *([f"training: {spent}"] if used is not None else []),
         *([plan.protocol.sentence()] if plan.protocol.published else []),
         *([f"race: {race['runs']} runs, {race['fixed_runs']} without looks"] if race and not race["next_look"] else []),
-        *([f"report: {summary['report']}"] if summary["report"] else []),
-        f"runs:   {ui_command(uri, experiment_id) if experiment_id else later}",
     ]
     if summary["runs"]["failed"]:
         lines.append(f"failed runs are in {summary['folder']}/{FAILURES_FOLDER}; --rerun failed tries them again")
+    to_copy = [
+        *([f"report: {summary['report']}"] if summary["report"] else []),
+        f"runs:   {ui_command(uri, experiment_id) if experiment_id else later}",
+    ]
+    say = saying(console)
     for line in lines:
+        say(line)
+    for line in to_copy:
         console.print(line, soft_wrap=True, markup=False)

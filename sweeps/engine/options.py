@@ -155,16 +155,19 @@ def read(kind: type[Kind], argv: Sequence[str], script: str, description: str) -
     """
     import tyro
 
+    from analysis import help_page
+
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind,
+        with contextlib.redirect_stderr(complaint), help_page.paragraphs(argv):
+            found = tyro.cli(
+                help_page.described(kind),
                 prog=f"python sweeps/{script}.py",
                 description=description,
                 args=list(argv),
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+                config=help_page.CONFIG,
             )
+            return kind(**vars(found))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -25,6 +25,7 @@ from analysis.schema import (
     VAL_LOSS,
     TrialRecord,
 )
+from analysis.terminal import say
 from analysis.text import duration
 from sweeps.engine.plan import PlannedRun
 from sweeps.engine.usage import Usage
@@ -88,7 +89,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line, above the display where there is one."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, line)
 
     def started(self, run: PlannedRun) -> None:
         """A run begins to train."""

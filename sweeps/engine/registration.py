@@ -199,7 +199,7 @@ def require_same_margin(existing: Mapping[str, Any], wanted: float | None, folde
 
 
 def _margin(margin: float | None) -> str:
-    return "none, so that “no difference” is no finding" if margin is None else f"{margin:g} nats"
+    return "none, so that 'no difference' is no finding" if margin is None else f"{margin:g} nats"
 
 
 def _looks(looks: Sequence[int]) -> str:

@@ -27,7 +27,7 @@ from analysis.schema import (
     read_records,
     replacing,
 )
-from analysis.terminal import plain_table
+from analysis.terminal import fits, plain_table, say
 from analysis.text import counted
 from analysis.tuning_records import (
     RUNNING,
@@ -198,7 +198,7 @@ def _read(folder: Path) -> StudyFolder | SearchFolder:
 
 
 def show_status(studies: Sequence[StudyFolder | SearchFolder], console: Console) -> None:
-    """Print one line a study."""
+    """Print one line a study; where the terminal is too narrow for that, two, without the counts that are 0."""
     counts = (FINISHED, DIVERGED, FAILED, INVALID)
     table = plain_table(["study", "state"], ["planned", *counts, "missing"])
     table.add_column("last run ended", overflow="fold")
@@ -212,7 +212,15 @@ def show_status(studies: Sequence[StudyFolder | SearchFolder], console: Console)
             str(study.missing),
             "" if last is None else f"{last:%Y-%m-%d %H:%M:%S}",
         )
-    console.print(table)
+    if fits(console, table):
+        console.print(table)
+        return
+    for study in studies:
+        found = [f"{study.counts[name]} {name}" for name in counts if study.counts[name]]
+        found += [f"{study.missing} missing"] if study.missing else []
+        when = "" if study.last_end is None else f"; last run ended {study.last_end:%Y-%m-%d %H:%M:%S}"
+        say(console, study.name)
+        say(console, f"  {study.state}: of {study.planned} planned {', '.join(found) or 'none ended'}{when}")
 
 
 def export_study(study: StudyFolder | SearchFolder, path: Path) -> int:

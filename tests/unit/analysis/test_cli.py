@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,15 @@ def test_an_unknown_subcommand_names_those_there_are() -> None:
     done = subprocess.run([sys.executable, "-m", "analysis", "rapport"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "report" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["report", "audit", "compare-published", "seeds", "sync-mlflow", "variance"])
+def test_help_is_of_paragraphs_and_asks_nobody_for_none(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"None|--no-|default: False", text)

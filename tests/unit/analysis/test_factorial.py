@@ -22,6 +22,7 @@ from analysis.interactions import INTERACTION_COLUMNS, interactions
 from analysis.shapley import SHAPLEY_COLUMNS, TOTAL, shapley, shapley_weights
 from analysis.summary import analyse
 from analysis.tables import tables
+from tests.fakes_plan import registered
 from tests.fakes_results import factorial_losses, make_results
 
 FACTORS = ("attention", "norm", "mlp", "moe")
@@ -144,6 +145,17 @@ def test_a_missing_cell_is_named_and_there_are_no_effects(plan: dict[str, Any]) 
     assert "attention on" in note
     assert "norm off" in note
     assert "mlp on" in note or "feed_forward mlp" in note
+
+
+@pytest.mark.parametrize("effects_planned", [0, 10])
+def test_cells_that_nobody_asked_for_are_not_missed(effects_planned: int) -> None:
+    full, _ = factorial_losses(FACTORS, 4, truth)
+    chosen = {cell: full[cell] for cell in ("baseline", "attention", "mlp")}
+    plan = {**FACTORIAL, **registered(tuple(chosen), effects=effects_planned)}
+    del plan["cells"]
+    table, notes = effects(plan, chosen)
+    assert table.empty
+    assert bool(notes) == bool(effects_planned)
 
 
 def test_a_level_of_the_pair_that_no_cell_has() -> None:

@@ -19,8 +19,12 @@ LOSSES = {
 }
 
 
+LEVELS = {cell: {"attention": int(cell == "attention"), "mlp": int(cell == "mlp")} for cell in LOSSES}
+
+
 def analysed(plan: dict[str, Any]) -> tuple[Results, Analysis]:
-    results = make_results(LOSSES, plan=plan)
+    entries = [{**entry, "factors": LEVELS[entry["name"]]} for entry in plan.get("cells", ())]
+    results = make_results(LOSSES, levels=LEVELS, plan={**plan, "cells": entries} if entries else plan)
     return results, analyse(results)
 
 

@@ -47,6 +47,7 @@ def test_a_ladder_says_how_each_difference_changes() -> None:
     )
     sizes = results.runs["cell"].map(lambda name: scales[name.rpartition("@")[2]])
     results.runs["params_total"] = sizes
+    assert list(verdict(results, analyse(results))) == [OVER_SCALES, *scales]  # what a ladder asks comes first
     finding = found(results, "growth", OVER_SCALES)
     assert finding.claim == "Difference from baseline, how it changes from s1 to s3"
     by_seed = [[a - b for a, b in zip(losses[f"mlp@{s}"], losses[f"baseline@{s}"], strict=True)] for s in ("s1", "s3")]
@@ -61,6 +62,29 @@ def test_a_ladder_says_how_each_difference_changes() -> None:
     fits = -np.polyfit(np.log(list(scales.values())), logs, 1)[0]
     assert laws["mlp"].startswith(f"b = {np.mean(fits):.4f} [")
     assert laws["mlp"].endswith("cannot be told: too few scales or seeds")
+
+
+def test_nothing_is_said_of_a_ladder_above_its_alarms() -> None:
+    scales = {"s1": 1e5, "s2": 3e5, "s3": 1e6}
+    cells = [(name, scale) for scale in scales for name in ("baseline", "norm", "mlp")]
+    results = make_results(
+        {
+            f"{name}@{scale}": [5 + 0.2 * (name == "norm") + noise for noise in NOISE[place]]
+            for place, (name, scale) in enumerate(cells)
+        },
+        levels={
+            f"{name}@{scale}": {"norm": int(name == "norm"), "mlp": int(name == "mlp"), "scale": scale}
+            for name, scale in cells
+        },
+        baseline=lambda name: f"baseline@{name.rpartition('@')[2]}",
+        plan={"negative_control": {"factor": "norm", "tolerance_nats": 0.005}},
+    )
+    results.runs["params_total"] = results.runs["cell"].map(lambda name: scales[name.rpartition("@")[2]])
+    said = verdict(results, analyse(results))
+    first, *others = said[OVER_SCALES]
+    assert first.kind == "alarm"
+    assert [cell for cell, _ in first.cells] == ["norm@s1", "norm@s2", "norm@s3"]
+    assert others
 
 
 def test_a_study_of_the_spread_says_where_it_comes_from() -> None:

@@ -20,13 +20,14 @@ from scipy import stats
 from analysis import figure_style, plots
 from analysis.load import load_results
 from analysis.outcomes import outcome
-from analysis.plot_curves import mean_curves, panels
+from analysis.plot_curves import loss_figure, mean_curves, panels
 from analysis.plot_estimation import estimation_figure
 from analysis.plot_pareto import pareto_figure
 from analysis.plot_power import power_figure
 from analysis.registered import HASH, REGISTERED
 from analysis.results import Results
 from analysis.summary import Analysis, analyse
+from analysis.tables import tables
 from tests.fakes import GRID, make_study
 from tests.fakes_plan import registered
 from tests.fakes_results import figures, make_results
@@ -153,6 +154,53 @@ def test_contributions_show_both_analyses_of_an_orthogonal_grid(tmp_path: Path) 
     )
 
 
+def test_contributions_of_a_study_of_one_factor_are_its_differences_and_not_drawn_twice(grid: tuple) -> None:
+    results = make_results({"baseline": [4.0, 4.1, 4.3], "wide": [4.1, 4.1, 4.4], "deep": [4.2, 4.5, 4.4]})
+    analysis = analyse(results)
+    assert list(analysis.contributions["cell"]) == list(analysis.comparisons["cell"])
+    assert plots.contributions_figure(results, analysis) is None
+    assert "contributions" not in tables(results, analysis)
+    assert "contributions" in tables(*grid)
+
+
+def test_contributions_say_what_is_taken_from_what(tmp_path: Path) -> None:
+    losses = {"baseline": [4.0, 4.1, 4.3], "wide": [4.1, 4.1, 4.4], "deep": [4.2, 4.5, 4.4]}
+    of_levels = {cell: {"size": cell, "depth": "2"} for cell in ("baseline", "wide")} | {
+        "deep": {"size": "baseline", "depth": "4"}
+    }
+    switched = {cell: {"wide": int(cell == "wide"), "deep": int(cell == "deep")} for cell in losses}
+    said = []
+    for levels in (of_levels, switched):
+        results = make_results(losses, levels=levels)
+        figure = plots.contributions_figure(results, analyse(results))
+        assert figure is not None
+        said.append(figure.axes[-1].get_xlabel().partition(", ")[2])
+    assert said == ["cell \u2212 baseline", "with \u2212 without"]
+
+
+@pytest.mark.parametrize("warning", ["", "trained under " + ", ".join(f"confound.flaw_{i}" for i in range(12))])
+def test_the_label_on_the_left_is_level_with_the_panels_and_clear_of_the_words_above(warning: str) -> None:
+    with figure_style.style():
+        figure = figure_style.new_figure(7.0, 3.45, "Title", "How to read it. " * 9, warning)
+        axes = figure.subplots()
+        figure_style.label_left(figure, "validation loss (nats per token)")
+        figure.draw_without_rendering()
+    label = next(words for words in figure.texts if words.get_text().startswith("validation loss"))
+    box, panel = label.get_window_extent(), axes.get_window_extent()
+    assert (box.y0 + box.y1) / 2 == pytest.approx((panel.y0 + panel.y1) / 2, abs=0.2 * panel.height)
+    assert all(box.y1 < words.get_window_extent().y0 for words in figure.texts if words is not label)
+
+
+def test_hollow_dots_are_explained_where_there_are_any() -> None:
+    whole = {"baseline": [4.0, 4.1, 4.3], "wide": [4.1, 4.1, 4.4]}
+    for losses in (whole, {**whole, "wide": [4.1, 4.1, None]}):
+        results = make_results(losses)
+        figure = estimation_figure(results, analyse(results))
+        assert figure is not None
+        said = any("Hollow" in words.get_text() for words in figure.texts)
+        assert said == (losses is not whole)
+
+
 def test_levels_of_one_component_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "sizes.csv"
     cells = {"baseline": "mid,1", "wide": "large,1", "narrow": "small,1", "deep": "mid,2"}
@@ -164,6 +212,15 @@ def test_levels_of_one_component_are_told_apart(tmp_path: Path) -> None:
         "size  (narrow)",
         "depth",
     }
+
+
+def test_panels_say_with_and_without_of_switches_alone() -> None:
+    orders = {f"{model}_{order}": {"model": model, "data_order": order} for order in range(3) for model in "abcd"}
+    results = make_results({cell: [4.0] for cell in orders}, levels=orders, baseline="a_0")
+    assert [title for title, _ in panels(results, list(orders))] == ["data_order 0", "data_order 1", "data_order 2"]
+    switched = {cell: levels for cell, levels in orders.items() if levels["data_order"] < 2}
+    results = make_results({cell: [4.0] for cell in switched}, levels=switched, baseline="a_0")
+    assert [title for title, _ in panels(results, list(switched))] == ["without data_order", "with data_order"]
 
 
 def test_long_names_of_panels_do_not_overlap() -> None:
@@ -381,6 +438,17 @@ def test_each_scale_is_cut_by_its_own_length(tmp_path: Path) -> None:
     assert figure is not None
     drawn = {line.get_label(): len(data(line)[0]) for axes in figure.axes for line in axes.lines}
     assert drawn == {"baseline@cpu": 5, "moe@cpu": 5, "baseline@large": 5, "moe@large": 5}
+
+
+def test_a_single_evaluation_is_no_curve(tmp_path: Path) -> None:
+    results = load_results(make_study(tmp_path / "grid", cells=("baseline", "moe", "mlp"), seeds=2))
+    curves = results.curves
+    early = (curves["cell"] == "mlp") & (curves["step"] < 300)
+    results = dataclasses.replace(results, curves=curves.assign(val_loss=curves["val_loss"].mask(early)))
+    for relative in (False, True):
+        figure = loss_figure(results, "tokens", relative)
+        assert figure is not None
+        assert {str(line.get_label()) for axes in figure.axes for line in axes.lines} == {"baseline", "moe"}
 
 
 def test_mean_curves_average_finished_seeds(grid: tuple[Results, Analysis]) -> None:

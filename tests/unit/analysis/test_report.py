@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import outcomes, report, text
+from analysis import figure_style, outcomes, render, report, text
 from analysis.errors import AnalysisError
 from analysis.load import load_results
 from analysis.narrative import facts, verdict
@@ -115,6 +115,22 @@ def test_html_needs_nothing_but_itself(written: Report) -> None:
     assert "<script" not in page
     assert "@import" not in page
     assert '<meta name="viewport"' in page
+
+
+def test_what_a_column_with_an_interval_holds_is_no_end_of_it(results: Results, analysis: Analysis) -> None:
+    said = [(header, words) for table in tables(results, analysis).values() for header, words in table.meaning]
+    assert not [header for header, words in said if words.startswith("lower end")]
+    (joint,) = {words for header, words in said if header.startswith("joint interval")}
+    assert joint.startswith("the simultaneous 95 % interval of the difference")
+
+
+def test_letters_are_of_one_size_in_all_figures_of_a_page(written: Report) -> None:
+    widths = re.findall(r'<img [^>]*style="max-width: (\d+)px"', written.html.read_text())
+    inches = [figure_style.inches(path.read_bytes()) for path in written.figures]
+    assert sorted(map(int, widths)) == sorted(round(render.PIXELS * width) for width in inches)
+    assert inches[written.figures.index(written.folder / "ranking.png")] == 9.0
+    assert len(set(inches)) > 1
+    assert render.PIXELS * max(inches) <= 1240 - 40  # of the page's width, what its margins leave
 
 
 def test_html_and_markdown_escape_what_came_from_outside(tmp_path: Path) -> None:

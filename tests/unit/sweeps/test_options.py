@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
 
 from moe_models.errors import ConfigError
-from sweeps.engine.options import Options, parse
+from sweeps.engine.options import Options, parse, read
 from sweeps.exp6_grid import STUDY
+from sweeps.significance import SignificanceOptions
+from sweeps.tune import TuneOptions
 
 
 def test_defaults_are_the_whole_study() -> None:
@@ -79,3 +82,31 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     for name in Options.__dataclass_fields__:
         assert "--" + name.replace("_", "-") in text
     assert "baseline" in text
+
+
+@pytest.mark.parametrize("kind", [Options, SignificanceOptions, TuneOptions])
+@pytest.mark.parametrize("width", [80, 200])
+def test_help_fills_its_lines_with_whole_words(
+    kind: type[Options], width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        read(kind, ["--help"], "study", "A title.\n\n" + "Many words of a description. " * 20)
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert " ".join(text.split()).count("Many words") == 20
+    assert "(default: None)" not in text
+    assert "(default: False)" not in text
+    assert "(default: web)" in text
+    flags = [place for place, line in enumerate(lines) if "--" in line] + [len(lines) - 1]
+    first = next(place for place in flags if "--corpus" in lines[place])
+    found = "".join(lines[first : flags[flags.index(first) + 1]])
+    words = " ".join(re.sub("[\u2502|]", " ", found).split())
+    assert words.endswith("`synthetic`, `recall`, `copy`, `modular` (docs/corpora.md). (default: web)")
+    assert flags[flags.index(first) + 1] - first == {80: 5, 200: 2}[width]  # as few lines as hold it
+
+
+def test_what_is_read_is_of_the_kind_that_was_asked_for() -> None:
+    assert read(Options, [], "study", "") == Options()
+    assert read(TuneOptions, ["--trials", "4"], "tune", "") == TuneOptions(trials=4)

@@ -179,7 +179,7 @@ def test_a_study_begun_without_a_margin_goes_on_without(plan_for: Callable[..., 
     old = written(plan_for(study=replace(exp6_grid.STUDY, equivalence_margin=None)))
     later = plan_for()
     assert written(later) == old
-    assert "equivalence margin: none, so that \u201cno difference\u201d is no finding" in lines(later)
+    assert "equivalence margin: none, so that 'no difference' is no finding" in lines(later)
     with pytest.raises(ConfigError, match=r"began with no equivalence margin, and 0\.01 cannot be chosen now"):
         plan_for(equivalence_margin=0.01)
 

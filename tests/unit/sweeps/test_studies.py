@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from analysis.load import load_results
 from sweeps.__main__ import main
 from sweeps.engine.lock import DRIVER_FILE, study_lock
+from sweeps.engine.studies import find_studies, show_status
 from tests.fakes import make_study
 
 DRIVER = """
@@ -65,6 +68,24 @@ def test_status_counts_what_has_become_of_the_planned_runs(
     assert status == 0
     with study_lock(study):
         assert "running (process " in command("status", study)[1]
+
+
+def test_status_in_a_narrow_terminal_keeps_names_whole(study: Path) -> None:
+    long = "significance-exp6_grid-baseline-cpu-web-300-fp32-077053fa"
+    plan = json.loads((study / "plan.json").read_text())
+    (study / "plan.json").write_text(json.dumps({**plan, "study": long}))
+    out = io.StringIO()
+    show_status(find_studies(study), Console(file=out, width=80, force_terminal=True))
+    name, *words = out.getvalue().splitlines()
+    assert name == long
+    assert all(line.startswith("  ") for line in words)
+    assert " ".join(" ".join(words).split()).startswith(
+        "interrupted: of 6 planned 3 finished, 1 diverged, 1 failed, 1 missing; last run ended 2"
+    )
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    wide = io.StringIO()
+    show_status(find_studies(study), Console(file=wide, width=200))
+    assert len(wide.getvalue().splitlines()) == 2  # a header and a line
 
 
 def test_cancel_stops_the_driver_and_waits_for_its_end(study: Path, command: Callable[..., tuple[int, str]]) -> None:
