@@ -176,11 +176,13 @@ def _primary(results: Results, rows: pd.DataFrame, unit: str) -> list[Finding]:
 
 
 def _with_verdict(row: dict[str, Any], unit: str) -> str:
-    """Return a comparison's verdict, and its figures where there are any."""
+    """Return a comparison's verdict, and its figures where there are any: the p is that of what is said."""
     if pd.isna(row["p"]):
         return str(row["verdict"])
-    p, n, tested = text.probability(row["p_holm"]), text.whole(row["n"]), text.whole(row["n_tested"])
-    said = f"p {p}" if p.startswith("<") else f"p = {p}"
+    equivalent = outcomes.outcome(row["verdict"]) == outcomes.EQUIVALENT
+    p = text.probability(row["p_equivalence"] if equivalent else row["p_holm"])
+    n, tested = text.whole(row["n"]), text.whole(row["n_tested"])
+    said = (f"p {p}" if p.startswith("<") else f"p = {p}") + (" of equivalence" if equivalent else "")
     alone = "" if tested == n else f" by the {tested} added seeds alone"
     return f"{row['verdict']}: {_figures(row, unit)}, {said}{alone}, n = {n}"
 

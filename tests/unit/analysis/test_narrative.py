@@ -32,6 +32,16 @@ def test_a_grid_says_what_each_factor_is_worth() -> None:
     assert said["interactions"] == "1 not resolved"
 
 
+def test_a_shown_equivalence_has_its_own_p() -> None:
+    losses, levels = factorial_losses(("silu", "gate"), 4, lambda level, seed: 5 + NOISE[2 * level["silu"], seed])
+    results = make_results(losses, levels=levels, plan={"factorial": True, "equivalence_margin": 0.004})
+    effects = analyse(results).main_effects.set_index("effect")
+    said = dict(found(results, "main_effects").cells)["silu"]
+    assert said.startswith("equivalent within \u00b10.004 nats: ")
+    assert f", p = {effects.loc['silu', 'p_equivalence']:.4f} of equivalence, n = 4" in said
+    assert effects.loc["silu", "p_holm"] > 0.05
+
+
 def test_a_ladder_says_how_each_difference_changes() -> None:
     scales = {"s1": 1e5, "s2": 3e5, "s3": 1e6}
     gains = {"s1": 0.0, "s2": 0.1, "s3": 0.2}
