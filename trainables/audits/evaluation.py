@@ -187,7 +187,7 @@ def final_test(
         for column, summed in ((TEST_LOSS, total), (TEST_ACCURACY, right)):
             reported, due = test[column], summed / (len(split.tokens) - 1)
             if is_whole and reported is not None and not math.isclose(reported, due, rel_tol=1e-6):
-                apart = f"{abs(reported / due - 1):.2g} of its size away"
+                apart = f"{abs(reported / due - 1):.2g} of its size away" if due else "away"
                 evidence = f"{column} is reported {apart} from that of the scored tokens"
                 return Audit(name=NAME, severity=INVALID, evidence=evidence)
     if is_whole:
