@@ -74,10 +74,15 @@ def one_line_an_argument(command: Command) -> Command:
     return command
 
 
+def is_asked(argv: Sequence[str]) -> bool:
+    """Return whether arguments ask for help."""
+    return bool({"-h", "--help"} & set(argv))
+
+
 @contextlib.contextmanager
 def paragraphs(argv: Sequence[str]) -> Iterator[None]:
     """Break what is printed between words, where the arguments ask for help."""
-    if not {"-h", "--help"} & set(argv):
+    if not is_asked(argv):
         yield
         return
     page = _Page()

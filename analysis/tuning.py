@@ -30,6 +30,7 @@ from analysis.tuning_records import (
     is_learning_rate,
     of_arm,
     parse_tuning,
+    place_in,
     read_tuning_records,
     tokens_spent,
 )
@@ -161,10 +162,7 @@ def at_edge(values: Mapping[str, float], space: Mapping[str, Mapping[str, Any]])
     """
     found = []
     for name, value in values.items():
-        low, high, place = (
-            math.log(x) if space[name]["log"] else x for x in (space[name]["low"], space[name]["high"], value)
-        )
-        share = (place - low) / (high - low)
+        share = place_in(space[name]["low"], space[name]["high"], value, log=space[name]["log"])
         # 0 of a range that begins there (no weight decay) is no edge, nor is all of a fraction: nothing lies beyond
         whole = name.endswith("fraction") and space[name]["high"] == 1
         if (share > 1 - EDGE_SHARE and not whole) or (share < EDGE_SHARE and space[name]["low"] > 0):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,12 @@ def read_tuning_records(folder: Path) -> list[TuningRecord]:
 def of_arm(records: Iterable[TuningRecord], cell: str, arm: str) -> list[TuningRecord]:
     """Return the records of one cell's arm in their order."""
     return [record for record in records if record.cell == cell and record.arm == arm]
+
+
+def place_in(low: float, high: float, value: float, *, log: bool) -> float:
+    """Return how far a value is from the lower end of a range (0) to the upper (1), on the scale that is drawn from."""
+    low, high, place = (math.log(x) if log else x for x in (low, high, value))
+    return (place - low) / (high - low)
 
 
 def best_of(records: Iterable[TuningRecord]) -> TuningRecord | None:

@@ -23,9 +23,11 @@ CPU = torch.device("cpu")
 ONE_CORE = Resources(slots=1, gpus=0, gpus_per_trial=0.0, reason="one core")
 
 
-def audited(config: TrialConfig, corpus: TokenizedCorpus, seed: int = 0) -> tuple[Trainer, Auditor]:
+def audited(
+    config: TrialConfig, corpus: TokenizedCorpus, seed: int = 0, device: torch.device = CPU
+) -> tuple[Trainer, Auditor]:
     """Train, test and audit a run as a trial does."""
-    trainer = Trainer(config, seed, corpus, CPU)
+    trainer = Trainer(config, seed, corpus, device)
     auditor = Auditor(trainer, corpus)
     auditor.before_update()
     with suppress(Divergence):

@@ -160,14 +160,13 @@ def read(kind: type[Kind], argv: Sequence[str], script: str, description: str) -
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), help_page.paragraphs(argv):
-            found = tyro.cli(
-                help_page.described(kind),
+            return tyro.cli(
+                help_page.described(kind) if help_page.is_asked(argv) else kind,
                 prog=f"python sweeps/{script}.py",
                 description=description,
                 args=list(argv),
                 config=help_page.CONFIG,
             )
-            return kind(**vars(found))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

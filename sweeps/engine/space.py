@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
+from analysis.tuning_records import place_in
 from moe_models.errors import require, unknown_name
 from sweeps.engine.options import names
 
@@ -48,8 +49,7 @@ class Axis:
 
     def share(self, value: float) -> float:
         """Return how far a value is (0 to 1) from the lower to the upper end, on the axis' own scale."""
-        low, high, place = (math.log(x) if self.log else x for x in (self.low, self.high, value))
-        return min(max((place - low) / (high - low), 0.0), 1.0)
+        return min(max(place_in(self.low, self.high, value, log=self.log), 0.0), 1.0)
 
 
 Space = tuple[Axis, ...]

@@ -175,7 +175,7 @@ def _parsed(parse: Callable[[bytes, str], Record], content: bytes, path: str) ->
 
 
 def _below(root: str, name: str) -> str:
-    """Return a study's place under `--storage`, whose settings follow a `?`; a path for other current folders, too."""
+    """Return what lies below a place, whose settings may follow a `?`; a path for other current folders, too."""
     if not is_url(root):
         return str(Path(root).expanduser().absolute() / name)
     place, mark, settings = root.partition("?")

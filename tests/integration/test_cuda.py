@@ -10,11 +10,11 @@ import torch
 
 from analysis.load import load_results
 from analysis.schema import FINISHED, INVALID, PEAK_MEMORY_BYTES, STATUS, TRAIN_LOSS, VAL_LOSS, Audit
+from benchmarks.in_process import audited
 from moe_models.attention import ATTENTION
 from moe_models.feed_forward import FEED_FORWARD
 from moe_models.norms import NORM
 from tests.drivers import driver
-from trainables.audits import Auditor
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.loop import Trainer
@@ -56,12 +56,8 @@ def trained(
         training=scale.with_training(**settings, precision=precision),
         data=DataConfig(corpus=corpus.name, content_hash=corpus.content_hash),
     )
-    trainer = Trainer(config, 0, corpus, torch.device(device))
-    auditor = Auditor(trainer, corpus)
-    auditor.before_update()
-    for _ in trainer.run():
-        auditor.before_update()
-    return trainer, auditor.end(trainer.evaluate_test())
+    trainer, auditor = audited(config, corpus, device=torch.device(device))
+    return trainer, auditor.found
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
