@@ -13,21 +13,23 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from analysis import marks, published_tables
-from analysis.compare_published import compare_published
+from analysis.comparing import marks
+from analysis.comparing.variance_sources import show as show_variance
 from analysis.errors import AnalysisError
 from analysis.help_page import CONFIG, PLAIN, Flag, Place, Word, one_line_an_argument, paragraphs
-from analysis.load import load_results
-from analysis.report import write_report
+from analysis.loading.load import load_results
+from analysis.reporting import published_tables
+from analysis.reporting.compare_published import compare_published
+from analysis.reporting.report import write_report
 from analysis.seeds import plan_seeds
 from analysis.seeds import show as show_seeds
-from analysis.significance import POWER
+from analysis.statistics.significance import POWER
+from analysis.sync import sync_mlflow
 from analysis.table_audit import audit_table
 from analysis.table_audit.show import show
 from analysis.terminal import say
-from analysis.tracking import print_traceback, sync_mlflow
-from analysis.tracking import tracking_uri as default_uri
-from analysis.variance_sources import show as show_variance
+from analysis.tracking.uris import print_traceback
+from analysis.tracking.uris import tracking_uri as default_uri
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""

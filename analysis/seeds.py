@@ -11,16 +11,18 @@ import pandas as pd
 from rich.console import Console
 from scipy import stats
 
-from analysis import marks, outcomes, plan_check, text
-from analysis.effects import MIN_PAIRS
+from analysis import text
+from analysis.comparing import marks, outcomes
+from analysis.comparing.unpaired import UNPAIRED, UnpairedMoments
 from analysis.errors import AnalysisError
-from analysis.results import NATS, Results
-from analysis.runs import records, unknown
 from analysis.schema import FLAWS
-from analysis.significance import ALPHA, LEVEL, POWER, Array, detectable_effect
+from analysis.statistics.effects import MIN_PAIRS
+from analysis.statistics.significance import ALPHA, LEVEL, POWER, Array, detectable_effect
+from analysis.study import plan_check
+from analysis.study.results import NATS, Results
+from analysis.study.runs import records, unknown
 from analysis.summary import analyse
 from analysis.terminal import plain_table, print_table, say
-from analysis.unpaired import UNPAIRED, UnpairedMoments
 
 BOUND = 0.8
 """A study is planned on the upper end of the one-sided interval of this level of a pilot's sd: on the estimate itself,

@@ -8,32 +8,35 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import comparisons as pairs
-from analysis import equivalence, marks, plan_check, replication, schema, text
-from analysis import evaluation_noise as noise
-from analysis.all_pairs import ALL_PAIRS_COLUMNS, all_pairs
-from analysis.audits import AUDIT_COLUMNS, audit_findings
-from analysis.divergence import DIVERGENCE_COLUMNS, divergence
-from analysis.effects import MIN_PAIRS
-from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
-from analysis.factorial import MAIN_EFFECT_COLUMNS, disagreements, main_effects
-from analysis.final_test import FINAL_TEST_COLUMNS, final_test
-from analysis.groups import GROUP_COLUMNS, MeanRanks, groups, mean_ranks
-from analysis.interactions import INTERACTION_COLUMNS, interactions
-from analysis.joint import one_model
-from analysis.looks import detectable
-from analysis.paired import rounding
-from analysis.pareto import PARETO_COLUMNS, pareto
-from analysis.racing import RACE_COLUMNS, adjust, race, race_notes, race_table
-from analysis.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
-from analysis.ranking import RANKING_COLUMNS, level, rank_cells
-from analysis.registered import SCALE_CHANGES, WHOLE_FACTORS
-from analysis.results import NATS, Results, StudyAudit
-from analysis.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
-from analysis.shapley import SHAPLEY_COLUMNS, shapley
-from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
-from analysis.unpaired import PAIRED, UNPAIRED
-from analysis.variance_sources import VARIANCE_COLUMNS, variance_sources, why_not
+from analysis import schema, text
+from analysis.audits import replication
+from analysis.audits.found import AUDIT_COLUMNS, audit_findings
+from analysis.comparing import comparisons as pairs
+from analysis.comparing import equivalence, marks
+from analysis.comparing import evaluation_noise as noise
+from analysis.comparing.all_pairs import ALL_PAIRS_COLUMNS, all_pairs
+from analysis.comparing.divergence import DIVERGENCE_COLUMNS, divergence
+from analysis.comparing.efficiency import EFFICIENCY_COLUMNS, efficiency
+from analysis.comparing.final_test import FINAL_TEST_COLUMNS, final_test
+from analysis.comparing.groups import GROUP_COLUMNS, MeanRanks, groups, mean_ranks
+from analysis.comparing.paired import rounding
+from analysis.comparing.pareto import PARETO_COLUMNS, pareto
+from analysis.comparing.racing import RACE_COLUMNS, adjust, race, race_notes, race_table
+from analysis.comparing.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
+from analysis.comparing.ranking import RANKING_COLUMNS, level, rank_cells
+from analysis.comparing.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
+from analysis.comparing.unpaired import PAIRED, UNPAIRED
+from analysis.comparing.variance_sources import VARIANCE_COLUMNS, variance_sources, why_not
+from analysis.factors.factorial import MAIN_EFFECT_COLUMNS, disagreements, main_effects
+from analysis.factors.interactions import INTERACTION_COLUMNS, interactions
+from analysis.factors.shapley import SHAPLEY_COLUMNS, shapley
+from analysis.statistics.effects import MIN_PAIRS
+from analysis.statistics.joint import one_model
+from analysis.statistics.looks import detectable
+from analysis.statistics.significance import ALPHA, detectable_effect, sign_flip_floor
+from analysis.study import plan_check
+from analysis.study.registered import SCALE_CHANGES, WHOLE_FACTORS
+from analysis.study.results import NATS, Results, StudyAudit
 
 
 @dataclass(frozen=True)

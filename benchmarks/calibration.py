@@ -19,14 +19,14 @@ from itertools import combinations, product
 import numpy as np
 from scipy import stats
 
-from analysis import effects, significance
-from analysis.evaluation_noise import crossed_errors
-from analysis.joint import dunnett_critical, many_to_one_critical, pooled_residual
-from analysis.looks import levels, repeated_t_interval, repeated_t_test
+from analysis.comparing.evaluation_noise import crossed_errors
+from analysis.comparing.unpaired import UnpairedMoments, games_howell, independent_interval, welch_interval, welch_test
 from analysis.seeds import seeds_needed
-from analysis.significance import ALPHA, Array
-from analysis.stopping import median_unbiased
-from analysis.unpaired import UnpairedMoments, games_howell, independent_interval, welch_interval, welch_test
+from analysis.statistics import effects, significance
+from analysis.statistics.joint import dunnett_critical, many_to_one_critical, pooled_residual
+from analysis.statistics.looks import levels, repeated_t_interval, repeated_t_test
+from analysis.statistics.significance import ALPHA, Array
+from analysis.statistics.stopping import median_unbiased
 
 STUDIES = 10_000
 STUDIES_OF_COVERAGE = 40_000

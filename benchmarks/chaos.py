@@ -25,7 +25,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.schema import FAILURES_FOLDER, read_records
-from analysis.tracking import sync_mlflow
+from analysis.sync import sync_mlflow
 from tests.drivers import comparable, driver, kill_one, nested_runs, processes_of, results_table, tables
 from tests.fakes_text import write_corpus
 

@@ -32,9 +32,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from analysis.load import load_results
-from analysis.results import Results
+from analysis.loading.load import load_results
 from analysis.schema import FINISHED, INVALID, SEVERITIES
+from analysis.study.results import Results
 from analysis.summary import analyse
 from analysis.tuning_records import read_tuning_records
 from benchmarks.in_process import ONE_CORE, trained

@@ -8,9 +8,9 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from analysis.load import load_results
-from analysis.results import Results
+from analysis.loading.load import load_results
 from analysis.schema import AUDITS_RUN, DIVERGED, FINISHED, RECORDS_FOLDER, TrialRecord
+from analysis.study.results import Results
 from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
 from sweeps.engine.runner import labels_of

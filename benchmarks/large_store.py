@@ -26,9 +26,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from analysis.pictures import MOST
+from analysis.figures.pictures import MOST
 from analysis.schema import FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
-from analysis.tracking import sync_mlflow
+from analysis.sync import sync_mlflow
 
 CELLS, SEEDS, ROWS = 200, 50, 12
 MOST_SECONDS, MOST_BYTES = 20.0, 2e9

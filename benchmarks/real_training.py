@@ -30,11 +30,11 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from analysis.load import load_results
+from analysis.comparing.unpaired import UnpairedMoments, welch_test
+from analysis.loading.load import load_results
 from analysis.schema import CELL, SEED, VAL_LOSS
-from analysis.significance import ALPHA
+from analysis.statistics.significance import ALPHA
 from analysis.summary import analyse
-from analysis.unpaired import UnpairedMoments, welch_test
 from benchmarks.in_process import CPU, part_of
 from sweeps.engine.study import BASELINE
 from trainables.config import DataConfig, TrialConfig

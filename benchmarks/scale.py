@@ -24,7 +24,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.schema import TrialRecord, read_records
-from analysis.tracking import MlflowTracker
+from analysis.tracking.tracker import MlflowTracker
 from benchmarks.large_store import write_store
 from sweeps.engine.options import Options
 from sweeps.engine.plan import Plan, make_plan

@@ -21,7 +21,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from analysis.tracking import MlflowTracker
+from analysis.tracking.tracker import MlflowTracker
 from sweeps.engine.options import Options
 from sweeps.engine.plan import PlannedRun, make_plan
 from sweeps.engine.progress import Progress

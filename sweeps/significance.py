@@ -117,7 +117,7 @@ def looks_to(seeds: int) -> tuple[int, ...]:
         f"--until-decided takes its first look at {FIRST_LOOK} seeds: --seeds must be {FIRST_LOOK + 1} or more but got "
         f"{seeds}",
     )
-    from analysis.looks import check_looks
+    from analysis.statistics.looks import check_looks
 
     looks, n = [], float(FIRST_LOOK)
     while round(n) <= LAST_GAP * seeds:
@@ -128,7 +128,7 @@ def looks_to(seeds: int) -> tuple[int, ...]:
 
 def pilot_spread(folder: Path, baseline: str, contenders: Sequence[str]) -> list[dict[str, Any]]:
     """Return for each contender what a pilot says of its differences from the baseline, as plain data."""
-    from analysis.load import load_results
+    from analysis.loading.load import load_results
     from analysis.seeds import spread
 
     table = spread(load_results(folder, metric=VAL_LOSS), baseline, contenders)
@@ -150,8 +150,8 @@ def planned_seeds(options: SignificanceOptions, spread: list[dict[str, Any]] | N
 
 def most(race: bool) -> int:
     """Return the most seeds that are planned."""
-    from analysis.looks import MOST as MOST_OF_A_RACE
     from analysis.seeds import MOST
+    from analysis.statistics.looks import MOST as MOST_OF_A_RACE
 
     return MOST_OF_A_RACE if race else MOST
 
@@ -176,7 +176,7 @@ def seeds_for(sd: float, difference: float, comparisons: int, race: bool) -> flo
 
 def detectable_sds(seeds: int, looks: Sequence[int], comparisons: int) -> float:
     """Return the true difference, in sds of a seed's difference, that so many seeds find with 80 % power."""
-    from analysis.looks import detectable
+    from analysis.statistics.looks import detectable
 
     return float(detectable([seeds], comparisons, looks)[0])
 
@@ -189,7 +189,7 @@ def power_of(
     spread: list[dict[str, Any]] | None,
 ) -> dict[str, Any]:
     """Return what these seeds can find, as plain data."""
-    from analysis.significance import ALPHA, POWER
+    from analysis.statistics.significance import ALPHA, POWER
 
     sds = detectable_sds(seeds, looks, comparisons)
     contenders = [{**row, "detectable": sds * row["sd_planned"]} for row in spread or ()]

@@ -296,9 +296,10 @@ class Search:
 
     def run(self) -> bool:
         """Train all trials and write the report of the search; return False where a signal came first."""
-        from analysis.tracking import MlflowTracker, tracking_uri
-        from analysis.tuning_report import write_tuning_report
-        from analysis.tuning_tracking import TuningTracker
+        from analysis.tracking.searches import TuningTracker
+        from analysis.tracking.tracker import MlflowTracker
+        from analysis.tracking.uris import tracking_uri
+        from analysis.tuning.report import write_tuning_report
 
         tracker = MlflowTracker(
             self.plan.to_json(), self.environment, tracking_uri(), warn=self._say, required=not self.plan.has_begun
@@ -434,7 +435,7 @@ class Search:
         return dataclasses.replace(self.plan, cells=tuple(cells), tuning=tuning)
 
     def _summary(self, cell: str, best: TuningRecord) -> dict[str, Any]:
-        from analysis.tuning import at_edge
+        from analysis.tuning.findings import at_edge
         from analysis.tuning_records import tokens_spent
 
         spent = {

@@ -38,8 +38,8 @@ from sweeps.engine.flaws import (
 )
 
 if TYPE_CHECKING:
+    from analysis.reporting.what_was_wrong import Demonstration
     from analysis.schema import TrialRecord
-    from analysis.what_was_wrong import Demonstration
     from sweeps.engine.study import Study
 
 LONG, SHORT = 400, 50
@@ -52,7 +52,7 @@ class Shown:
 
     flaw: str
     quantity: str
-    """Name of a quantity in analysis.what_was_wrong."""
+    """Name of a quantity in analysis.reporting.what_was_wrong."""
     cell: str
     script: str = "exp6_grid"
     updates: int = SHORT
@@ -136,7 +136,7 @@ class Bench:
 
 def demonstrate(bench: Bench, shown: Shown) -> Demonstration:
     """Return a flaw with the runs of its four conditions."""
-    from analysis import what_was_wrong as page
+    from analysis.reporting import what_was_wrong as page
 
     published = importlib.import_module(f"sweeps.{shown.script}").STUDY.published
     known = set(published.all_flaws)
@@ -166,7 +166,7 @@ def main(output: Path = Path("results"), seeds: int = 5, page: Path = Path("docs
         seeds: Seeds of each condition.
         page: Folder that the page is written to.
     """
-    from analysis.what_was_wrong import write_page
+    from analysis.reporting.what_was_wrong import write_page
     from sweeps.engine.resources import find_resources
     from sweeps.engine.runner import ray_session
 

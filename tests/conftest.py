@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from analysis.tracking import _make_database
+from analysis.tracking.store import make_database
 from tests.fakes_text import write_corpus
 
 # How long an example takes says nothing of the code on a busy machine.
@@ -69,7 +69,7 @@ def new_database(once: Callable[[str, Callable[[Path], None]], Path]) -> Callabl
     """
 
     def fill(place: Path) -> None:
-        _make_database(place / "mlflow.db")
+        make_database(place / "mlflow.db")
         assert len(list(place.iterdir())) == 1
 
     def new(folder: Path) -> str:

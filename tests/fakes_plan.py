@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.registered import (
+from analysis.study.registered import (
     AGAINST_BASELINE,
     AMENDMENTS,
     HASH,

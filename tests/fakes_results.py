@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import schema
-from analysis.plots import FIGURES
-from analysis.results import Results
+from analysis.figures.plots import FIGURES
+from analysis.study.results import Results
 from analysis.summary import Analysis
 
 

@@ -23,6 +23,20 @@ FORBIDDEN_LIBRARIES = {
     "trainables": {"mlflow", "pandas", "scipy", "transformers"},
     "sweeps": {"transformers"},
 }
+LAYERS = (
+    {"__init__", "schema", "errors", "text", "terminal", "help_page"},
+    {"csv_file", "tuning_records", "statistics", "published"},
+    {"study"},
+    {"comparing"},
+    {"factors", "audits", "table_audit"},
+    {"tracking"},
+    {"loading", "summary"},
+    {"seeds", "sync"},
+    {"figures"},
+    {"reporting"},
+    {"tuning", "__main__"},
+)
+"""The parts of `analysis`: each imports from those above it in this list alone."""
 TOP_LEVEL = {
     "sweeps", "moe_models", "trainables", "analysis", "tests", "benchmarks", "docs", "pyproject.toml",
     "constraints.txt", "README.md",
@@ -52,6 +66,19 @@ def test_imports_follow_the_arrows(package: str) -> None:
                 by_schema = module == "analysis" or module.startswith("analysis.schema")
                 assert root in allowed or ("analysis.schema" in allowed and by_schema), f"{path} imports {module}"
             assert root not in FORBIDDEN_LIBRARIES[package], f"{path} imports {module}"
+
+
+def test_the_parts_of_the_analysis_stand_in_layers() -> None:
+    home = ROOT / "analysis"
+    layer = {part: place for place, parts in enumerate(LAYERS) for part in parts}
+    assert set(layer) == {
+        path.stem for path in home.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    for path in home.rglob("*.py"):
+        part = path.relative_to(home).with_suffix("").parts[0]
+        for module in imports(path):
+            other = module.split(".")[1] if module.startswith("analysis.") else part
+            assert other == part or layer[other] < layer[part], f"{path} imports {module}"
 
 
 def test_models_know_torch_alone() -> None:

@@ -82,7 +82,7 @@ class Claim:
     against: str
     """The variant that it is compared with."""
     figure: str
-    """A key of `analysis.derived.FORMULAS` (`change, %` of the loss, `times lower`), or `effect size`."""
+    """A key of `analysis.published.derived.FORMULAS` (`change, %` of the loss, `times lower`), or `effect size`."""
     value: Printed
     remark: str
 

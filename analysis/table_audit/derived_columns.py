@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from analysis import derived, text
-from analysis.derived import FORMULAS, Formula, exp, follows
-from analysis.published import Interval, Printed
+from analysis import text
+from analysis.published import Interval, Printed, derived
+from analysis.published.derived import FORMULAS, Formula, exp, follows
 from analysis.schema import INVALID, NOTE, WARNING
 from analysis.table_audit import columns
 from analysis.table_audit.columns import COMPARED, EFFICIENCY, LOSS, LOSS_PER_MILLION, MILLION, MINUTES, PERPLEXITY, SD

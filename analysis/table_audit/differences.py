@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.effects import MIN_PAIRS
-from analysis.significance import ALPHA, holm, t_interval, t_test
+from analysis.comparing.unpaired import UnpairedMoments, welch_interval, welch_test
+from analysis.statistics.effects import MIN_PAIRS
+from analysis.statistics.significance import ALPHA, holm, t_interval, t_test
 from analysis.table_audit.columns import COMPARED, EFFECT, RANK, SD, P, is_difference, is_paired_effect
 from analysis.table_audit.intervals import printed_intervals
 from analysis.table_audit.table import Group, Table
-from analysis.unpaired import UnpairedMoments, welch_interval, welch_test
 
 Spread = tuple[float, int]
 """An sd and the runs that it is of."""

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from analysis.derived import EFFECT_SIZE, follows
-from analysis.effects import MIN_PAIRS, gamma_correction
 from analysis.published import Interval, Printed
+from analysis.published.derived import EFFECT_SIZE, follows
 from analysis.schema import INVALID, WARNING
+from analysis.statistics.effects import MIN_PAIRS, gamma_correction
 from analysis.table_audit import columns
 from analysis.table_audit.columns import EFFECT
 from analysis.table_audit.differences import Moments, Spread, moments, pooled_sd

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analysis import derived
-from analysis.derived import FORMULAS
-from analysis.published import Interval, Printed
+from analysis.published import Interval, Printed, derived
+from analysis.published.derived import FORMULAS
 from analysis.schema import INVALID
 from analysis.table_audit import columns
 from analysis.table_audit.columns import COMPARED, EFFECT, LOSS, MEASURED, PERPLEXITY, REPLICATED

@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis import text
 from analysis.schema import NOTE, WARNING
-from analysis.significance import ALPHA, detectable_effect, holm, sign_flip_floor
+from analysis.statistics.significance import ALPHA, detectable_effect, holm, sign_flip_floor
 from analysis.table_audit.columns import P
 from analysis.table_audit.differences import are_resolved, claims, corrected, differences
 from analysis.table_audit.finding import Finding

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from analysis import text
 from analysis.schema import NOTE, WARNING
-from analysis.significance import ALPHA
+from analysis.statistics.significance import ALPHA
 from analysis.table_audit import columns
 from analysis.table_audit.columns import LOSS, RANK, REPLICATED, SD, P
 from analysis.table_audit.differences import Difference, claims, differences

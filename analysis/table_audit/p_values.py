@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from analysis.derived import follows
 from analysis.published import Interval, Printed
+from analysis.published.derived import follows
 from analysis.schema import INVALID, WARNING
 from analysis.table_audit import columns
 from analysis.table_audit.columns import P

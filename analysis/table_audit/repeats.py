@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from analysis import text
-from analysis.effects import MIN_PAIRS
 from analysis.schema import INVALID, NOTE, WARNING
+from analysis.statistics.effects import MIN_PAIRS
 from analysis.table_audit.columns import LOSS, SD, N
 from analysis.table_audit.finding import Finding
 from analysis.table_audit.table import Figure, Group, Row, Table, measured_columns

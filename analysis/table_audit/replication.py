@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 
 from analysis import text
-from analysis.effects import MIN_PAIRS
 from analysis.schema import INVALID, NOTE, WARNING
-from analysis.significance import ALPHA, detectable_effect, sign_flip_floor
+from analysis.statistics.effects import MIN_PAIRS
+from analysis.statistics.significance import ALPHA, detectable_effect, sign_flip_floor
 from analysis.table_audit.columns import REPLICATED, SD, SEED, N, P, is_unnamed_spread, normal
 from analysis.table_audit.differences import claims, differences
 from analysis.table_audit.finding import Finding

@@ -13,7 +13,7 @@ from pathlib import Path
 from analysis.csv_file import NULLS, read_csv
 from analysis.errors import AnalysisError
 from analysis.published import FOLDER, Claim, Interval, Printed, load_published
-from analysis.runs import refuse_direction, unknown
+from analysis.study.runs import refuse_direction, unknown
 from analysis.table_audit import columns
 from analysis.table_audit.columns import (
     CONTEXT,

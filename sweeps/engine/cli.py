@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from analysis.registered import REGISTERED
+from analysis.study.registered import REGISTERED
 from analysis.text import counted
 from moe_models.errors import ConfigError
 from sweeps.engine.options import Options, parse
@@ -57,7 +57,7 @@ def guarded(argv: Sequence[str], command: Callable[[list[str]], int]) -> int:
 def failed(error: Exception, debug: bool) -> int:
     """Print on standard error what ended a command: a line where it is for users; return the process's exit code."""
     if debug or not for_users(error):
-        from analysis.tracking import print_traceback
+        from analysis.tracking.uris import print_traceback
 
         print_traceback(error)
     if not for_users(error):
@@ -113,7 +113,8 @@ def planned(make: Callable[[], Plan]) -> Plan:
     Raises:
         AnalysisError: MLflow cannot be used, or its server is down and the study is new.
     """
-    from analysis.tracking import NoAnswerError, require_tracking, tracking_uri
+    from analysis.tracking.store import NoAnswerError, require_tracking
+    from analysis.tracking.uris import tracking_uri
 
     try:
         require_tracking(tracking_uri())
@@ -326,7 +327,8 @@ def train(
 ) -> int:
     """Run what a plan lacks, write its report, and return the process's exit code. `facts` as of `run`."""
     from analysis.schema import FAILURES_FOLDER, TrialRecord, read_records
-    from analysis.tracking import MlflowTracker, tracking_uri
+    from analysis.tracking.tracker import MlflowTracker
+    from analysis.tracking.uris import tracking_uri
     from sweeps.engine import race
     from sweeps.engine.progress import Progress
     from sweeps.engine.runner import ray_session, run_plan
@@ -400,8 +402,8 @@ def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
     Runs that the audits find invalid stay out of the numbers, unless they were asked for by their flaws.
     """
     from analysis.errors import AnalysisError
-    from analysis.load import load_results
-    from analysis.report import write_report
+    from analysis.loading.load import load_results
+    from analysis.reporting.report import write_report
 
     try:
         results = dataclasses.replace(load_results(plan.folder), include_invalid=bool(plan.protocol.flaws))
@@ -416,7 +418,8 @@ def _print_end(
 ) -> None:
     from analysis.schema import FAILURES_FOLDER
     from analysis.text import duration
-    from analysis.tracking import public, tracking_uri, ui_command
+    from analysis.tracking.store import ui_command
+    from analysis.tracking.uris import public, tracking_uri
 
     uri = tracking_uri()
     later = f"python -m analysis sync-mlflow {summary['folder']}, once MLflow's server answers"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.tuning import draws
+from analysis.tuning.findings import draws
 from analysis.tuning_records import TuningRecord
 from sweeps.engine.space import Space
 

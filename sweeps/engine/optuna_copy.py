@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.schema import DIVERGED, FINISHED, STEP, VAL_LOSS
-from analysis.tracking import holds_secret, public, split_credentials
+from analysis.tracking.uris import holds_secret, public, split_credentials
 from analysis.tuning_records import SEARCH, STOPPED, TuningRecord
 from moe_models.errors import ConfigError, require
 from sweeps.engine.search import distributions

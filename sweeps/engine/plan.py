@@ -20,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from analysis.registered import HASH, REGISTERED
 from analysis.schema import (
     CONFIG_HASH,
     FAILURES_FOLDER,
@@ -32,7 +31,8 @@ from analysis.schema import (
     TrialRecord,
     write_json,
 )
-from analysis.tracking import flatten
+from analysis.study.registered import HASH, REGISTERED
+from analysis.tracking.names import flatten
 from analysis.tuning_records import TUNING_FOLDER
 from moe_models.accounting import Counts, count
 from moe_models.errors import ConfigError, require

@@ -1,7 +1,7 @@
 """Races: what a study with several looks trains next, read off its records.
 
-Nothing is kept beside the records: `analysis.racing` makes every look that they allow. So an interrupted race goes on
-to the same decisions, and no run is asked for twice.
+Nothing is kept beside the records: `analysis.comparing.racing` makes every look that they allow. So an interrupted race
+goes on to the same decisions, and no run is asked for twice.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analysis.registered import REGISTERED
+from analysis.study.registered import REGISTERED
 from moe_models.errors import require
 
 if TYPE_CHECKING:
-    from analysis.racing import Race
+    from analysis.comparing.racing import Race
     from sweeps.engine.plan import Plan, PlannedRun
 
 ANOTHER = "or use another --output"
@@ -21,8 +21,8 @@ ANOTHER = "or use another --output"
 
 def standing(plan: Plan) -> Race:
     """Return where the race of a plan stands."""
-    from analysis.load import load_results
-    from analysis.racing import Race, race
+    from analysis.comparing.racing import Race, race
+    from analysis.loading.load import load_results
 
     if all(map(plan.has_record, _first_runs(plan, {cell.name: plan.looks[0] for cell in plan.cells}))):
         found = race(load_results(plan.folder))

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.registered import (
+from analysis.schema import VAL_LOSS
+from analysis.study.registered import (
     AGAINST_BASELINE,
     AMENDMENTS,
     CELLS,
@@ -23,7 +24,6 @@ from analysis.registered import (
     registration,
     sha256,
 )
-from analysis.schema import VAL_LOSS
 from analysis.text import at_seeds, counted
 from moe_models.errors import require
 
@@ -103,7 +103,7 @@ def _effects(plan: Plan) -> int:
 
 def _changes(plan: Plan, pairs: Sequence[Comparison]) -> int:
     """Return how many cells' differences the analysis follows from scale to scale."""
-    from analysis.scaling import FEWEST_SCALES
+    from analysis.comparing.scaling import FEWEST_SCALES
 
     if plan.protocol.published is not None or len(plan.scales) < FEWEST_SCALES:
         return 0

@@ -36,7 +36,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER, TrialRecord, error_line
-from analysis.tracking import MlflowTracker
+from analysis.tracking.tracker import MlflowTracker
 from analysis.tuning_records import RUNNING
 from moe_models.errors import ConfigError
 from sweeps.engine.plan import Plan, PlannedRun

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from analysis.registered import AMENDMENTS, HASH
 from analysis.schema import CHECKPOINTS_FOLDER, FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, TrialRecord, replacing
+from analysis.study.registered import AMENDMENTS, HASH
 from analysis.tuning_records import RUNNING, TUNING_FOLDER, TuningRecord
 from moe_models.errors import ConfigError, require
 from trainables.store import Folder, Store, is_url, open_store

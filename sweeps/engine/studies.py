@@ -13,8 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from analysis.asked import asked_hashes
-from analysis.runs import parse_plan
+from analysis.loading.asked import asked_hashes
 from analysis.schema import (
     DIVERGED,
     FAILED,
@@ -27,6 +26,7 @@ from analysis.schema import (
     read_records,
     replacing,
 )
+from analysis.study.runs import parse_plan
 from analysis.terminal import fits, plain_table, say
 from analysis.text import counted
 from analysis.tuning_records import (

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.design import Fraction, standard_fraction
+from analysis.statistics.design import Fraction, standard_fraction
 from moe_models.errors import unknown_name
 from moe_models.size import Size
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.load import load_results
+from analysis.loading.load import load_results
 from analysis.schema import FINISHED, INVALID, PEAK_MEMORY_BYTES, STATUS, TRAIN_LOSS, VAL_LOSS, Audit
 from benchmarks.in_process import audited
 from moe_models.attention import ATTENTION

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from analysis.tracking import sync_mlflow
+from analysis.sync import sync_mlflow
 from tests.drivers import driver, kill_one, nested_runs, processes_of, records_of, tables, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -14,7 +14,7 @@ import ray
 import ray.cloudpickle
 from mlflow import MlflowClient
 
-from analysis.load import load_results
+from analysis.loading.load import load_results
 from analysis.schema import FINISHED, read_records
 from analysis.tuning_records import SEARCH, TuningRecord, best_of, of_arm, read_tuning_records
 from sweeps import tune

@@ -10,14 +10,14 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.all_pairs import ALL_PAIRS_COLUMNS, MOST_PAIRS, all_pairs
-from analysis.joint import one_model
-from analysis.looks import repeated_t_interval, repeated_t_test
-from analysis.results import Results
-from analysis.significance import benjamini_hochberg
+from analysis.comparing.all_pairs import ALL_PAIRS_COLUMNS, MOST_PAIRS, all_pairs
+from analysis.comparing.unpaired import UnpairedMoments, games_howell
+from analysis.reporting.tables import tables
+from analysis.statistics.joint import one_model
+from analysis.statistics.looks import repeated_t_interval, repeated_t_test
+from analysis.statistics.significance import benjamini_hochberg
+from analysis.study.results import Results
 from analysis.summary import analyse
-from analysis.tables import tables
-from analysis.unpaired import UnpairedMoments, games_howell
 from tests.fakes_plan import added, registered
 from tests.fakes_results import make_results
 

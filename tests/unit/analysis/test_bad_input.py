@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import narrative
 from analysis.__main__ import main
-from analysis.load import load_results
+from analysis.loading.load import load_results
+from analysis.reporting import narrative
 from analysis.schema import PLAN_FILE
 from analysis.summary import analyse
 from tests.fakes import make_study

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.significance import detectable_effect
+from analysis.statistics.significance import detectable_effect
 from benchmarks import calibration
 from benchmarks.calibration import (
     LOOKS,

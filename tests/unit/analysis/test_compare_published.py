@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from analysis import published_tables
 from analysis.__main__ import main
-from analysis.compare_published import PUBLISHED, SOUND, Comparison, compare, compare_published, newest_study
-from analysis.derived import CHANGE, EFFICIENCY
+from analysis.comparing.marks import MARK, bare, is_marked
 from analysis.errors import AnalysisError
-from analysis.marks import MARK, bare, is_marked
 from analysis.published import load_published
+from analysis.published.derived import CHANGE, EFFICIENCY
+from analysis.reporting import published_tables
+from analysis.reporting.compare_published import PUBLISHED, SOUND, Comparison, compare, compare_published, newest_study
 from analysis.schema import Audit
 from analysis.text import NOTHING
 from tests.fakes import make_study

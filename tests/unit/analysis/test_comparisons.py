@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.comparisons import (
+from analysis.comparing.comparisons import (
     COMPARISON_COLUMNS,
     CONTRIBUTION_COLUMNS,
     CONTROL_COLUMNS,
@@ -23,9 +23,9 @@ from analysis.comparisons import (
     negative_control,
 )
 from analysis.errors import AnalysisError
-from analysis.joint import dunnett_cdf, one_model, pooled_residual
-from analysis.results import Results
-from analysis.significance import sign_flip_max_t, t_interval
+from analysis.statistics.joint import dunnett_cdf, one_model, pooled_residual
+from analysis.statistics.significance import sign_flip_max_t, t_interval
+from analysis.study.results import Results
 from tests.fakes_plan import added, registered
 from tests.fakes_results import factorial_losses, make_results
 

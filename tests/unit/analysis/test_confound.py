@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from analysis.confound import NAME, audit, differences, unexplained
-from analysis.load import load_results
+from analysis.audits.confound import NAME, audit, differences, unexplained
+from analysis.loading.load import load_results
 from analysis.schema import FAILED, NOTE, WARNING, TrialRecord, read_records
 from tests.fakes import make_study
 

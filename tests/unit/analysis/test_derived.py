@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analysis.derived import CHANGE, EFFICIENCY, FORMULAS, LOSS_PER_MILLION, PERPLEXITY, Derived, derive
 from analysis.published import Printed, load_published, published_studies
+from analysis.published.derived import CHANGE, EFFICIENCY, FORMULAS, LOSS_PER_MILLION, PERPLEXITY, Derived, derive
 
 
 def figure(study: str, variant: str, name: str, remark: str = "") -> Derived:

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.design import STANDARD, Fraction, pair_sum, standard_fraction
 from analysis.errors import AnalysisError
-from analysis.factorial import ALIASED, main_effects
-from analysis.interactions import interactions
-from analysis.results import Results
-from analysis.shapley import shapley
+from analysis.factors.factorial import ALIASED, main_effects
+from analysis.factors.interactions import interactions
+from analysis.factors.shapley import shapley
+from analysis.statistics.design import STANDARD, Fraction, pair_sum, standard_fraction
+from analysis.study.results import Results
 from tests.fakes_results import make_results
 
 LETTERS = "abcdefghijk"

@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from analysis import text
-from analysis.divergence import divergence
-from analysis.load import load_results
-from analysis.render import content, markdown
+from analysis.comparing.divergence import divergence
+from analysis.loading.load import load_results
+from analysis.reporting.render import content, markdown
+from analysis.reporting.tables import tables
 from analysis.summary import analyse
-from analysis.tables import tables
 from tests.fakes import make_study
 from tests.fakes_plan import added, registered
 from tests.fakes_results import make_results

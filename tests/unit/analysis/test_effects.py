@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from analysis.effects import (
+from analysis.statistics.effects import (
     PairedMoments,
     cohens_d,
     d_z,

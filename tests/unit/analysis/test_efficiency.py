@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from analysis.efficiency import EFFICIENCY_COLUMNS, efficiency
+from analysis.comparing.efficiency import EFFICIENCY_COLUMNS, efficiency
 from tests.fakes_results import make_results
 
 

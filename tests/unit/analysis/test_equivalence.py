@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
-from analysis.equivalence import showable_margin, tost
-from analysis.equivalence import verdict as verdict_of
+from analysis.comparing.equivalence import showable_margin, tost
+from analysis.comparing.equivalence import verdict as verdict_of
 from analysis.errors import AnalysisError
-from analysis.narrative import verdict
-from analysis.report import results_json
-from analysis.significance import t_interval
+from analysis.reporting.narrative import verdict
+from analysis.reporting.report import results_json
+from analysis.statistics.significance import t_interval
 from analysis.summary import analyse
 from tests.fakes_results import make_results
 

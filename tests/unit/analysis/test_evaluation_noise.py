@@ -12,7 +12,7 @@ from scipy import stats
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
-from analysis.evaluation_noise import (
+from analysis.comparing.evaluation_noise import (
     EVALUATION_NOISE_COLUMNS,
     NAME,
     audit,
@@ -20,8 +20,8 @@ from analysis.evaluation_noise import (
     evaluation_noise,
     notes,
 )
-from analysis.load import load_results
-from analysis.report import write_report
+from analysis.loading.load import load_results
+from analysis.reporting.report import write_report
 from analysis.schema import WARNING, read_records
 from analysis.summary import analyse
 from tests.fakes import make_study

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis import text
-from analysis.design import standard_fraction
-from analysis.factorial import MAIN_EFFECT_COLUMNS, main_effects
-from analysis.interactions import INTERACTION_COLUMNS, interactions
-from analysis.shapley import SHAPLEY_COLUMNS, TOTAL, shapley, shapley_weights
+from analysis.factors.factorial import MAIN_EFFECT_COLUMNS, main_effects
+from analysis.factors.interactions import INTERACTION_COLUMNS, interactions
+from analysis.factors.shapley import SHAPLEY_COLUMNS, TOTAL, shapley, shapley_weights
+from analysis.reporting.tables import tables
+from analysis.statistics.design import standard_fraction
 from analysis.summary import analyse
-from analysis.tables import tables
 from tests.fakes_plan import registered
 from tests.fakes_results import factorial_losses, make_results
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.comparing.final_test import lead, open_test, read_openings
 from analysis.errors import AnalysisError
-from analysis.final_test import lead, open_test, read_openings
-from analysis.render import content, markdown
-from analysis.results import Results
+from analysis.reporting.render import content, markdown
+from analysis.study.results import Results
 from analysis.summary import analyse
 from tests.fakes_plan import added, registered
 from tests.fakes_results import make_results

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis import figure_style
-from analysis.groups import critical_difference, letter, runs, tukey
-from analysis.joint import pooled_residual
-from analysis.plot_ranks import ranks_figure
-from analysis.results import Results
+from analysis.comparing.groups import critical_difference, letter, runs, tukey
+from analysis.figures import style as figure_style
+from analysis.figures.ranks import ranks_figure
+from analysis.statistics.joint import pooled_residual
+from analysis.study.results import Results
 from analysis.summary import Analysis, analyse
 from tests.fakes_results import make_results
 

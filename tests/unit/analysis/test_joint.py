@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.formula.api import ols
 
-from analysis.joint import JOINT_COLUMNS, dunnett_cdf, dunnett_critical, pooled_residual
-from analysis.narrative import verdict
+from analysis.reporting.narrative import verdict
+from analysis.statistics.joint import JOINT_COLUMNS, dunnett_cdf, dunnett_critical, pooled_residual
 from analysis.summary import analyse
 from tests.fakes_results import factorial_losses, make_results
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from analysis import plots, render
-from analysis.results import Results
+from analysis.figures import plots
+from analysis.reporting import render
+from analysis.study.results import Results
 from analysis.summary import COLUMNS, Analysis, analyse
 from tests.fakes_plan import registered
 from tests.fakes_results import make_results

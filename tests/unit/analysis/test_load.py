@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import load_mlflow, narrative, stored_runs
 from analysis.errors import AnalysisError
-from analysis.load import load_results
-from analysis.report import results_csv
-from analysis.results import LARGEST
-from analysis.runs import runs_table
+from analysis.loading import load_mlflow
+from analysis.loading.load import load_results
+from analysis.reporting import narrative
+from analysis.reporting.report import results_csv
 from analysis.schema import CURVE_COLUMNS, RECORDS_FOLDER, Audit, TrialRecord, read_records, result_columns
+from analysis.study.results import LARGEST
+from analysis.study.runs import runs_table
+from analysis.tracking import stored_runs
 from tests.fakes import FACTORS, GRID, make_study
 
 CELLS = ("baseline", "rmsnorm", "mlp", "moe")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from analysis.errors import AnalysisError
-from analysis.looks import (
+from analysis.statistics.looks import (
     MOST,
     at_look,
     check_looks,
@@ -23,7 +23,7 @@ from analysis.looks import (
     repeated_t_test,
     spent,
 )
-from analysis.significance import detectable_effect, t_interval, t_test
+from analysis.statistics.significance import detectable_effect, t_interval, t_test
 
 LOOKS = (3, 5, 7, 10)
 

@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import figure_style, marks, plots, render
-from analysis.load import load_results
-from analysis.narrative import banner, verdict
-from analysis.report import results_csv, results_json, write_report
-from analysis.results import Results
+from analysis.comparing import marks
+from analysis.figures import plots
+from analysis.figures import style as figure_style
+from analysis.loading.load import load_results
+from analysis.reporting import render
+from analysis.reporting.narrative import banner, verdict
+from analysis.reporting.report import results_csv, results_json, write_report
 from analysis.schema import Audit
+from analysis.study.results import Results
 from analysis.summary import COLUMNS, Analysis, analyse
 from tests.fakes import GRID, make_study
 from tests.fakes_results import figures

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.narrative import OVER_SCALES, Finding, verdict
-from analysis.results import Results
+from analysis.reporting.narrative import OVER_SCALES, Finding, verdict
+from analysis.study.results import Results
 from analysis.summary import analyse
 from tests.fakes_results import factorial_losses, make_results
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.joint import pooled_residual
-from analysis.pareto import on_front
-from analysis.plot_pareto import pareto_figure
-from analysis.results import Results
+from analysis.comparing.pareto import on_front
+from analysis.figures.pareto import pareto_figure
+from analysis.reporting.tables import tables
+from analysis.statistics.joint import pooled_residual
+from analysis.study.results import Results
 from analysis.summary import analyse
-from analysis.tables import tables
 from tests.fakes_results import make_results
 
 SHIFTS = np.random.default_rng(3).normal(0, 0.3, 5)

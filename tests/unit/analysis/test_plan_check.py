@@ -11,11 +11,12 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis import narrative, plan_check
 from analysis.errors import AnalysisError
-from analysis.load import load_results
-from analysis.registered import HASH, REGISTERED, registration
-from analysis.results import Results
+from analysis.loading.load import load_results
+from analysis.reporting import narrative
+from analysis.study import plan_check
+from analysis.study.registered import HASH, REGISTERED, registration
+from analysis.study.results import Results
 from analysis.summary import Analysis, analyse
 from tests.fakes import make_study
 from tests.fakes_plan import added, registered

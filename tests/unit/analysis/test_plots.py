@@ -17,17 +17,18 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from scipy import stats
 
-from analysis import figure_style, plots
-from analysis.load import load_results
-from analysis.outcomes import outcome
-from analysis.plot_curves import loss_figure, mean_curves, panels
-from analysis.plot_estimation import estimation_figure
-from analysis.plot_pareto import pareto_figure
-from analysis.plot_power import power_figure
-from analysis.registered import HASH, REGISTERED
-from analysis.results import Results
+from analysis.comparing.outcomes import outcome
+from analysis.figures import plots
+from analysis.figures import style as figure_style
+from analysis.figures.curves import loss_figure, mean_curves, panels
+from analysis.figures.estimation import estimation_figure
+from analysis.figures.pareto import pareto_figure
+from analysis.figures.power import power_figure
+from analysis.loading.load import load_results
+from analysis.reporting.tables import tables
+from analysis.study.registered import HASH, REGISTERED
+from analysis.study.results import Results
 from analysis.summary import Analysis, analyse
-from analysis.tables import tables
 from tests.fakes import GRID, make_study
 from tests.fakes_plan import registered
 from tests.fakes_results import figures, make_results

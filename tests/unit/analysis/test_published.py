@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from analysis.derived import EFFECT_SIZE, FORMULAS, TIMES_LOWER
 from analysis.errors import AnalysisError
 from analysis.published import FOLDER, PublishedTable, load_published, published_studies
+from analysis.published.derived import EFFECT_SIZE, FORMULAS, TIMES_LOWER
 
 TABLES = {study: load_published(study) for study in published_studies()}
 

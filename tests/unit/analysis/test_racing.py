@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from analysis import schema
-from analysis.looks import repeated_p
-from analysis.racing import FUTILE, Race, Stop, race, race_notes, race_table
-from analysis.registered import HASH, REGISTERED, Registered, sha256
-from analysis.render import content, markdown
-from analysis.results import Results
-from analysis.significance import t_test
-from analysis.stopping import median_unbiased
+from analysis.comparing.racing import FUTILE, Race, Stop, race, race_notes, race_table
+from analysis.reporting.render import content, markdown
+from analysis.statistics.looks import repeated_p
+from analysis.statistics.significance import t_test
+from analysis.statistics.stopping import median_unbiased
+from analysis.study.registered import HASH, REGISTERED, Registered, sha256
+from analysis.study.results import Results
 from analysis.summary import analyse
 from benchmarks.calibration import generator, normal, repeated
 from benchmarks.calibration import race as simulated_race

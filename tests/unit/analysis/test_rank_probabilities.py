@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.joint import pooled_residual
-from analysis.rank_probabilities import rank_shares
-from analysis.report import results_json
+from analysis.comparing.rank_probabilities import rank_shares
+from analysis.reporting.report import results_json
+from analysis.statistics.joint import pooled_residual
 from analysis.summary import analyse
 from tests.fakes_results import make_results
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.ranking import RANKING_COLUMNS, rank_cells
+from analysis.comparing.ranking import RANKING_COLUMNS, rank_cells
 from analysis.summary import analyse
 from tests.fakes_results import make_results
 

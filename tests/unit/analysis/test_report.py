@@ -13,16 +13,19 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import figure_style, outcomes, render, report, text
+from analysis import text
+from analysis.comparing import outcomes
 from analysis.errors import AnalysisError
-from analysis.load import load_results
-from analysis.narrative import facts, verdict
-from analysis.registered import HASH, REGISTERED
-from analysis.report import Report, write_report
-from analysis.results import Results
-from analysis.runs import with_metric
+from analysis.figures import style as figure_style
+from analysis.loading.load import load_results
+from analysis.reporting import render, report
+from analysis.reporting.narrative import facts, verdict
+from analysis.reporting.report import Report, write_report
+from analysis.reporting.tables import tables
+from analysis.study.registered import HASH, REGISTERED
+from analysis.study.results import Results
+from analysis.study.runs import with_metric
 from analysis.summary import COLUMNS, Analysis, analyse
-from analysis.tables import tables
 from tests.fakes import make_study
 from tests.fakes_plan import registered
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.results import Results
+from analysis.study.results import Results
 from tests.fakes_results import make_results
 
 SOUND = {"baseline": [5.0, 5.1], "a": [4.9, "diverged"]}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from analysis.load import load_results
-from analysis.same_model import mark_same_models
+from analysis.audits.same_model import mark_same_models
+from analysis.loading.load import load_results
 from analysis.schema import DIVERGED, INVALID, NOTE, TrialRecord, read_records
 from tests.fakes import make_study
 

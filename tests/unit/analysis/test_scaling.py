@@ -13,16 +13,16 @@ import pytest
 from scipy import stats
 
 from analysis import text
-from analysis.comparisons import negative_control
-from analysis.figure_style import style
-from analysis.plot_scaling import scaling_figure
-from analysis.registered import SCALE_CHANGES, Family
-from analysis.report import write_report
-from analysis.results import Results
-from analysis.runs import curves_table
-from analysis.scaling import scaling as scaling_with
+from analysis.comparing.comparisons import negative_control
+from analysis.comparing.scaling import scaling as scaling_with
+from analysis.figures.scaling import scaling_figure
+from analysis.figures.style import style
+from analysis.reporting.report import write_report
+from analysis.reporting.tables import tables
+from analysis.study.registered import SCALE_CHANGES, Family
+from analysis.study.results import Results
+from analysis.study.runs import curves_table
 from analysis.summary import analyse
-from analysis.tables import tables
 from tests.fakes_plan import registered
 from tests.fakes_results import make_results
 

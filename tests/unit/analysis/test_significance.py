@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.significance import (
+from analysis.statistics.significance import (
     clopper_pearson,
     detectable_effect,
     holm,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
 
-from analysis import stopping
-from analysis.looks import levels, repeated_t_interval
-from analysis.stopping import median_unbiased
+from analysis.statistics import stopping
+from analysis.statistics.looks import levels, repeated_t_interval
+from analysis.statistics.stopping import median_unbiased
 from benchmarks.calibration import LOOKS, estimates, generator, normal
 
 ALPHAS = (0.05,)

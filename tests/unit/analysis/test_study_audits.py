@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import budget, replication
-from analysis.load import load_results
-from analysis.report import write_report
+from analysis.audits import budget, replication
+from analysis.loading.load import load_results
+from analysis.reporting.report import write_report
 from analysis.schema import DIVERGED, NOTE, WARNING, TrialRecord, read_records
 from analysis.summary import analyse
-from analysis.tracking import sync_mlflow
+from analysis.sync import sync_mlflow
 from tests.fakes import make_study
 from tests.fakes_results import make_results
 

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.__main__ import main
-from analysis.effects import gamma_correction
 from analysis.errors import AnalysisError
-from analysis.load import load_results
+from analysis.loading.load import load_results
 from analysis.published import Printed, published_studies
-from analysis.report import results_csv, results_json
+from analysis.reporting.report import results_csv, results_json
 from analysis.schema import FLAWS, INVALID, NOTE, WARNING
+from analysis.statistics.effects import gamma_correction
 from analysis.summary import analyse
 from analysis.table_audit import TableAudit, audit_table
 from analysis.table_audit.columns import normal

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from analysis.errors import AnalysisError
 from analysis.schema import DIVERGED, FAILED, FINISHED, Audit, write_json
-from analysis.tuning import at_edge, best_by_budget, draws, expected_best, load_tuning, sensitivity
-from analysis.tuning_plots import figures
+from analysis.tuning.findings import at_edge, best_by_budget, draws, expected_best, load_tuning, sensitivity
+from analysis.tuning.plots import figures
+from analysis.tuning.report import write_tuning_report
 from analysis.tuning_records import (
     RANDOM,
     RUNNING,
@@ -28,7 +29,6 @@ from analysis.tuning_records import (
     best_of,
     read_tuning_records,
 )
-from analysis.tuning_report import write_tuning_report
 
 GUESS = math.log(1024)
 SPACE = {

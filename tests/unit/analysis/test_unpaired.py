@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.joint import many_to_one_cdf
-from analysis.unpaired import (
+from analysis.comparing.unpaired import (
     UnpairedMoments,
     as_pairs,
     dunnett,
@@ -26,6 +25,7 @@ from analysis.unpaired import (
     welch_interval,
     welch_test,
 )
+from analysis.statistics.joint import many_to_one_cdf
 
 DRUG_1 = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
 DRUG_2 = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])

@@ -12,10 +12,10 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
 from analysis.__main__ import main
-from analysis.results import Results
+from analysis.comparing.variance_sources import BOTH, DOCUMENTS, INITIALISATION, ORDER, components, variance_sources
 from analysis.schema import DocumentScores
+from analysis.study.results import Results
 from analysis.summary import analyse
-from analysis.variance_sources import BOTH, DOCUMENTS, INITIALISATION, ORDER, components, variance_sources
 from tests.fakes_results import make_results
 
 SDS = {INITIALISATION: 0.01, ORDER: 0.02, BOTH: 0.005}

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.schema import TrialRecord
-from analysis.what_was_wrong import (
+from analysis.reporting.what_was_wrong import (
     ALONE,
     DIFFERENCE,
     LEAK_CURVES,
@@ -30,6 +29,7 @@ from analysis.what_was_wrong import (
     spread,
     write_page,
 )
+from analysis.schema import TrialRecord
 
 
 def runs(losses: Sequence[float], minutes: float = 1.0, params: int = 10**6) -> list[TrialRecord]:

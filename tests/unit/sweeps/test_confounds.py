@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis.confound import audit
+from analysis.audits.confound import audit
 from analysis.schema import NOTE, WARNING, TrialRecord
 from moe_models.accounting import count
 from sweeps.engine.flaws import FLAWS

@@ -13,11 +13,11 @@ import pytest
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from analysis.final_test import is_open, open_test, why_closed
-from analysis.load import load_results
-from analysis.narrative import facts
-from analysis.racing import race
-from analysis.render import content, markdown
+from analysis.comparing.final_test import is_open, open_test, why_closed
+from analysis.comparing.racing import race
+from analysis.loading.load import load_results
+from analysis.reporting.narrative import facts
+from analysis.reporting.render import content, markdown
 from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
 from analysis.summary import analyse
 from moe_models.errors import ConfigError

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load import load_results
-from analysis.registered import sha256
-from analysis.report import write_report
+from analysis.loading.load import load_results
+from analysis.reporting.report import write_report
 from analysis.schema import PLAN_FILE, RESULTS_CSV, RESULTS_JSON, TEST_OPENED_FILE, read_records
+from analysis.study.registered import sha256
 from sweeps.engine.plan import Plan
 from sweeps.engine.runner import trial_config
 from trainables.ray_trainable import AblationTrainable

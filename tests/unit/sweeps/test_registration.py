@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.registered import SCALE_CHANGES, Comparison, registration
 from analysis.schema import FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
+from analysis.study.registered import SCALE_CHANGES, Comparison, registration
 from moe_models.errors import ConfigError
 from sweeps import (
     exp1_attention_768d,

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.design import Fraction
 from analysis.schema import PLAN_FILE
+from analysis.statistics.design import Fraction
 from sweeps.engine.plan import Plan
 from sweeps.engine.study import Design
 from sweeps.screening import FACTORS, STUDY

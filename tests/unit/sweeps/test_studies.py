@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from analysis.load import load_results
+from analysis.loading.load import load_results
 from sweeps.__main__ import main
 from sweeps.engine.lock import DRIVER_FILE, study_lock
 from sweeps.engine.studies import find_studies, show_status

@@ -32,18 +32,12 @@ from analysis.schema import (
     Audit,
     TrialRecord,
 )
-from analysis.tracking import (
-    MlflowTracker,
-    NoAnswerError,
-    holds_secret,
-    public,
-    require_tracking,
-    sync_mlflow,
-    tracking_uri,
-    ui_command,
-)
+from analysis.sync import sync_mlflow
+from analysis.tracking.searches import TuningTracker
+from analysis.tracking.store import NoAnswerError, require_tracking, ui_command
+from analysis.tracking.tracker import MlflowTracker
+from analysis.tracking.uris import holds_secret, public, tracking_uri
 from analysis.tuning_records import TuningRecord
-from analysis.tuning_tracking import TuningTracker
 from sweeps.engine.cli import EXIT_BAD_INPUT, EXIT_DEFECT, guarded
 from sweeps.engine.plan import Plan, PlannedRun
 from tests.unit.sweeps.test_race import RACE, loss_of
@@ -74,7 +68,7 @@ def tracked(plan_for: Callable[..., Plan], database: str) -> Iterator[tuple[Plan
 @pytest.fixture
 def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that failed is not left alone."""
-    monkeypatch.setattr("analysis.tracking.REST_SECONDS", 0.0)
+    monkeypatch.setattr("analysis.tracking.tracker.REST_SECONDS", 0.0)
 
 
 def start(tracker: MlflowTracker, run: PlannedRun) -> None:
@@ -552,7 +546,7 @@ def test_rows_that_could_not_be_written_leave_no_gap(tracked: Any, monkeypatch: 
     tracker.log_rows(run.config_hash, [row(1)])
     monkeypatch.setattr(tracker.client, "log_batch", written)
     tracker.log_rows(run.config_hash, [row(2)])
-    monkeypatch.setattr("analysis.tracking.REST_SECONDS", 0.0)
+    monkeypatch.setattr("analysis.tracking.tracker.REST_SECONDS", 0.0)
     tracker._rests_until = 0.0
     tracker.log_rows(run.config_hash, [row(3)])
     tracker.end(record(plan, run, rows=[row(1), row(2), row(3), row(4, val_loss=3.0)]))
@@ -636,7 +630,7 @@ def test_a_server_that_makes_all_twice_has_each_once(tracked: Any, monkeypatch: 
         return make(client, *arguments, **named)
 
     monkeypatch.setattr(MlflowClient, "create_run", twice)
-    monkeypatch.setattr("analysis.tracking._is_server", lambda uri: True)
+    monkeypatch.setattr("analysis.tracking.tracker.is_server", lambda uri: True)
     tracker = connect()
     TuningTracker(tracker).ended(trial)
     start(tracker, run)
@@ -739,7 +733,7 @@ def test_a_server_that_is_down_from_the_start_gets_all_when_it_answers(
     run, other = plan.runs()[:2]
     record(plan, other).write(plan.folder / RECORDS_FOLDER)
     with monkeypatch.context() as patch:
-        patch.setattr("analysis.tracking.require_tracking", down)
+        patch.setattr("analysis.tracking.tracker.require_tracking", down)
         with pytest.raises(NoAnswerError):
             connect()
         tracker = connect(required=False)
@@ -885,7 +879,7 @@ def test_a_server_that_is_not_there(scheme: str) -> None:
 
 
 def test_a_server_that_says_nothing_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.tracking.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("analysis.tracking.store.ANSWER_SECONDS", 0.5)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()

@@ -12,7 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis.schema import DIVERGED
-from analysis.tracking import sync_mlflow, tracking_uri
+from analysis.sync import sync_mlflow
+from analysis.tracking.uris import tracking_uri
 from analysis.tuning_records import RUNNING, TUNING_FILE
 from moe_models.errors import ConfigError
 from sweeps import tune

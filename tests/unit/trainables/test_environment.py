@@ -58,7 +58,7 @@ def test_the_code_is_all_that_trains_and_nothing_else(tmp_path: Path, monkeypatc
     seen = [write("moe_models/attention/mha.py", "a"), write("moe_models/attention/mha.py", "b")]
     seen += [write("trainables/loop.py", "a"), write("analysis/schema.py", "a")]
     assert len(set(seen)) == 4
-    for name in ("analysis/report.py", "sweeps/exp6_grid.py", "moe_models/notes.md", "trainables/.copy.py"):
+    for name in ("analysis/reporting/report.py", "sweeps/exp6_grid.py", "moe_models/notes.md", "trainables/.copy.py"):
         assert write(name, "a") == seen[-1]
     (tmp_path / "moe_models" / ".#mha.py").symlink_to("nowhere")  # an editor's, of a file that is open
     (tmp_path / "moe_models" / ".ipynb_checkpoints").mkdir()

@@ -1,0 +1,1 @@
+"""Effects of whole factors over a complete grid: contrasts, interactions, Shapley values."""

@@ -1,0 +1,1 @@
+"""Results from wherever they are: a study's folder, anyone's CSV, an MLflow store."""

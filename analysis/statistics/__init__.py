@@ -1,0 +1,1 @@
+"""Arrays in, numbers out: tests, intervals, effect sizes, boundaries and designs. Know nothing of studies."""

@@ -1,0 +1,1 @@
+"""What a search for hyperparameters showed, with a report and figures of its own."""
