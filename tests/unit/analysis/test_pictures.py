@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 DRAW = """
 import resource, sys, threading
-from analysis.load import load_results
-from analysis.pictures import draw
+from analysis.loading.load import load_results
+from analysis.figures.pictures import draw
 from analysis.summary import analyse
 
 def children() -> float:

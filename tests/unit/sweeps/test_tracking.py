@@ -441,7 +441,7 @@ def test_drivers_that_make_one_database_at_once_both_write_to_it(plan_for: Calla
 DRIVER = """
 import json, pathlib, sys, time
 import mlflow.store.tracking.sqlalchemy_store
-from analysis.tracking import MlflowTracker
+from analysis.tracking.tracker import MlflowTracker
 
 uri, plan, begin = sys.argv[1:]
 pathlib.Path(plan + ".ready").touch()
