@@ -75,14 +75,14 @@ def test_every_component_trains_as_on_a_cpu_and_no_audit_objects(
 
 
 def test_experts_without_tokens_get_no_gradient() -> None:
-    counts, x = [5, 0, 3, 0], torch.randn(8, 64, device=GPU)
+    counts, x = [5, 0, 3, 0], torch.randint(-4, 5, (8, 64), device=GPU).float()  # sums are exact in bf16
     weight = torch.randn(4, 32, 64, device=GPU, requires_grad=True)
     torch.full((4, 32, 64), float("nan"), dtype=torch.bfloat16, device=GPU)  # for the next that takes memory to find
     with torch.autocast(GPU, dtype=torch.bfloat16):
         y = grouped_linear(x, weight, None, torch.tensor(counts, device=GPU))
     (gradient,) = torch.autograd.grad(y.float().sum(), weight)
     for part, rows in zip(gradient, x.split(counts), strict=True):
-        torch.testing.assert_close(part, rows.sum(0).expand_as(part), rtol=2e-2, atol=2e-2)
+        assert torch.equal(part, rows.sum(0).expand_as(part))
 
 
 def test_runs_share_a_gpu(corpus_file: Path, own_place: Path) -> None:
