@@ -85,7 +85,7 @@ def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, bias_EO: Tensor | None, cou
         dtype = torch.get_autocast_dtype(device)
         x_MI, weight_EOI = x_MI.to(dtype), weight_EOI.to(dtype)
     if device == "cuda" and HAS_GROUPED_MM and x_MI.dtype == torch.bfloat16:
-        y_MO = F.grouped_mm(x_MI, weight_EOI.mT, offs=counts_E.cumsum(0).int())
+        y_MO = F.grouped_mm(x_MI, _WhereUsed.apply(weight_EOI, counts_E).mT, offs=counts_E.cumsum(0).int())
     else:
         y_MO = _GroupedLinear.apply(x_MI, weight_EOI, counts_E.tolist())
     return y_MO if bias_EO is None else y_MO + _Repeat.apply(bias_EO.to(y_MO.dtype), counts_E.tolist())
@@ -131,6 +131,23 @@ class _Unpermute(torch.autograd.Function):
         # Padding gets a gradient of zero, and so adds nothing to that of a weight.
         grad_MI = grads[0].new_zeros(len(ctx.rows.sources_M), grads[0].shape[1])
         return grad_MI.index_copy_(0, ctx.rows.places_A, grads[0]), None
+
+
+class _WhereUsed(torch.autograd.Function):
+    """Weights (E, O, I) as they are; the gradient of an expert that has no rows is zero, whatever comes.
+
+    On Blackwell torch's product leaves there what it finds in memory: https://github.com/pytorch/pytorch/issues/172439.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+        ctx.save_for_backward(counts_E)
+        return weight_EOI.view_as(weight_EOI)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (counts_E,) = ctx.saved_tensors
+        return grads[0].masked_fill((counts_E == 0)[:, None, None], 0.0), None
 
 
 class _GroupedLinear(torch.autograd.Function):

@@ -129,7 +129,9 @@ def hardware(gpus: bool = True) -> str:
     if gpus:
         import torch
 
-        parts += dict.fromkeys(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        # Where the driver is too old for torch, GPUs are counted that it cannot even name.
+        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        parts += dict.fromkeys(torch.cuda.get_device_name(index) for index in range(seen))
     return ", ".join(parts)
 
 

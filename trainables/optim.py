@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,20 @@ from trainables.config import TrainingConfig
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 NEWTON_SCHULZ_EPS = 1e-7
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep fp32 products of matrices from TF32, which some GPU images turn on for all of torch.
+
+    Newton and Schulz's iteration makes its rounding up to 500 times larger: in TF32 half a step can be rounding.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def newton_schulz_factor(gram_NRR: Tensor) -> Tensor:
@@ -65,8 +80,9 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         assert closure is None, "Muon evaluates no closure"
-        for group in self.param_groups:
-            self._step_group(group)
+        with full_precision():
+            for group in self.param_groups:
+                self._step_group(group)
 
     def _step_group(self, group: dict[str, Any]) -> None:
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]

@@ -24,7 +24,7 @@ from sweeps.engine.packing import MOST_TOGETHER, Measured, choose_packing, level
 from sweeps.engine.plan import THREADS_PER_TRIAL, Plan, PlannedCell, PlannedRun, by_cell
 from sweeps.engine.probe import PROBE_SEED, updates_in_all
 from sweeps.engine.resources import Resources
-from trainables.audits import Auditor
+from trainables.audits import Auditor, targets
 from trainables.config import TrialConfig, stable_hash
 from trainables.data import open_corpus
 from trainables.environment import cpu_cores
@@ -203,10 +203,12 @@ def _train(config: TrialConfig, folder: Path, device: torch.device, barrier: Bar
     short = replace(config, training=replace(endless, evaluation_batches=1))
     corpus = open_corpus(folder)
     trainer = Trainer(short, PROBE_SEED, corpus, device)
-    Auditor(trainer, corpus).before_update()
+    auditor = Auditor(trainer, corpus)
+    auditor.before_update()
     progress = trainer.run()
     next(progress)  # from now on the optimizers have their state
     trainer.evaluate()
+    targets.audit(trainer.model, auditor.batches_read())  # of the end's audits, what may take more than training does
     barrier.wait()
     started, updates = time.perf_counter(), 0
     while updates == 0 or time.perf_counter() - started < MEASURED_SECONDS:

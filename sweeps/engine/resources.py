@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from analysis.schema import error_line
 from moe_models.errors import ConfigError, require
 from sweeps.engine.options import AUTO
 from sweeps.engine.packing import Packing
@@ -90,6 +91,13 @@ def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] |
         slots = max_concurrent or cores
         seen = "no GPU was seen" if available == 0 else "--gpus-per-trial 0"
         return Resources(slots=slots, gpus=0, gpus_per_trial=0.0, reason=f"{seen}, {cores} CPU cores")
+    try:
+        kind = torch.cuda.get_device_name(0)
+    except RuntimeError as error:  # GPUs are counted without CUDA: its driver may be too old for this torch
+        raise ConfigError(
+            f"torch {torch.__version__} cannot use the {_gpus(available)} that this machine has: {error_line(error)}. "
+            "--gpus-per-trial 0 trains on the CPU"
+        ) from error
     for index in range(available if share < 1 else 0):
         tensors_share(share, index)  # refuses one without room, which no run could use
     fit = fitting(available, share)
@@ -98,7 +106,7 @@ def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] |
             f"--max-concurrent {max_concurrent} with --gpus-per-trial {share:g} asks for more than this machine has "
             f"({_gpus(available)}: {fit} at a time)"
         )
-    reason = f"{_gpus(available)} seen ({torch.cuda.get_device_name(0)})"
+    reason = f"{_gpus(available)} seen ({kind})"
     return Resources(slots=max_concurrent or fit, gpus=available, gpus_per_trial=share, reason=reason)
 
 

@@ -13,6 +13,7 @@ from analysis.schema import FINISHED, INVALID, PEAK_MEMORY_BYTES, STATUS, TRAIN_
 from benchmarks.in_process import audited
 from moe_models.attention import ATTENTION
 from moe_models.feed_forward import FEED_FORWARD
+from moe_models.grouped import grouped_linear
 from moe_models.norms import NORM
 from tests.drivers import driver
 from trainables.config import DataConfig, TrialConfig
@@ -71,6 +72,17 @@ def test_every_component_trains_as_on_a_cpu_and_no_audit_objects(
     for a, b in zip(there.rows, here.rows, strict=True):
         assert a[TRAIN_LOSS] == pytest.approx(b[TRAIN_LOSS], rel=TOLERANCES[precision])
     assert there.rows[-1][VAL_LOSS] == pytest.approx(here.rows[-1][VAL_LOSS], rel=TOLERANCES[precision])
+
+
+def test_experts_without_tokens_get_no_gradient() -> None:
+    counts, x = [5, 0, 3, 0], torch.randint(-4, 5, (8, 64), device=GPU).float()  # sums are exact in bf16
+    weight = torch.randn(4, 32, 64, device=GPU, requires_grad=True)
+    torch.full((4, 32, 64), float("nan"), dtype=torch.bfloat16, device=GPU)  # for the next that takes memory to find
+    with torch.autocast(GPU, dtype=torch.bfloat16):
+        y = grouped_linear(x, weight, None, torch.tensor(counts, device=GPU))
+    (gradient,) = torch.autograd.grad(y.float().sum(), weight)
+    for part, rows in zip(gradient, x.split(counts), strict=True):
+        assert torch.equal(part, rows.sum(0).expand_as(part))
 
 
 def test_runs_share_a_gpu(corpus_file: Path, own_place: Path) -> None:

@@ -80,7 +80,7 @@ class Auditor:
             self._judge_update()
             self._note(update.NAME, update.counted(trainer))
             self._note(causality.NAME, self._causality())
-            read = self._read()
+            read = self.batches_read()
             self._note(targets.NAME, targets.audit(trainer.model, read))
             trained, held = trainer.batches.drawn(trainer.update), trainer.validation.scored()
             self._note(split_overlap.NAME, split_overlap.audit(self.corpus, trained, held, read))
@@ -150,7 +150,7 @@ class Auditor:
             self._note(update.NAME, update.judge(self.trainer, self._begun))
             self._begun = None
 
-    def _read(self) -> dict[str, tuple[Windows, Batch]]:
+    def batches_read(self) -> dict[str, tuple[Windows, Batch]]:
         """Return the batches that the witness holds by what was done with them, each with the windows it has to be."""
         trainer, witness = self.trainer, self.trainer.witness
         last = trainer.config.training.accumulation - 1

@@ -1,6 +1,6 @@
 """`targets`: on the batches really trained and evaluated, label t is token t + 1, and the loss compares the two.
 
-Shapes: B sequences, T tokens, V vocabulary, N = B·T targets.
+Shapes: B sequences, T tokens, V vocabulary, N = B·T targets, K copies of them.
 """
 
 from __future__ import annotations
@@ -113,20 +113,23 @@ def _losses(model: MoETransformer, inputs_BT: Tensor) -> str | None:
     apart = (torch.linalg.vector_norm(trained_BTD - due_BTD) / torch.linalg.vector_norm(due_BTD)).item()
     if apart > GRADIENT_TOLERANCE:
         return f"the gradient of the loss that trains is {apart:.2g} of its size away from the cross-entropy's"
-    expected_N, logits_NV = expected_N.detach().repeat(copies), logits_NV.detach().repeat(copies, 1)
-    if (evaluated_N - expected_N).abs().max().item() > TOLERANCE * expected_N.max().item():
-        worst = int((evaluated_N - expected_N).abs().argmax())
+    expected_N, logits_NV = expected_N.detach(), logits_NV.detach()
+    evaluated_KN, correct_KN = evaluated_N.view(copies, -1), correct_N.view(copies, -1)
+    apart_KN = (evaluated_KN - expected_N).abs()
+    if apart_KN.max().item() > TOLERANCE * expected_N.max().item():
+        copy, token = divmod(int(apart_KN.argmax()), len(expected_N))
         return (
-            f"a token's evaluated loss is {evaluated_N[worst]:.4f} where its cross-entropy is {expected_N[worst]:.4f}"
+            f"a token's evaluated loss is {evaluated_KN[copy, token]:.4f} where its cross-entropy is "
+            f"{expected_N[token]:.4f}"
         )
-    wrong = _miscounted(logits_NV, many_BT.flatten(), correct_N)
+    wrong = _miscounted(logits_NV, targets_BT.flatten(), correct_KN)
     return f"{wrong} of {len(correct_N)} predictions are counted as right or as wrong and are not" if wrong else None
 
 
-def _miscounted(logits_NV: Tensor, targets_N: Tensor, correct_N: Tensor) -> int:
-    """Return how many scored predictions are said to be right that are not, or not to be that are."""
+def _miscounted(logits_NV: Tensor, targets_N: Tensor, correct_KN: Tensor) -> int:
+    """Return how many scored predictions, in all copies, are said to be right that are not, or not to be that are."""
     target_N1 = targets_N.clamp(min=0).unsqueeze(1)
     others_N = logits_NV.scatter(1, target_N1, float("-inf")).amax(1)
     lead_N = logits_NV.gather(1, target_N1).squeeze(1) - others_N
     is_clear_N = (lead_N.abs() > TIE) & (targets_N != IGNORED_TARGET)
-    return int(((lead_N > 0) != correct_N)[is_clear_N].sum())
+    return int(((lead_N > 0) != correct_KN)[:, is_clear_N].sum())

@@ -24,7 +24,7 @@ from moe_models.routers.deepseek import DeepSeekRouter
 from moe_models.streams import Noise, derive_seed
 from trainables.audits.undisturbed import undisturbed
 from trainables.loop import Trainer
-from trainables.optim import Muon
+from trainables.optim import Muon, full_precision
 from trainables.witness import sample
 
 NAME = "update"
@@ -236,10 +236,11 @@ def _muon(trainer: Trainer, name: str, now: Remembered, used: Tensor) -> Tensor:
     x_RC = torch.lerp(used, now.average, trainer.config.training.muon_momentum)
     rows, columns = x_RC.shape
     x_RC = x_RC / x_RC.norm().clamp(min=1e-7)
-    for _ in range(MUON_STEPS):  # by the smaller of the two Gram matrices: on either side it is the same polynomial
-        gram = x_RC @ x_RC.T if rows <= columns else x_RC.T @ x_RC
-        polynomial = b * gram + c * gram @ gram
-        x_RC = a * x_RC + (polynomial @ x_RC if rows <= columns else x_RC @ polynomial)
+    with full_precision():
+        for _ in range(MUON_STEPS):  # by the smaller of the two Gram matrices: on either side it is the same polynomial
+            gram = x_RC @ x_RC.T if rows <= columns else x_RC.T @ x_RC
+            polynomial = b * gram + c * gram @ gram
+            x_RC = a * x_RC + (polynomial @ x_RC if rows <= columns else x_RC @ polynomial)
     rate = trainer.config.training.muon_learning_rate * _schedule(trainer, name)
     return -rate * math.sqrt(max(1.0, rows / columns)) * x_RC
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moe_models.activations import ACTIVATIONS
-from moe_models.grouped import grouped_linear, grouped_mlp
+from moe_models.grouped import _WhereUsed, grouped_linear, grouped_mlp
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -53,3 +53,12 @@ def test_grouped_mlp_is_the_composition_bit_for_bit(counts: list[int], gated: bo
         torch.autograd.grad(one, inputs, grad), torch.autograd.grad(other, inputs, grad), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_an_expert_without_rows_has_no_gradient_whatever_a_kernel_leaves_there() -> None:
+    weight = torch.ones(3, 2, 4, requires_grad=True)
+    left = torch.tensor([1.0, float("nan"), 3.0])[:, None, None].expand_as(weight)
+    passed = _WhereUsed.apply(weight, torch.tensor([2, 0, 1]))
+    assert torch.equal(passed, weight)
+    (gradient,) = torch.autograd.grad(passed, weight, left)
+    assert gradient[:, 0, 0].tolist() == [1.0, 0.0, 3.0]

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from moe_models.errors import ConfigError
+from moe_models.loss import CHUNK_ELEMENTS
 from sweeps.engine import measure as module
 from sweeps.engine import memory
-from sweeps.engine.apart import NoMemoryError
+from sweeps.engine.apart import CONTEXT, NoMemoryError
 from sweeps.engine.forecast import forecast
 from sweeps.engine.measure import Measurement, measure, packed
 from sweeps.engine.memory import footprint, require_memory
@@ -40,6 +41,21 @@ def test_processes_train_at_the_same_time_and_end(plan_for: Callable[..., Plan])
     assert all(found.update_seconds > 0 for found in both)
     assert all(50 * 2**20 < found.peak_bytes < 4 * GIB for found in both)
     assert multiprocessing.active_children() == []
+
+
+def test_a_probe_takes_what_the_audits_of_the_end_do(
+    plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They let the head take all that it takes at a time, which small models do not in training."""
+    plan = plan_for(variants="baseline")
+    (cell,) = plan.cells
+
+    def peak() -> int:
+        return module._train(cell.config, plan.corpora["cpu"].directory, CPU, CONTEXT.Barrier(1)).peak_bytes
+
+    small = peak()
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 2**26)
+    assert peak() > small + 200 * 2**20
 
 
 @pytest.mark.parametrize("together", [1, 2])

@@ -60,3 +60,15 @@ def test_slots(
 def test_what_the_machine_does_not_have(gpus: int, max_concurrent: int | None, share: float, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_resources(max_concurrent, share)
+
+
+@pytest.mark.parametrize("gpus", [1])
+def test_a_gpu_that_torch_cannot_use_is_one_line(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old(_: int) -> str:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(resources.torch.cuda, "get_device_name", too_old)
+    told = r"cannot use the 1 GPU that this machine has: RuntimeError: The NVIDIA driver .* --gpus-per-trial 0 trains"
+    with pytest.raises(ConfigError, match=told):
+        find_resources(None, None)
+    assert find_resources(None, 0.0).slots == 4

@@ -23,6 +23,16 @@ def test_versions_and_hardware_are_named() -> None:
     assert all("\n" not in value for value in described.values())
 
 
+def test_gpus_that_torch_cannot_use_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old(_: int) -> str:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", too_old)
+    assert environment.hardware() == environment.hardware(gpus=False)
+
+
 def test_that_products_of_matrices_are_not_in_fp32_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set on one node."""
     here = this_process()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe_models.model import build_model
 from trainables.config import TrainingConfig
@@ -59,6 +62,35 @@ def test_newton_schulz_equals_the_definition_in_fp64(shape: tuple[int, ...]) -> 
     torch.testing.assert_close((newton_schulz_factor(x @ x.mT) @ x).double(), expected, rtol=1e-3, atol=1e-4)
     singular = torch.linalg.svdvals(newton_schulz_factor(x @ x.mT) @ x)
     assert singular.max() < 1.3
+
+
+class Precisions(TorchDispatchMode):
+    """Notes the precision in force at each product of matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if "mm" in str(func):
+            self.seen.append(torch.get_float32_matmul_precision())
+        return func(*args, **(kwargs or {}))
+
+
+def test_muon_s_products_are_in_full_precision_whatever_the_others_are() -> None:
+    parameter = torch.nn.Parameter(torch.ones(4, 6))
+    parameter.grad = torch.ones(4, 6)
+    torch.set_float32_matmul_precision("high")  # as an environment variable of torch's makes it
+    try:
+        with Precisions() as products:
+            Muon([parameter], lr=0.01, momentum=0.9).step()
+        after = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(products.seen) == {"highest"}
+    assert after == "high"
 
 
 def test_a_zero_gradient_moves_nothing() -> None:
