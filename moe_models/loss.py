@@ -26,8 +26,9 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
     Under autocast the matrix products run in its dtype; softmax and loss are always fp32. Gradients are formed in the
     forward pass, so it costs as much where none is wanted: score with `token_losses` then.
     """
+    dtype = _matmul_dtype(hidden_ND)
     with torch.autocast(hidden_ND.device.type, enabled=False):
-        return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, _matmul_dtype(hidden_ND))
+        return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, dtype)
 
 
 @torch.no_grad()

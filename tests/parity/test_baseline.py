@@ -226,3 +226,26 @@ def test_fused_loss_is_torchs(tokens: int, vocabulary: int, ignored: int, size: 
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * max(1.0, theirs.abs().max().item()))
+
+
+def test_the_head_multiplies_in_the_dtype_of_autocast() -> None:
+    """As `F.linear` does under it, with softmax and loss in fp32; what is scored is fp32 all the same."""
+    stream = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(shape, generator=stream).requires_grad_() for shape in ((40, 64), (96, 64)))
+    targets = torch.randint(0, 96, (40,), generator=stream)
+
+    def gradients(loss: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(loss, [hidden, weight]))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = linear_cross_entropy(hidden, weight, targets)
+        expected = F.cross_entropy(F.linear(hidden, weight).float(), targets)
+        scored, _ = token_losses(hidden, weight, targets)
+    exact = F.cross_entropy(F.linear(hidden, weight), targets)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(scored.mean(), exact, rtol=1e-6, atol=0)
+    assert abs(actual - exact) > 1e-5
+    for ours, theirs, precise in zip(*map(gradients, (actual, expected, exact)), strict=True):
+        size = torch.linalg.vector_norm
+        assert size(ours - theirs) < 1e-2 * size(theirs)
+        assert size(ours - precise) > 1e-3 * size(precise)
