@@ -23,7 +23,7 @@ from typing import Any
 from analysis.schema import VAL_LOSS
 from moe_models.errors import require, unknown_name
 from sweeps.engine.cli import console_of, guarded, run, saying
-from sweeps.engine.options import Options, names, read
+from sweeps.engine.options import AUTO, Options, names, read
 from sweeps.engine.study import DEFAULT_DESIGN, find_study
 
 FIRST_SEED = 1000
@@ -75,6 +75,12 @@ def _run(argv: Sequence[str]) -> int:
             raise unknown_name("cell", name, known)
     require(len(asked) > 1, f"--variants names '{asked[0]}' alone: name two or more, the first to compare with")
     baseline = source.baseline if options.variants == "all" else asked[0]
+    for cell in design.cells:
+        other = "no other cell" if cell.baseline == cell.name else f"'{cell.baseline}'"
+        require(
+            cell.name not in asked or cell.baseline in (None, baseline),
+            f"'{cell.name}' of {options.study} is compared with {other}, not with '{baseline}': name other --variants",
+        )
     contenders = [name for name in asked if name != baseline]
     for name in ("seeds", "difference"):
         value = getattr(options, name)
@@ -82,7 +88,8 @@ def _run(argv: Sequence[str]) -> int:
     require(options.protocol == "sound", "--protocol published has one seed: compare sound cells")
     require(options.equivalence_margin is None, "--equivalence-margin is --difference here: give that")
 
-    comparisons = len(contenders) * (options.scale.count(",") + 1)
+    scales = source.ladder if options.scale == AUTO and source.ladder else names(options.scale, "--scale")
+    comparisons = len(contenders) * len(scales)
     spread = None if options.pilot is None else pilot_spread(options.pilot, baseline, contenders)
     seeds = options.seeds or planned_seeds(options, spread, comparisons)
     looks = looks_to(seeds) if options.until_decided else ()

@@ -248,6 +248,16 @@ def test_a_contender_by_itself_is_the_primary_comparison(
     assert (said in capsys.readouterr().out) == primary
 
 
+def test_comparisons_share_their_error_over_all_sizes_of_a_ladder(
+    corpus_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = ["--corpus", str(corpus_file), "--steps", "4", "--precision", "fp32", "--dry-run"]
+    assert main(["--study", "scaling", "--variants", "baseline,mlp", *fixed]) == 0
+    said = capsys.readouterr().out
+    assert "one of 4 that share 5 %" in said
+    assert "primary comparison" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -263,6 +273,14 @@ def test_a_contender_by_itself_is_the_primary_comparison(
         (["--design", "other"], "unknown design 'other'"),
         (["--protocol", "published"], "compare sound cells"),
         (["--unitl-decided"], "did you mean --until-decided?"),
+        (
+            ["--study", "variance", "--dry-run"],
+            "'baseline_1' of variance is compared with no other cell, not with 'baseline'",
+        ),
+        (
+            ["--study", "variance", "--design", "components", "--variants", "baseline,all_components_1", "--dry-run"],
+            "'all_components_1' of variance is compared with 'baseline_1', not with 'baseline'",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
