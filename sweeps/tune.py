@@ -126,7 +126,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     from sweeps.engine.forecast import forecast
     from sweeps.engine.optuna_copy import storage_url
     from sweeps.engine.plan import require_same_configurations, resolve
-    from sweeps.engine.search import open_trials
+    from sweeps.engine.search import open_trials, require_same_trials
 
     console = cli.console_of(options)
 
@@ -139,6 +139,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
         declared = declare(plan, space, budget, options)
         # What the storage has is brought later: until then all trials count.
         known = [] if plan.storage.apart else read_trials(plan.folder)
+        require_same_trials(plan.cells, known, budget, options.search_seed)
         trials = open_trials(plan.cells, known, planned_trials(declared), budget, options.search_seed)
         runs = [*trials, *plan.open_runs()]
         storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown
@@ -161,6 +162,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
             from sweeps.engine.runner import ray_session
 
             search = Search(plan, declared, space, budget, options, resources, console, trainable)
+            require_same_trials(plan.cells, search.earlier, budget, options.search_seed)
             left = open_trials(plan.cells, search.earlier, planned_trials(declared), budget, options.search_seed)
             with ray_session(resources) if left else nullcontext():
                 if not search.run():

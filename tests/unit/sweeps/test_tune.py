@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from analysis.schema import DIVERGED
 from analysis.tracking import sync_mlflow, tracking_uri
-from analysis.tuning_records import RUNNING, TUNING_FILE
+from analysis.tuning_records import RUNNING, TUNING_FILE, TuningRecord
 from moe_models.errors import ConfigError
 from sweeps import tune
 from sweeps.engine import memory, runner, tuning
@@ -113,6 +113,20 @@ def test_a_search_that_was_declared_otherwise_is_not_continued(
     for change, name in ((["--trials", "20"], "trials 16, now it is 20"), (["--search-seed", "77"], "seed 1000")):
         assert tune.main([*fixed, "--steps", "9", *change]) == 2
         assert f"was declared with {name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_search_whose_trials_were_of_another_configuration_is_not_continued(
+    fixed: list[str], capsys: pytest.CaptureFixture[str], declarations: list[dict[str, Any]], more: list[str]
+) -> None:
+    assert tune.main([*fixed, "--steps", "9"]) == 130
+    rates = dict.fromkeys(declarations[-1]["space"], 0.01)
+    TuningRecord(
+        study="study", cell="mlp", arm="search", number=0, hyperparameters=rates, seed=1000, config_hash="another"
+    ).write(next(Path("results").iterdir()))
+    capsys.readouterr()
+    assert tune.main([*fixed, "--steps", "9", *more]) == 2
+    assert "cell 'mlp' is configured differently from its trials in the search study" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", [str, Path.as_uri])
