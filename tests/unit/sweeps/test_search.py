@@ -535,6 +535,11 @@ def test_a_diverged_trial_has_no_value_in_the_copy() -> None:
     assert (diverged.state, diverged.intermediate_values) == (optuna.trial.TrialState.PRUNED, {1: 6.0})
 
 
+def test_the_command_of_a_dashboard_can_be_copied_into_a_shell(tmp_path: Path) -> None:
+    copy = OptunaCopy(f"sqlite:///{tmp_path}/my searches.db", SPACE, print)
+    assert copy.dashboard_command() == f"optuna-dashboard 'sqlite:///{tmp_path}/my searches.db'"
+
+
 def test_passwords_of_a_storage_stay_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="ABLATUNE_OPTUNA_STORAGE") as error:
         storage_url("postgresql://me:secret@host/db", tmp_path)
