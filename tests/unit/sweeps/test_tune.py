@@ -20,6 +20,7 @@ from sweeps.engine import memory, runner, tuning
 from sweeps.engine import plan as plan_module
 from sweeps.engine.plan import Plan
 from sweeps.engine.search import Arm
+from sweeps.engine.space import DEFAULT_SPACE, parse_space
 from sweeps.engine.studies import export_study, find_plan, find_studies
 from sweeps.exp6_grid import STUDY
 
@@ -231,8 +232,9 @@ def test_a_search_that_lacks_trials_is_not_confirmed(
 
 
 def test_the_confirming_study_has_the_same_cells_and_is_tuned() -> None:
-    study = tune.tuned_study(STUDY)
+    study = tune.tuned_study(STUDY, parse_space(DEFAULT_SPACE))
     assert study.designs == STUDY.designs
     assert study.tuned
+    assert not tune.tuned_study(STUDY, parse_space("weight_decay=0.01:1")).tuned, "learning rates were not"
     assert study.script == "tune_exp6_grid"
     assert study.negative_control is None
