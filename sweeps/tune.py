@@ -109,8 +109,8 @@ def tuned_study(study: Study, space: Space) -> Study:
         study,
         script=f"tune_{study.script}",
         title=f"{study.title}; each cell at its own tuned hyperparameters",
-        # tuned apart, the control's two levels are trained differently
-        negative_control=None,
+        # Tuned apart, the control's two levels may be trained differently, or alike: then they are one model.
+        negative_control=study.negative_control and dataclasses.replace(study.negative_control, tolerance_nats=None),
         published=None,
         # By a search of weight decay alone, learning rates are none that were tuned.
         tuned=any(is_learning_rate(axis.name) for axis in space),
