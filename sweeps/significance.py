@@ -30,6 +30,7 @@ FIRST_SEED = 1000
 SEEDS = 10
 """Where no power was asked for."""
 FIRST_LOOK = 3
+"""Fewer pairs are not tested."""
 GROWTH = 1.4
 """From look to look: 3, 5, 7, 10, 14, ..."""
 LAST_GAP = 0.8
@@ -92,6 +93,7 @@ def _run(argv: Sequence[str]) -> int:
     comparisons = len(contenders) * len(scales)
     spread = None if options.pilot is None else pilot_spread(options.pilot, baseline, contenders)
     seeds = options.seeds or planned_seeds(options, spread, comparisons)
+    require(seeds >= FIRST_LOOK, f"--seeds must be {FIRST_LOOK} or more, since fewer are not tested, but got {seeds}")
     looks = looks_to(seeds) if options.until_decided else ()
     power = power_of(seeds, looks, comparisons, options.difference, spread)
     study = dataclasses.replace(

@@ -267,6 +267,7 @@ def test_comparisons_share_their_error_over_all_sizes_of_a_ladder(
         (["--until-decided", "--seeds", "3"], "--seeds must be 4 or more but got 3"),
         (["--until-decided", "--seeds", "1000"], "the last look is at 1000 seeds: it must be at 100 or less"),
         (["--seeds", "0"], "--seeds must be positive but got 0"),
+        (["--seeds", "2", "--dry-run"], "--seeds must be 3 or more, since fewer are not tested, but got 2"),
         (["--difference", "-1"], "--difference must be positive but got -1"),
         (["--pilot", "nowhere"], "there is no 'nowhere'"),
         (["--equivalence-margin", "0.02"], "--equivalence-margin is --difference here: give that"),
