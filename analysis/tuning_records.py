@@ -35,6 +35,11 @@ RUNNING = "running"
 """Asked for and not ended: a trial that an interruption left goes on with the same hyperparameters."""
 STOPPED = "stopped"
 """Ended by the search at a rung, because enough others were better there."""
+_DECLARED = (
+    "study", "cells", "trials", "random", "sweep", "rungs", "reduction", "updates", "trial_tokens", "seed",
+    "guess_loss",
+)  # fmt: skip
+"""What no declaration of a search lacks, beside its space."""
 TUNING_STATUSES = (RUNNING, FINISHED, STOPPED, DIVERGED, FAILED)
 
 SEARCH = "search"
@@ -179,7 +184,7 @@ def parse_declaration(content: bytes, name: str) -> Mapping[str, Any]:
     """Return the declaration in a file's content; one that is none raises ValueError with the file's name."""
     try:
         found: Mapping[str, Any] = json.loads(content)
-        _ = found["space"].items(), found["cells"], found["guess_loss"]
+        _ = found["space"].items(), *(found[name] for name in _DECLARED)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} is not the declaration of a search: {error}") from error
     return found

@@ -23,13 +23,14 @@ from typing import Any
 from analysis.schema import VAL_LOSS
 from moe_models.errors import require, unknown_name
 from sweeps.engine.cli import console_of, guarded, run, saying
-from sweeps.engine.options import Options, names, read
+from sweeps.engine.options import AUTO, Options, names, read
 from sweeps.engine.study import DEFAULT_DESIGN, find_study
 
 FIRST_SEED = 1000
 SEEDS = 10
 """Where no power was asked for."""
 FIRST_LOOK = 3
+"""Fewer pairs are not tested."""
 GROWTH = 1.4
 """From look to look: 3, 5, 7, 10, 14, ..."""
 LAST_GAP = 0.8
@@ -75,6 +76,12 @@ def _run(argv: Sequence[str]) -> int:
             raise unknown_name("cell", name, known)
     require(len(asked) > 1, f"--variants names '{asked[0]}' alone: name two or more, the first to compare with")
     baseline = source.baseline if options.variants == "all" else asked[0]
+    for cell in design.cells:
+        other = "no other cell" if cell.baseline == cell.name else f"'{cell.baseline}'"
+        require(
+            cell.name not in asked or cell.baseline in (None, baseline),
+            f"'{cell.name}' of {options.study} is compared with {other}, not with '{baseline}': name other --variants",
+        )
     contenders = [name for name in asked if name != baseline]
     for name in ("seeds", "difference"):
         value = getattr(options, name)
@@ -82,9 +89,11 @@ def _run(argv: Sequence[str]) -> int:
     require(options.protocol == "sound", "--protocol published has one seed: compare sound cells")
     require(options.equivalence_margin is None, "--equivalence-margin is --difference here: give that")
 
-    comparisons = len(contenders) * (options.scale.count(",") + 1)
+    scales = source.ladder if options.scale == AUTO and source.ladder else names(options.scale, "--scale")
+    comparisons = len(contenders) * len(scales)
     spread = None if options.pilot is None else pilot_spread(options.pilot, baseline, contenders)
     seeds = options.seeds or planned_seeds(options, spread, comparisons)
+    require(seeds >= FIRST_LOOK, f"--seeds must be {FIRST_LOOK} or more, since fewer are not tested, but got {seeds}")
     looks = looks_to(seeds) if options.until_decided else ()
     power = power_of(seeds, looks, comparisons, options.difference, spread)
     study = dataclasses.replace(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import text
 from analysis.schema import FAILED
-from analysis.tuning_records import RANDOM, SEARCH, SWEEP, planned_trials
+from analysis.tuning_records import RANDOM, SEARCH, SWEEP, is_learning_rate, planned_trials
 from moe_models.errors import ConfigError, require
 from sweeps.engine import cli
 from sweeps.engine.options import Options, flag_of, read
@@ -103,16 +103,17 @@ def main(argv: Sequence[str] | None = None, trainable: Any = None) -> int:
         return cli.EXIT_FAILURES if isinstance(error, FailedTrialsError) else code
 
 
-def tuned_study(study: Study) -> Study:
-    """Return the study that confirms what a search found: the same cells, each at its own hyperparameters."""
+def tuned_study(study: Study, space: Space) -> Study:
+    """Return the study that confirms what a search over a space found: the same cells, each at its hyperparameters."""
     return dataclasses.replace(
         study,
         script=f"tune_{study.script}",
         title=f"{study.title}; each cell at its own tuned hyperparameters",
-        # tuned apart, the control's two levels are trained differently
-        negative_control=None,
+        # Tuned apart, the control's two levels may be trained differently, or alike: then they are one model.
+        negative_control=study.negative_control and dataclasses.replace(study.negative_control, tolerance_nats=None),
         published=None,
-        tuned=True,
+        # By a search of weight decay alone, learning rates are none that were tuned.
+        tuned=any(is_learning_rate(axis.name) for axis in space),
         notes=(
             *study.notes,
             "Each cell was trained at the best hyperparameters of its own search, on seeds that the search did not "
@@ -126,19 +127,20 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     from sweeps.engine.forecast import forecast
     from sweeps.engine.optuna_copy import storage_url
     from sweeps.engine.plan import require_same_configurations, resolve
-    from sweeps.engine.search import open_trials
+    from sweeps.engine.search import open_trials, require_same_trials
 
-    console = cli.console_of(options)
+    console, space = cli.console_of(options), parse_space(options.space)
 
     def make() -> Plan:
-        return resolve(tuned_study(study), options, resources, kept=kept_choices)
+        return resolve(tuned_study(study, space), options, resources, kept=kept_choices)
 
     with cli.workplace(options) as resources:
         plan = cli.planned(make)
-        space, budget = parse_space(options.space), make_budget(plan, options)
+        budget = make_budget(plan, options)
         declared = declare(plan, space, budget, options)
         # What the storage has is brought later: until then all trials count.
         known = [] if plan.storage.apart else read_trials(plan.folder)
+        require_same_trials(plan.cells, known, budget, options.search_seed)
         trials = open_trials(plan.cells, known, planned_trials(declared), budget, options.search_seed)
         runs = [*trials, *plan.open_runs()]
         storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown
@@ -161,6 +163,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
             from sweeps.engine.runner import ray_session
 
             search = Search(plan, declared, space, budget, options, resources, console, trainable)
+            require_same_trials(plan.cells, search.earlier, budget, options.search_seed)
             left = open_trials(plan.cells, search.earlier, planned_trials(declared), budget, options.search_seed)
             with ray_session(resources) if left else nullcontext():
                 if not search.run():

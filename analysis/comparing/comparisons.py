@@ -334,10 +334,10 @@ def negative_control(results: Results) -> pd.DataFrame:
     something else than the factor changed: an ALARM.
 
     Returns:
-        CONTROL_COLUMNS; empty where the plan declares no control.
+        CONTROL_COLUMNS; empty where the plan declares no control, or no tolerance of one whose cells are tuned apart.
     """
     control = results.plan.get("negative_control")
-    if not control:
+    if not control or control["tolerance_nats"] is None:
         return pd.DataFrame(columns=list(CONTROL_COLUMNS))
     factor, tolerance = control["factor"], float(control["tolerance_nats"])
     if factor not in results.factors:

@@ -113,7 +113,8 @@ def race(results: Results) -> Race | None:
         statuses = results.statuses.reindex(columns=seeds[:n]).loc[asked]
         if len(seeds) < n or not statuses.isin(ENDED).all(axis=None):
             return Race(results.looks, baselines, stops, n, alphas)
-        counted = {**dict.fromkeys(asked, n), **{cell: stop.n for cell, stop in stops.items()}}
+        # Those of what has stopped, too, at another scale as well: they share Holm's correction.
+        counted = Race(results.looks, baselines, stops, n).asked()
         stopped, by = _look(results, running, counted, n)
         stops |= stopped
         for cell in running:

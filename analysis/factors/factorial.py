@@ -160,7 +160,7 @@ def _no_test(results: Results, contrasts: pd.DataFrame, effects: list[str]) -> p
     """Return for each contrast why it is not to be tested, or empty text: the control's within rounding are not."""
     control = results.plan.get("negative_control")
     reasons = pd.Series("", index=contrasts.index, dtype=object)
-    if control and results.metric == schema.VAL_LOSS:
+    if control and control["tolerance_nats"] is not None and results.metric == schema.VAL_LOSS:
         tolerance, largest = float(control["tolerance_nats"]), contrasts.abs().max(axis=1)
         of_control = pd.Series([control["factor"] in effect.split(TIMES) for effect in effects], index=contrasts.index)
         rounded = of_control & (largest > 0) & (largest <= tolerance)

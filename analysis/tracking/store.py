@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
 import sqlite3
 import sys
@@ -150,4 +151,5 @@ def ui_command(uri: str, experiment_id: str) -> str:
     if is_server(uri):
         return f"open {public(uri).rstrip('/')}/{page}"
     python = "mlflow" if sys.prefix == sys.base_prefix else str(Path(sys.prefix) / "bin" / "mlflow")
-    return f"{python} ui --backend-store-uri {public(uri)}\n        then open http://127.0.0.1:5000/{page}"
+    command = shlex.join([python, "ui", "--backend-store-uri", public(uri)])
+    return f"{command}\n        then open http://127.0.0.1:5000/{page}"

@@ -80,8 +80,12 @@ def markdown(tuning: Tuning, pictures: Iterable[str]) -> str:
 def _introduction(tuning: Tuning) -> list[str]:
     declared = tuning.declared
     rungs = text.listing([str(rung) for rung in declared["rungs"]])
+    most = declared.get("max_tokens")
+    trials = f"{declared['trials']} trials"
+    if most:
+        trials = f"as many trials as {text.whole(most)} tokens allow, {declared['trials']} at most,"
     return [
-        f"Every cell had the same search: {declared['trials']} trials over the same space, each of up to "
+        f"Every cell had the same search: {trials} over the same space, each of up to "
         f"{declared['updates']} updates ({text.whole(declared['trial_tokens'])} tokens). "
         + (
             f"At the rungs (updates {rungs}) a trial goes on only if it is among the best 1/{declared['reduction']} of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -422,7 +423,7 @@ def _print_end(
     from analysis.tracking.uris import public, tracking_uri
 
     uri = tracking_uri()
-    later = f"python -m analysis sync-mlflow {summary['folder']}, once MLflow's server answers"
+    later = f"python -m analysis sync-mlflow {shlex.quote(summary['folder'])}, once MLflow's server answers"
     if options.json:
         print(json.dumps({**summary, "mlflow": public(uri)}))
         return

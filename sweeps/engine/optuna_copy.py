@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -123,4 +124,4 @@ class OptunaCopy:
 
     def dashboard_command(self) -> str:
         """Return how to look at the searches in a browser."""
-        return f"optuna-dashboard {public(self.url)}"
+        return shlex.join(["optuna-dashboard", public(self.url)])

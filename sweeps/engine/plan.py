@@ -590,10 +590,14 @@ def require_same_configurations(plan: Plan) -> None:
 
 def _what_changed(folder: Path, planned: Mapping[str, str], run: PlannedRun) -> str:
     """Return the fields in which a run differs from its cell as it was planned, by seed: of which any record tells."""
-    now = flatten(run.cell.config.to_dict())
-    then = next((config for config in map(flatten, _configs(folder, planned.values())) if config != now), None)
-    if then is None:
-        return f"{CONFIG_HASH} {run.config_hash}, there {planned[str(run.seed)]}"
+    now = run.cell.config.to_dict()
+    changes = (what_changed(then, now) for then in _configs(folder, planned.values()))
+    return next(filter(None, changes), f"{CONFIG_HASH} {run.config_hash}, there {planned[str(run.seed)]}")
+
+
+def what_changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the fields in which a configuration differs from an earlier one, in words; empty text where in none."""
+    then, now = flatten(then), flatten(now)
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     shown = [f"{name} is {now.get(name, 'absent')}, there {then.get(name, 'absent')}" for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more fields" if names[3:] else "")

@@ -191,10 +191,13 @@ def require_same_margin(existing: Mapping[str, Any], wanted: float | None, folde
     if not existing or wanted is None:
         return
     found = existing.get(REGISTERED, {}).get("equivalence_margin")
+    began, remedy = (
+        ("no equivalence margin", "leave it out") if found is None else (f"the margin {found:g}", "keep that")
+    )
     require(
         found == wanted,
-        f"the study in {folder} began with {'no equivalence margin' if found is None else f'the margin {found:g}'}, "
-        f"and {wanted:g} cannot be chosen now: leave the margin out, or use another --output",
+        f"the study in {folder} began with {began}, and {wanted:g} cannot be chosen now: {remedy}, or use another "
+        "--output",
     )
 
 

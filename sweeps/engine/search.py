@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.schema import DIVERGED, FAILED, FINISHED, STEP, VAL_LOSS, Audit
+from analysis.schema import CONFIG_HASH, DIVERGED, FAILED, FINISHED, STEP, VAL_LOSS, Audit
 from analysis.tuning_records import RANDOM, RUNNING, SEARCH, STOPPED, TuningRecord, is_learning_rate, tokens_spent
-from moe_models.errors import require
+from moe_models.errors import ConfigError, require
 from moe_models.streams import derive_seed
-from sweeps.engine.plan import PlannedCell, PlannedRun
+from sweeps.engine.plan import PlannedCell, PlannedRun, what_changed
 from sweeps.engine.space import Space
 from sweeps.engine.storage import Storage
 from trainables.config import TrialConfig
@@ -98,6 +98,33 @@ def open_trials(
     turns = {cell.name: sum(max(0, left[cell.name, arm]) for arm in planned) for cell in cells}
     run_of = {cell.name: PlannedRun(cell=cell, seed=seed) for cell in cells}
     return [run_of[name] for turn in range(max(turns.values())) for name in turns if turn < turns[name]]
+
+
+def require_same_trials(
+    cells: Sequence[PlannedCell], records: Iterable[TuningRecord], budget: Budget, seed: int
+) -> None:
+    """Refuse to go on with a search whose trials were something else: their losses would not be comparable.
+
+    Args:
+        cells: those that are searched.
+        records: what was tried so far.
+        budget: what each cell's search may spend.
+        seed: of all trials.
+
+    Raises:
+        ConfigError: a trial was of another configuration than its cell has now.
+    """
+    of_name = {cell.name: cell for cell in cells}
+    for record in records:
+        if record.cell not in of_name:
+            continue
+        now = trial_config(of_name[record.cell], record.hyperparameters, budget)
+        if now.hash(seed) != record.config_hash:
+            raise ConfigError(
+                f"cell '{record.cell}' is configured differently from its trials in the search {record.study}: "
+                f"{what_changed(record.config, now.to_dict()) or CONFIG_HASH}; take --output elsewhere for a new "
+                "search, or the code that the search was begun with to go on"
+            )
 
 
 def goes_on(losses: Mapping[int, float], number: int, reduction: int) -> bool:
@@ -239,9 +266,10 @@ class Arm:
         left = max(0, self.trials - len(self.records))
         if self.arm != SEARCH or self.budget.tokens is None:
             return left
-        waiting = {*self._now, *self._again}
-        spent = tokens_spent(record for number, record in self.records.items() if number not in waiting)
-        free = self.budget.tokens - spent - len(waiting) * self.budget.trial_tokens
+        # One that failed is tried again, by the next start if not by this one, and may take all of its tokens.
+        ended = [record for record in self.records.values() if record.status not in (RUNNING, FAILED)]
+        waiting = len(self.records) - len(ended)
+        free = self.budget.tokens - tokens_spent(ended) - waiting * self.budget.trial_tokens
         return min(left, max(0, free // self.budget.trial_tokens))
 
     @property
@@ -282,7 +310,7 @@ class Arm:
         else:
             before = [record for n, record in self.records.items() if n < number]
             values = suggest(self.space, before, self.seed, number)
-        config = self.config(values)
+        config = trial_config(self.cell, values, self.budget)
         return TuningRecord(
             study=self.storage.folder.name,
             cell=self.cell.name,
@@ -295,10 +323,6 @@ class Arm:
             config=config.to_dict(),
             environment=self.environment,
         )
-
-    def config(self, values: Mapping[str, float]) -> TrialConfig:
-        """Return a trial's full configuration: the cell's, evaluated at rungs and its end alone."""
-        return tuned(self.cell.config, {**values, "evaluate_every": self.budget.updates})
 
     def reached(self, number: int, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Record the rungs that a trial has reached and return whether it goes on; if not, it has ended.
@@ -359,6 +383,11 @@ class Arm:
         path = record.write(self.storage.folder)
         self.storage.keep(path.relative_to(self.storage.folder).as_posix())
         self.records[record.number] = record
+
+
+def trial_config(cell: PlannedCell, values: Mapping[str, float], budget: Budget) -> TrialConfig:
+    """Return a trial's full configuration: the cell's, evaluated at rungs and its end alone."""
+    return tuned(cell.config, {**values, "evaluate_every": budget.updates})
 
 
 def tuned(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:

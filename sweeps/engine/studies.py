@@ -28,7 +28,7 @@ from analysis.schema import (
 )
 from analysis.study.runs import parse_plan
 from analysis.terminal import fits, plain_table, say
-from analysis.text import counted
+from analysis.text import counted, listing
 from analysis.tuning_records import (
     RUNNING,
     TUNING_FILE,
@@ -55,6 +55,8 @@ class StudyFolder:
     records: Sequence[TrialRecord]
     failures: Sequence[TrialRecord]
     """Of runs that have no record."""
+    searched: tuple[str, ...] = ()
+    """Cells whose search has not come to its confirmation, where others' has."""
 
     @property
     def name(self) -> str:
@@ -98,6 +100,8 @@ class StudyFolder:
         """In words: running, complete, with failures, or interrupted."""
         if driven := _driven(self.folder):
             return driven
+        if self.searched:
+            return f"interrupted in the search of {listing(list(self.searched))}"
         if self.missing:
             return "interrupted"
         return "complete" if not self.failures else "complete but for failed runs"
@@ -192,7 +196,10 @@ def _read(folder: Path) -> StudyFolder | SearchFolder:
         if not (folder / PLAN_FILE).exists():
             return SearchFolder(folder, parse_tuning(folder), read_tuning_records(folder))
         plan = parse_plan((folder / PLAN_FILE).read_text(), str(folder / PLAN_FILE))
-        return StudyFolder(folder, plan, read_records(folder), read_failures(folder))
+        declared = parse_tuning(folder)["cells"] if (folder / TUNING_FILE).exists() else ()
+        planned = {cell["name"] for cell in plan["cells"]}
+        searched = tuple(cell for cell in declared if cell not in planned)
+        return StudyFolder(folder, plan, read_records(folder), read_failures(folder), searched)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

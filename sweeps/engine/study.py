@@ -56,8 +56,8 @@ class NegativeControl:
     """A factor that must change nothing: its two levels compute the same function, up to rounding."""
 
     factor: str
-    tolerance_nats: float
-    """Paired differences of validation loss beyond this are an alarm."""
+    tolerance_nats: float | None
+    """Paired differences of validation loss beyond this are an alarm; None: none is, since cells are trained apart."""
 
 
 @dataclass(frozen=True, kw_only=True)

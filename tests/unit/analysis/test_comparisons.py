@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -294,6 +295,13 @@ def test_the_control_alone_is_not_tested_within_its_tolerance() -> None:
     assert row["verdict"].startswith("within tolerance")
     alarm = norm_pair(*[x + d for x, d in zip(BASE, (0.1, 0.11, 0.1, 0.1, 0.1), strict=True)])
     assert compared(alarm)["verdict"][0] == "worse"
+
+
+def test_a_control_whose_levels_are_tuned_apart_is_tested_like_any_other() -> None:
+    results = norm_pair(5.0004, 5.2003, 5.1004, 5.0504, 5.1503)
+    apart = dataclasses.replace(results, plan={"negative_control": {"factor": "norm", "tolerance_nats": None}})
+    assert negative_control(apart).empty
+    assert compared(apart)["p"].notna().all()
 
 
 def test_every_cell_with_the_control_on_has_its_own_partner() -> None:

@@ -210,6 +210,9 @@ def test_the_control_within_its_tolerance_is_not_tested() -> None:
     assert table.loc["norm", "verdict"].startswith("within tolerance")
     assert np.isnan(table.loc["norm", "p"])
     assert table.loc["attention", "verdict"] == "better"
+    plan["negative_control"] = {"factor": "norm", "tolerance_nats": None}  # its two levels are tuned apart
+    apart, _ = main_effects(make_results(losses, levels=levels, plan=plan))
+    assert apart.set_index("effect").loc["norm", "p"] < 0.05
 
 
 def test_effects_are_within_a_scale() -> None:

@@ -15,7 +15,7 @@ from analysis.reporting.render import content, markdown
 from analysis.statistics.looks import repeated_p
 from analysis.statistics.significance import t_test
 from analysis.statistics.stopping import median_unbiased
-from analysis.study.registered import HASH, REGISTERED, Registered, sha256
+from analysis.study.registered import AGAINST_BASELINE, HASH, REGISTERED, Comparison, Family, Registered, sha256
 from analysis.study.results import Results
 from analysis.summary import analyse
 from benchmarks.calibration import generator, normal, repeated
@@ -215,6 +215,31 @@ def test_what_a_report_says_of_a_race() -> None:
     assert any("the look at 5 seeds is to come for c2, c3" in note for note in race_notes(race(going)))
     assert race_table(going, race(going)).set_index("cell").loc["c2", "decision"] == "open"
     assert analyse(going).ranking.set_index("cell")["missing"].to_dict() == {"baseline": 2, "c1": 0, "c2": 2, "c3": 2}
+
+
+def test_scales_race_on_when_all_contenders_of_another_have_stopped() -> None:
+    losses = clear()
+    cells = {"baseline@s": losses[0], "c@s": losses[1], "baseline@t": losses[3], "c@t": losses[3] + losses[2] - 4}
+    pairs = tuple(Comparison(cell=f"c@{scale}", baseline=f"baseline@{scale}") for scale in "st")
+    family = Family(name=AGAINST_BASELINE, metric="val_loss", comparisons=pairs, size=2)
+    declared = plan()
+    registered = {**declared[REGISTERED], "families": [dataclasses.asdict(family)], "cells": list(cells)}
+    declared |= {REGISTERED: registered, HASH: sha256(registered)}
+
+    def of(used: Mapping[str, int]) -> Results:
+        return make_results(
+            {name: list(map(float, row[: used.get(name)])) for name, row in cells.items()},
+            levels={name: {"model": name[0], "scale": name[-1]} for name in cells},
+            baseline=lambda name: f"baseline@{name[-1]}",
+            plan=declared,
+        )
+
+    whole = race_of(of({}))
+    assert whole.stops["c@s"] == Stop(3, "better")
+    assert whole.stops["c@t"].n > 3
+    assert whole.asked() == {"baseline@s": 3, "c@s": 3, **dict.fromkeys(("baseline@t", "c@t"), whole.stops["c@t"].n)}
+    assert whole.alphas["c@t"][1:] == [0.05] * (len(whole.alphas["c@t"]) - 1), "c@s was found, and shares no more"
+    assert race_of(of(whole.asked())) == whole
 
 
 def test_one_look_is_no_race() -> None:

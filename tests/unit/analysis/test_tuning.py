@@ -27,6 +27,7 @@ from analysis.tuning_records import (
     TUNING_FILE,
     TuningRecord,
     best_of,
+    parse_tuning,
     read_tuning_records,
 )
 
@@ -169,8 +170,8 @@ def make_search(folder: Path, cells: tuple[str, ...] = ("baseline", "attention")
                     varied="muon_learning_rate" if arm == SWEEP else None,
                 ).write(folder)  # fmt: skip
     declared = {
-        "study": "tune-demo", "cells": list(cells), "space": SPACE, "trials": 9, "rungs": [1, 3], "updates": 9,
-        "reduction": 3, "trial_tokens": 900, "seed": 1000, "guess_loss": GUESS,
+        "study": "tune-demo", "cells": list(cells), "space": SPACE, "trials": 9, "random": 12, "sweep": 5,
+        "rungs": [1, 3], "updates": 9, "reduction": 3, "trial_tokens": 900, "seed": 1000, "guess_loss": GUESS,
         "importance": {
             "baseline": {"n": 12, "shares": {"muon_learning_rate": 0.9, "weight_decay": 0.1}, "reason": None},
             "attention": {"n": 2, "shares": {}, "reason": "2 draws are too few"},
@@ -195,6 +196,22 @@ def test_the_report_says_what_was_spent_found_and_stopped(tmp_path: Path) -> Non
     stopped = [line for line in table if ",stopped," in line]
     assert len(stopped) == 6
     assert all(line.split(",")[10] == "" for line in stopped), "a stopped trial has no loss"
+
+
+def test_the_report_says_that_tokens_bounded_the_trials(tmp_path: Path) -> None:
+    folder = make_search(tmp_path)
+    assert "Every cell had the same search: 9 trials over the same space" in write_tuning_report(folder).read_text()
+    write_json(folder / TUNING_FILE, {**parse_tuning(folder), "max_tokens": 5_000})
+    said = "Every cell had the same search: as many trials as 5,000 tokens allow, 9 at most, over the same space"
+    assert said in write_tuning_report(folder).read_text()
+
+
+@pytest.mark.parametrize("name", ["study", "trials", "updates"])
+def test_a_declaration_that_lacks_something_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    folder = make_search(tmp_path)
+    write_json(folder / TUNING_FILE, {key: value for key, value in parse_tuning(folder).items() if key != name})
+    with pytest.raises(AnalysisError, match=f"is not the declaration of a search: '{name}'"):
+        load_tuning(folder)
 
 
 def test_figures_show_every_trial(tmp_path: Path) -> None:

@@ -248,6 +248,16 @@ def test_a_contender_by_itself_is_the_primary_comparison(
     assert (said in capsys.readouterr().out) == primary
 
 
+def test_comparisons_share_their_error_over_all_sizes_of_a_ladder(
+    corpus_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = ["--corpus", str(corpus_file), "--steps", "4", "--precision", "fp32", "--dry-run"]
+    assert main(["--study", "scaling", "--variants", "baseline,mlp", *fixed]) == 0
+    said = capsys.readouterr().out
+    assert "one of 4 that share 5 %" in said
+    assert "primary comparison" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -257,12 +267,21 @@ def test_a_contender_by_itself_is_the_primary_comparison(
         (["--until-decided", "--seeds", "3"], "--seeds must be 4 or more but got 3"),
         (["--until-decided", "--seeds", "1000"], "the last look is at 1000 seeds: it must be at 100 or less"),
         (["--seeds", "0"], "--seeds must be positive but got 0"),
+        (["--seeds", "2", "--dry-run"], "--seeds must be 3 or more, since fewer are not tested, but got 2"),
         (["--difference", "-1"], "--difference must be positive but got -1"),
         (["--pilot", "nowhere"], "there is no 'nowhere'"),
         (["--equivalence-margin", "0.02"], "--equivalence-margin is --difference here: give that"),
         (["--design", "other"], "unknown design 'other'"),
         (["--protocol", "published"], "compare sound cells"),
         (["--unitl-decided"], "did you mean --until-decided?"),
+        (
+            ["--study", "variance", "--dry-run"],
+            "'baseline_1' of variance is compared with no other cell, not with 'baseline'",
+        ),
+        (
+            ["--study", "variance", "--design", "components", "--variants", "baseline,all_components_1", "--dry-run"],
+            "'all_components_1' of variance is compared with 'baseline_1', not with 'baseline'",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,7 @@ def test_a_margin_is_registered_and_then_stays(plan_for: Callable[..., Plan]) ->
     assert written(again)["registered"] == first["registered"]
     assert "equivalence margin: 0.02 nats" in lines(again)
     assert written(plan_for(equivalence_margin=0.02)) == first
-    with pytest.raises(ConfigError, match=r"began with the margin 0.02, and 0.01 cannot be chosen now: leave the marg"):
+    with pytest.raises(ConfigError, match=r"began with the margin 0.02, and 0.01 cannot be chosen now: keep that"):
         plan_for(equivalence_margin=0.01)
 
 
@@ -180,7 +180,9 @@ def test_a_study_begun_without_a_margin_goes_on_without(plan_for: Callable[..., 
     later = plan_for()
     assert written(later) == old
     assert "equivalence margin: none, so that 'no difference' is no finding" in lines(later)
-    with pytest.raises(ConfigError, match=r"began with no equivalence margin, and 0\.01 cannot be chosen now"):
+    with pytest.raises(
+        ConfigError, match=r"began with no equivalence margin, and 0\.01 cannot be chosen now: leave it"
+    ):
         plan_for(equivalence_margin=0.01)
 
 

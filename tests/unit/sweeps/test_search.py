@@ -28,7 +28,17 @@ from moe_models.errors import ConfigError
 from sweeps.engine.importance import importance
 from sweeps.engine.optuna_copy import OptunaCopy, frozen_trial, storage_url
 from sweeps.engine.plan import Plan
-from sweeps.engine.search import Arm, Budget, best_first, draw, goes_on, open_trials, suggest, sweep_of
+from sweeps.engine.search import (
+    Arm,
+    Budget,
+    best_first,
+    draw,
+    goes_on,
+    open_trials,
+    require_same_trials,
+    suggest,
+    sweep_of,
+)
 from sweeps.engine.space import DEFAULT_SPACE, parse_space
 from sweeps.engine.storage import Storage
 from trainables.tuning_trainable import TuningTrainable
@@ -323,6 +333,34 @@ def test_tokens_bound_a_search_and_are_freed_by_stopped_trials(tmp_path: Path, a
     assert sum(record.tokens for record in arm.records.values()) == 1_900
 
 
+def test_a_failed_trial_keeps_its_tokens_for_when_it_is_tried_again(tmp_path: Path, arm_in: Callable[..., Arm]) -> None:
+    budget = dataclasses.replace(BUDGET, tokens=2_000)
+    arm = arm_in(tmp_path, budget=budget)
+    assert arm.ask() is not None
+    failed = arm.ask()
+    assert failed is not None
+    arm.end(failed.number, FAILED, [], "RuntimeError: planned")
+    assert arm.ask() is None, "the two may take 1,800 when all is done"
+    arm.end(0, FINISHED, curve(arm.records[0].hyperparameters, 9))
+    again = arm_in(tmp_path, budget=budget)
+    train(again)
+    assert [record.status for record in again.records.values()] == [FINISHED, FINISHED]
+
+
+def test_trials_of_another_configuration_are_not_gone_on_with(
+    tmp_path: Path, plan_for: Callable[..., Plan], arm_in: Callable[..., Arm]
+) -> None:
+    train(arm_in(tmp_path), most=2)
+    records = read_tuning_records(tmp_path)
+    (cell,) = plan_for(variants="baseline", steps=9).cells
+    require_same_trials([cell], records, BUDGET, SEED)
+    (other,) = plan_for(variants="attention", steps=9).cells
+    require_same_trials([other], records, BUDGET, SEED)  # which has none
+    changed = dataclasses.replace(cell, config=other.config)
+    with pytest.raises(ConfigError, match=r"'baseline' is configured .* model\.attention\.kind is mla, there"):
+        require_same_trials([changed], records, BUDGET, SEED)
+
+
 def test_what_is_left_is_every_trial_that_has_not_ended(
     tmp_path: Path, plan_for: Callable[..., Plan], arm_in: Callable[..., Arm]
 ) -> None:
@@ -495,6 +533,11 @@ def test_a_diverged_trial_has_no_value_in_the_copy() -> None:
     rows = [{"step": 1, "tokens": 1, "val_loss": 6.0}, {"step": 2, "tokens": 2, "val_loss": None}]
     diverged = frozen_trial(trial(0, DIVERGED, rows=rows), SPACE)
     assert (diverged.state, diverged.intermediate_values) == (optuna.trial.TrialState.PRUNED, {1: 6.0})
+
+
+def test_the_command_of_a_dashboard_can_be_copied_into_a_shell(tmp_path: Path) -> None:
+    copy = OptunaCopy(f"sqlite:///{tmp_path}/my searches.db", SPACE, print)
+    assert copy.dashboard_command() == f"optuna-dashboard 'sqlite:///{tmp_path}/my searches.db'"
 
 
 def test_passwords_of_a_storage_stay_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

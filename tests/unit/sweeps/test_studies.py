@@ -70,6 +70,25 @@ def test_status_counts_what_has_become_of_the_planned_runs(
         assert "running (process " in command("status", study)[1]
 
 
+def test_a_search_of_more_cells_is_not_complete_with_the_confirmation_of_others(
+    command: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    folder = make_study(tmp_path / "one", cells=("baseline", "mlp"), seeds=2)
+    searched = {
+        "study": "one",
+        "space": {},
+        "cells": ["baseline", "mlp"],
+        "guess_loss": 7.0,
+        "updates": 9,
+        "seed": 1000,
+    }
+    searched |= {"trials": 2, "random": 0, "sweep": 0, "rungs": [], "reduction": 3, "trial_tokens": 900}
+    (folder / "tuning.json").write_text(json.dumps(searched))
+    assert find_studies(folder)[0].state == "complete"
+    (folder / "tuning.json").write_text(json.dumps({**searched, "cells": ["baseline", "mlp", "moe"]}))
+    assert "interrupted in the search of moe" in command("status", folder)[1]
+
+
 def test_status_in_a_narrow_terminal_keeps_names_whole(study: Path) -> None:
     long = "significance-exp6_grid-baseline-cpu-web-300-fp32-077053fa"
     plan = json.loads((study / "plan.json").read_text())

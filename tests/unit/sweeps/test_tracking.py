@@ -813,6 +813,9 @@ def test_uris_are_shown_without_passwords() -> None:
     of_database = ui_command("sqlite:////tmp/mlflow.db", "7")
     assert "--backend-store-uri sqlite:////tmp/mlflow.db" in of_database
     assert f"open http://127.0.0.1:5000/{page}" in of_database
+    assert "--backend-store-uri 'sqlite:////tmp/my runs/mlflow.db'\n" in ui_command(
+        "sqlite:////tmp/my runs/mlflow.db", "7"
+    )
 
 
 SECRETS = [

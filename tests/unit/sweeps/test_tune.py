@@ -14,13 +14,14 @@ from mlflow import MlflowClient
 from analysis.schema import DIVERGED
 from analysis.sync import sync_mlflow
 from analysis.tracking.uris import tracking_uri
-from analysis.tuning_records import RUNNING, TUNING_FILE
+from analysis.tuning_records import RUNNING, TUNING_FILE, TuningRecord
 from moe_models.errors import ConfigError
 from sweeps import tune
 from sweeps.engine import memory, runner, tuning
 from sweeps.engine import plan as plan_module
 from sweeps.engine.plan import Plan
 from sweeps.engine.search import Arm
+from sweeps.engine.space import DEFAULT_SPACE, parse_space
 from sweeps.engine.studies import export_study, find_plan, find_studies
 from sweeps.exp6_grid import STUDY
 
@@ -114,6 +115,20 @@ def test_a_search_that_was_declared_otherwise_is_not_continued(
     for change, name in ((["--trials", "20"], "trials 16, now it is 20"), (["--search-seed", "77"], "seed 1000")):
         assert tune.main([*fixed, "--steps", "9", *change]) == 2
         assert f"was declared with {name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_search_whose_trials_were_of_another_configuration_is_not_continued(
+    fixed: list[str], capsys: pytest.CaptureFixture[str], declarations: list[dict[str, Any]], more: list[str]
+) -> None:
+    assert tune.main([*fixed, "--steps", "9"]) == 130
+    rates = dict.fromkeys(declarations[-1]["space"], 0.01)
+    TuningRecord(
+        study="study", cell="mlp", arm="search", number=0, hyperparameters=rates, seed=1000, config_hash="another"
+    ).write(next(Path("results").iterdir()))
+    capsys.readouterr()
+    assert tune.main([*fixed, "--steps", "9", *more]) == 2
+    assert "cell 'mlp' is configured differently from its trials in the search study" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", [str, Path.as_uri])
@@ -218,8 +233,10 @@ def test_a_search_that_lacks_trials_is_not_confirmed(
 
 
 def test_the_confirming_study_has_the_same_cells_and_is_tuned() -> None:
-    study = tune.tuned_study(STUDY)
+    study = tune.tuned_study(STUDY, parse_space(DEFAULT_SPACE))
     assert study.designs == STUDY.designs
     assert study.tuned
+    assert not tune.tuned_study(STUDY, parse_space("weight_decay=0.01:1")).tuned, "learning rates were not"
     assert study.script == "tune_exp6_grid"
-    assert study.negative_control is None
+    assert study.negative_control is not None, "levels that are tuned alike are one model, which is no error"
+    assert study.negative_control.tolerance_nats is None, "and levels that are tuned apart may differ"
