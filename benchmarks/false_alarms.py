@@ -45,7 +45,7 @@ from moe_models.norms import NORM
 from moe_models.positions import POSITION
 from sweeps import exp6_grid, significance, tune
 from sweeps.engine.options import Options
-from sweeps.engine.plan import make_plan
+from sweeps.engine.planning import make_plan
 from sweeps.engine.study import BASELINE, Cell, Design, Study, find_study, study_names, variant
 from trainables.environment import cpu_cores
 from trainables.scales import Scale

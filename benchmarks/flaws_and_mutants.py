@@ -43,7 +43,7 @@ from sweeps.engine.flaws import (
     TRAINED_INSTEAD,
 )
 from sweeps.engine.options import Options
-from sweeps.engine.plan import make_plan
+from sweeps.engine.planning import make_plan
 from sweeps.engine.study import Study
 from trainables.config import DataConfig, TrialConfig
 from trainables.data import TokenizedCorpus, prepare_corpus

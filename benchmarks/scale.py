@@ -27,10 +27,12 @@ from analysis.schema import TrialRecord, read_records
 from analysis.tracking.tracker import MlflowTracker
 from benchmarks.large_store import write_store
 from sweeps.engine.options import Options
-from sweeps.engine.plan import Plan, make_plan
+from sweeps.engine.plan import Plan
+from sweeps.engine.planning import make_plan
 from sweeps.engine.progress import Progress
+from sweeps.engine.ray_session import ray_session
 from sweeps.engine.resources import find_resources
-from sweeps.engine.runner import ray_session, run_plan
+from sweeps.engine.runner import run_plan
 from sweeps.engine.storage import Storage
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray

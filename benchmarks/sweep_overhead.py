@@ -23,10 +23,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.tracking.tracker import MlflowTracker
 from sweeps.engine.options import Options
-from sweeps.engine.plan import PlannedRun, make_plan
+from sweeps.engine.plan import PlannedRun
+from sweeps.engine.planning import make_plan
 from sweeps.engine.progress import Progress
+from sweeps.engine.ray_session import ray_session
 from sweeps.engine.resources import find_resources
-from sweeps.engine.runner import ray_session, run_plan
+from sweeps.engine.runner import run_plan
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
 from trainables.environment import describe_environment

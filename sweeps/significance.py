@@ -22,8 +22,9 @@ from typing import Any
 
 from analysis.schema import VAL_LOSS
 from moe_models.errors import require, unknown_name
-from sweeps.engine.cli import console_of, guarded, run, saying
+from sweeps.engine.cli import guarded, run
 from sweeps.engine.options import AUTO, Options, names, read
+from sweeps.engine.shown import console_of, saying
 from sweeps.engine.study import DEFAULT_DESIGN, find_study
 
 FIRST_SEED = 1000

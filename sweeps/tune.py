@@ -24,7 +24,7 @@ from analysis import text
 from analysis.schema import FAILED
 from analysis.tuning_records import RANDOM, SEARCH, SWEEP, is_learning_rate, planned_trials
 from moe_models.errors import ConfigError, require
-from sweeps.engine import cli
+from sweeps.engine import cli, shown
 from sweeps.engine.options import Options, flag_of, read
 from sweeps.engine.space import DEFAULT_SPACE, Space, parse_space, space_to_json
 from sweeps.engine.study import Study, find_study
@@ -126,10 +126,10 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     from sweeps.engine.declaration import exchange, kept_choices
     from sweeps.engine.forecast import forecast
     from sweeps.engine.optuna_copy import storage_url
-    from sweeps.engine.plan import require_same_configurations, resolve
+    from sweeps.engine.planning import require_same_configurations, resolve
     from sweeps.engine.search import open_trials, require_same_trials
 
-    console, space = cli.console_of(options), parse_space(options.space)
+    console, space = shown.console_of(options), parse_space(options.space)
 
     def make() -> Plan:
         return resolve(tuned_study(study, space), options, resources, kept=kept_choices)
@@ -148,7 +148,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
         if options.dry_run:
             expected = forecast(plan, cli.pack(plan, resources, options, console, runs), runs)
             whole = "search and confirmation, were no trial stopped: " if trials else "confirmation: "
-            cli.saying(console)(f"{whole}{expected.line()}")
+            shown.saying(console)(f"{whole}{expected.line()}")
             console.print("dry run: nothing was trained")
             if options.json:
                 facts = {"folder": str(plan.folder), "runs_left": expected.runs}
@@ -160,7 +160,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
                 plan = make()
             declared = declare(plan, space, budget, options)
             plan.storage.exchange_trials(cell.name for cell in plan.cells)
-            from sweeps.engine.runner import ray_session
+            from sweeps.engine.ray_session import ray_session
 
             search = Search(plan, declared, space, budget, options, resources, console, trainable)
             require_same_trials(plan.cells, search.earlier, budget, options.search_seed)
@@ -243,7 +243,7 @@ def _print_search(plan: Plan, declared: Mapping[str, Any], budget: Budget, conso
     arms = planned_trials(declared)
     full = arms[RANDOM] + arms[SWEEP]
     most = min(budget.tokens or math.inf, budget.trials * budget.trial_tokens)
-    say = cli.saying(console)
+    say = shown.saying(console)
     for line in (
         f"search {plan.name}",
         f"  {plan.why_scale}",
@@ -295,7 +295,7 @@ class Search:
         self.ended = 0
 
     def _say(self, line: str) -> None:
-        cli.saying(self.console)(line)
+        shown.saying(self.console)(line)
 
     def run(self) -> bool:
         """Train all trials and write the report of the search; return False where a signal came first."""

@@ -102,7 +102,7 @@ class Bench:
         """Return each cell's runs with these flaws in force at the published budget; those missing are trained."""
         from analysis.schema import read_records
         from sweeps.engine.options import parse
-        from sweeps.engine.plan import make_plan
+        from sweeps.engine.planning import make_plan
         from sweeps.engine.resources import find_resources
 
         study: Study = importlib.import_module(f"sweeps.{script}").STUDY
@@ -167,8 +167,8 @@ def main(output: Path = Path("results"), seeds: int = 5, page: Path = Path("docs
         page: Folder that the page is written to.
     """
     from analysis.reporting.what_was_wrong import write_page
+    from sweeps.engine.ray_session import ray_session
     from sweeps.engine.resources import find_resources
-    from sweeps.engine.runner import ray_session
 
     bench = Bench(output, seeds)
     with ray_session(find_resources(None, None)):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,21 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from analysis.study.registered import REGISTERED
 from analysis.text import counted
 from moe_models.errors import ConfigError
 from sweeps.engine.options import Options, parse
+from sweeps.engine.shown import console_of, measured, saying, show_dry_run, show_end, show_plan
 from sweeps.engine.study import Study
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sweeps.engine.packing import Packing
     from sweeps.engine.plan import Plan, PlannedRun
     from sweeps.engine.resources import Resources
-
-PIPE_WIDTH = 120
-"""Characters a line where there is no terminal to say."""
 EXIT_FAILURES = 1
 """Some runs failed; the rest of the study is there."""
 EXIT_DEFECT = 1
@@ -74,14 +68,6 @@ def for_users(error: Exception) -> bool:
     return isinstance(error, (ConfigError, AnalysisError, OSError))
 
 
-def console_of(options: Options) -> Console:
-    """Return where a command talks to people: standard error where standard output is for machines."""
-    from rich.console import Console
-
-    console = Console(stderr=options.json, highlight=False)
-    return console if console.is_terminal else Console(stderr=options.json, highlight=False, width=PIPE_WIDTH)
-
-
 def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) -> int:
     """Plan a study and run it, or print its plan; return the process's exit code.
 
@@ -90,13 +76,13 @@ def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) 
         options: checked.
         facts: stand beside the engine's own in what `--json` prints.
     """
-    from sweeps.engine.plan import make_plan
+    from sweeps.engine.planning import make_plan
 
     console = console_of(options)
     with workplace(options) as resources:
         plan = planned(lambda: make_plan(study, options, resources))
         if options.dry_run:
-            _dry_run(plan, pack(plan, resources, options, console), options, console, facts or {})
+            show_dry_run(plan, pack(plan, resources, options, console), options, console, facts or {})
             return 0
         with driving(plan, resources, options, console) as resources:
             plan = renewed(plan, lambda: make_plan(study, options, resources))
@@ -214,115 +200,6 @@ def pack(
     return packed(plan, runs, resources, options.max_concurrent, saying(console))
 
 
-def saying(console: Console) -> Callable[[str], None]:
-    """Return what prints a sentence on a console."""
-    from analysis.terminal import say
-
-    return lambda line: say(console, line)
-
-
-def _dry_run(plan: Plan, resources: Resources, options: Options, console: Console, facts: Mapping[str, Any]) -> None:
-    from sweeps.engine.forecast import forecast
-
-    expected = forecast(plan, resources)
-    if options.json:
-        asked = {cell.name for cell in plan.cells}
-        cells = [cell for cell in plan.to_json()["cells"] if cell["name"] in asked]
-        print(
-            json.dumps(
-                {
-                    "study": plan.name,
-                    "protocol": plan.protocol.name,
-                    "flaws": list(plan.protocol.flaws),
-                    "scale": ",".join(plan.scales),
-                    "seeds": list(plan.seeds),
-                    "equivalence_margin": plan.registration.get(REGISTERED, {}).get("equivalence_margin"),
-                    "cells": cells,
-                    "runs": len(plan.runs()),
-                    "runs_left": expected.runs,
-                    "slots": resources.slots,
-                    "gpus_per_trial": resources.gpus_per_trial,
-                    **_measured(resources),
-                    "folder": str(plan.folder),
-                    "choices": dict(plan.choices),
-                    **expected.to_json(),
-                    **facts,
-                }
-            )
-        )
-        return
-    _print_plan(plan, resources, console)
-    _print_cells(plan, console)
-    saying(console)(expected.line())
-    console.print("dry run: nothing was trained")
-
-
-def _print_plan(plan: Plan, resources: Resources, console: Console) -> None:
-    from sweeps.engine.registration import lines as registration_lines
-
-    done = sum(map(plan.has_record, plan.runs()))
-    corpus, first = plan.corpora[plan.scales[0]], plan.cells[0].config.data.first_tokens
-    tokens = len(corpus.train.tokens)
-    trained = f"{tokens:,} training tokens" if first is None else f"its first {min(first, tokens):,} training tokens"
-    seen = ", ".join(dict.fromkeys(f"{number:.2g}" for number in plan.epochs().values()))
-    optimum = "" if corpus.entropy is None else f"; its entropy is {corpus.entropy:.4f} nats a token"
-    share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
-    say = saying(console)
-    for line in (
-        f"study {plan.name}",
-        *([f"  {plan.protocol.sentence()}"] if plan.protocol.published else []),
-        f"  {plan.why_scale}",
-        f"  corpus {corpus.name}: {trained}, seen {seen} times{optimum}",
-        f"  {counted(len(plan.cells), 'cell')} x {counted(len(plan.seeds), 'seed')}: {counted(len(plan.runs()), 'run')}"
-        + (f" at most, a race with looks at {', '.join(map(str, plan.looks))} seeds" if plan.is_race else "")
-        + (f", {done} of them done before" if done else ""),
-        f"  {resources.slots} at a time, one CPU core{share} each; precision {_precision(plan)}",
-        *([f"  {_packing(resources.packing)}"] if resources.packing else []),
-        *(f"  {line}" for line in registration_lines(plan)),
-    ):
-        say(line)
-    if all(cell["baseline"] == cell["name"] for cell in plan.to_json()["cells"]):
-        alone = f"without another cell beside '{plan.study.baseline}' the report has no comparisons"
-        line = f"  note: {alone if len(plan.cells) == 1 else 'these cells are compared with none of the others'}"
-        say(line)
-
-
-def _measured(resources: Resources) -> dict[str, Any]:
-    """Return what `--json` says of a packing that was measured."""
-    return {"packing": resources.packing.to_json()} if resources.packing else {}
-
-
-def _packing(packing: Packing) -> str:
-    from analysis.text import duration
-    from sweeps.engine.memory import gib
-
-    ends = ", ".join(f"{duration(laid.seconds)} with {together}" for together, laid in packing.schedules.items())
-    return f"as measured: {ends} at a time on a device; a run takes up to {gib(packing.run_bytes)}, margin included"
-
-
-def _precision(plan: Plan) -> str:
-    chosen = plan.choices["precision"]
-    if len(set(chosen.values())) == 1:
-        return str(chosen[plan.scales[0]])
-    return ", ".join(f"{chosen[scale]} at {scale}" for scale in plan.scales)
-
-
-def _print_cells(plan: Plan, console: Console) -> None:
-    from analysis.terminal import plain_table, print_table
-
-    table = plain_table(["cell", *plan.cells[0].factors], ["parameters", "active", "MFLOP\na token", "updates"])
-    for cell in plan.cells:
-        table.add_row(
-            cell.name,
-            *(str(level) for level in cell.factors.values()),
-            f"{cell.counts.params_total:,}",
-            f"{cell.counts.params_active:,}",
-            f"{cell.counts.flops_per_token / 1e6:.2f}",
-            f"{cell.config.training.updates:,}",
-        )
-    print_table(console, table)
-
-
 def train(
     plan: Plan, resources: Resources, options: Options, console: Console, facts: Mapping[str, Any] | None = None
 ) -> int:
@@ -332,7 +209,8 @@ def train(
     from analysis.tracking.uris import tracking_uri
     from sweeps.engine import race
     from sweeps.engine.progress import Progress
-    from sweeps.engine.runner import ray_session, run_plan
+    from sweeps.engine.ray_session import ray_session
+    from sweeps.engine.runner import run_plan
     from trainables.environment import describe_environment
     from trainables.ray_trainable import AblationTrainable
 
@@ -341,7 +219,7 @@ def train(
         records = read_records(plan.folder)
     except ValueError as error:
         raise ConfigError(f"{error}; delete it to train that run again") from error
-    _print_plan(plan, resources, console)
+    show_plan(plan, resources, console)
     environment = {**describe_environment(resources.hardware), **plan.evidence}
     failures = plan.folder / FAILURES_FOLDER
     standing = [] if plan.rerun_failed else plan.failed_runs()
@@ -388,12 +266,12 @@ def train(
         "wall_seconds": time.monotonic() - started,
         **progress.usage.to_json(resources.cost_unit),
         "utilisation": progress.utilisation(),
-        **_measured(resources),
+        **measured(resources),
         **(facts or {}),
         **({"race": race.standing(plan).to_json()} if plan.is_race else {}),
     }
     spent = progress.usage.line(resources.cost_unit, "run")
-    _print_end(plan, summary, spent, options, console, tracker.experiment_id)
+    show_end(plan, summary, spent, options, console, tracker.experiment_id)
     return EXIT_FAILURES if plan.failed_runs() or outcome.failures else 0
 
 
@@ -412,38 +290,3 @@ def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
     except AnalysisError as error:
         say(f"no report: {error}")
         return None
-
-
-def _print_end(
-    plan: Plan, summary: dict[str, Any], spent: str, options: Options, console: Console, experiment_id: str
-) -> None:
-    from analysis.schema import FAILURES_FOLDER
-    from analysis.text import duration
-    from analysis.tracking.store import ui_command
-    from analysis.tracking.uris import public, tracking_uri
-
-    uri = tracking_uri()
-    later = f"python -m analysis sync-mlflow {shlex.quote(summary['folder'])}, once MLflow's server answers"
-    if options.json:
-        print(json.dumps({**summary, "mlflow": public(uri)}))
-        return
-    counts = ", ".join(f"{count} {status}" for status, count in summary["runs"].items() if count)
-    used, race = summary["utilisation"], summary.get("race")
-    lines = [
-        f"{counts or 'nothing to train'}; {duration(summary['wall_seconds'])} in all"
-        + ("" if used is None else f", {100 * used:.0f} % of the slots' time in training and evaluation"),
-        *([f"training: {spent}"] if used is not None else []),
-        *([plan.protocol.sentence()] if plan.protocol.published else []),
-        *([f"race: {race['runs']} runs, {race['fixed_runs']} without looks"] if race and not race["next_look"] else []),
-    ]
-    if summary["runs"]["failed"]:
-        lines.append(f"failed runs are in {summary['folder']}/{FAILURES_FOLDER}; --rerun failed tries them again")
-    to_copy = [
-        *([f"report: {summary['report']}"] if summary["report"] else []),
-        f"runs:   {ui_command(uri, experiment_id) if experiment_id else later}",
-    ]
-    say = saying(console)
-    for line in lines:
-        say(line)
-    for line in to_copy:
-        console.print(line, soft_wrap=True, markup=False)

@@ -51,7 +51,7 @@ def joined(address: str) -> Iterator[None]:
         ConfigError: there is none, or it does not take this process.
     """
     os.environ[MODE_VARIABLE] = _mode_of_cluster(address)  # before Ray is imported here
-    from sweeps.engine.runner import ray_cluster
+    from sweeps.engine.ray_session import ray_cluster
 
     with ray_cluster(address):
         yield

@@ -20,9 +20,10 @@ from analysis.schema import DIVERGED, FAILED, FINISHED, PEAK_MEMORY_BYTES, VAL_L
 from analysis.tuning_records import RUNNING, SEARCH, STOPPED, TuningRecord
 from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
-from sweeps.engine.runner import LOST_WORKERS, TrialObserver, error_of, lost_its_worker, run_trials, with_tokens
+from sweeps.engine.runner import LOST_WORKERS, with_tokens
 from sweeps.engine.search import Arm
 from sweeps.engine.suggestions import Suggestions
+from sweeps.engine.trials import TrialObserver, error_of, lost_its_worker, run_trials
 from sweeps.engine.usage import Usage
 
 Place = tuple[Arm, int]

@@ -26,9 +26,9 @@ from moe_models.errors import ConfigError
 from sweeps.engine.cluster import cluster_resources, joined, require_nodes
 from sweeps.engine.lease import LEASE_FILE
 from sweeps.engine.memory import Footprint, free_bytes
-from sweeps.engine.runner import TrialObserver, run_trials
 from sweeps.engine.storage import Storage
 from sweeps.engine.suggestions import Queue
+from sweeps.engine.trials import TrialObserver, run_trials
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
 from tests.drivers import children_of, comparable, driver, processes_of, records_of, wait_for

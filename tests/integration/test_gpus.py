@@ -15,7 +15,7 @@ from analysis.schema import FAILURES_FOLDER, FINISHED, TrialRecord, read_records
 from analysis.tuning_records import SEARCH, STOPPED, of_arm, read_tuning_records
 from sweeps import tune
 from sweeps.engine import memory
-from sweeps.engine.runner import start_ray
+from sweeps.engine.ray_session import start_ray
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
 from tests.drivers import comparable

@@ -15,7 +15,7 @@ import ray.cloudpickle
 from analysis.schema import RECORDS_FOLDER, TrialRecord, read_records
 from sweeps.engine.plan import PlannedRun
 from sweeps.engine.progress import Progress
-from sweeps.engine.runner import start_ray
+from sweeps.engine.ray_session import start_ray
 from sweeps.significance import main
 from tests import fakes_ray
 

@@ -22,7 +22,7 @@ from ray import tune
 from analysis import schema
 from analysis.schema import TrialRecord
 from moe_models.errors import ConfigError
-from sweeps.engine.runner import start_ray
+from sweeps.engine.ray_session import start_ray
 from tests import fakes_ray
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import DataConfig, TrialConfig

@@ -21,8 +21,8 @@ from mlflow.entities import Run
 from analysis.schema import RECORDS_FOLDER, TrialRecord, read_records
 from moe_models.errors import ConfigError
 from sweeps.engine import cluster
+from sweeps.engine.ray_session import start_ray
 from sweeps.engine.resources import Resources
-from sweeps.engine.runner import start_ray
 from sweeps.exp6_grid import STUDY
 from tests import drivers, fakes_ray
 from tests.drivers import SCRIPT, comparable, driver

@@ -18,7 +18,7 @@ from analysis.loading.load import load_results
 from analysis.schema import FINISHED, read_records
 from analysis.tuning_records import SEARCH, TuningRecord, best_of, of_arm, read_tuning_records
 from sweeps import tune
-from sweeps.engine import runner
+from sweeps.engine import ray_session
 from tests import fakes_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -74,7 +74,7 @@ def test_a_search_resumes_confirms_and_is_copied_once(
     assert f"optuna-dashboard sqlite:///{folder / 'optuna.db'}" in said.out
     assert "tokens spent" in said.out
 
-    monkeypatch.setattr(runner, "start_ray", lambda *_: pytest.fail("nothing was left to train"))
+    monkeypatch.setattr(ray_session, "start_ray", lambda *_: pytest.fail("nothing was left to train"))
     assert tune.main(arguments, fakes_ray.MadeUpTuningTrainable) == 0
     assert records_by_hash(folder) == after
     require_copies(folder)

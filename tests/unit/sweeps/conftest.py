@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sweeps.engine.options import Options
-from sweeps.engine.plan import Plan, make_plan
+from sweeps.engine.plan import Plan
+from sweeps.engine.planning import make_plan
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import Study
 from sweeps.exp6_grid import STUDY

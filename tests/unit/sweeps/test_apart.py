@@ -97,7 +97,7 @@ def test_what_a_gpu_shows_is_looked_at_in_a_process_that_ends(monkeypatch: pytes
 def test_precision_that_cannot_be_measured_is_one_line(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sweeps.engine.plan.faster_precision", out_of_memory)
+    monkeypatch.setattr("sweeps.engine.planning.faster_precision", out_of_memory)
     arguments = ["--scale", "cpu", "--corpus", str(corpus_file), "--variants", "mlp", "--dry-run"]
     assert STUDY.main(arguments) == 2
     assert capsys.readouterr().err == (

@@ -14,7 +14,8 @@ import torch
 from moe_models.accounting import count
 from moe_models.config import ModelConfig
 from moe_models.feed_forward.moe import MixtureOfExperts
-from sweeps.engine.plan import Plan, scale_of
+from sweeps.engine.plan import Plan
+from sweeps.engine.planning import scale_of
 from sweeps.engine.study import Study
 from trainables.loop import Trainer
 

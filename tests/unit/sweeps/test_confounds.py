@@ -11,7 +11,7 @@ from analysis.audits.confound import audit
 from analysis.schema import NOTE, WARNING, TrialRecord
 from moe_models.accounting import count
 from sweeps.engine.flaws import FLAWS
-from sweeps.engine.plan import declared_slots, scale_of
+from sweeps.engine.planning import declared_slots, scale_of
 from sweeps.engine.protocol import Protocol
 from sweeps.engine.study import Study, find_study, study_names
 

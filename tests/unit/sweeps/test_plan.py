@@ -98,11 +98,11 @@ def test_the_design_is_in_the_name(plan_for: Callable[..., Plan]) -> None:
 
 
 def test_a_choice_is_kept_on_resume(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.engine.plan.faster_precision", lambda *_: "bf16")
+    monkeypatch.setattr("sweeps.engine.planning.faster_precision", lambda *_: "bf16")
     first = plan_for(precision="auto", variants="baseline")
     assert first.choices["precision"] == {"cpu": "bf16"}
     first.write()
-    monkeypatch.setattr("sweeps.engine.plan.faster_precision", lambda *_: "fp32")
+    monkeypatch.setattr("sweeps.engine.planning.faster_precision", lambda *_: "fp32")
     again = plan_for(precision="auto", variants="baseline,mlp")
     assert again.choices == first.choices
     assert {cell.config.training.precision for cell in again.cells} == {"bf16"}

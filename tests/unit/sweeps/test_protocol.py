@@ -19,7 +19,8 @@ from moe_models.accounting import count
 from moe_models.errors import ConfigError
 from sweeps.engine.flaws import FLAWS
 from sweeps.engine.options import parse
-from sweeps.engine.plan import Plan, scale_of
+from sweeps.engine.plan import Plan
+from sweeps.engine.planning import scale_of
 from sweeps.engine.protocol import Protocol, find_protocol
 from sweeps.engine.runner import labels_of
 from sweeps.engine.study import Published, Study

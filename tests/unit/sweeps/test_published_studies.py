@@ -14,7 +14,8 @@ import pytest
 from analysis.published import load_published, published_studies
 from moe_models.accounting import count
 from moe_models.config import ModelConfig
-from sweeps.engine.plan import Plan, scale_of
+from sweeps.engine.plan import Plan
+from sweeps.engine.planning import scale_of
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import Cell, Study
 

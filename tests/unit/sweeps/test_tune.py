@@ -17,8 +17,7 @@ from analysis.tracking.uris import tracking_uri
 from analysis.tuning_records import RUNNING, TUNING_FILE, TuningRecord
 from moe_models.errors import ConfigError
 from sweeps import tune
-from sweeps.engine import memory, runner, tuning
-from sweeps.engine import plan as plan_module
+from sweeps.engine import memory, planning, ray_session, tuning
 from sweeps.engine.plan import Plan
 from sweeps.engine.search import Arm
 from sweeps.engine.space import DEFAULT_SPACE, parse_space
@@ -101,7 +100,7 @@ def declarations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             return False
 
     monkeypatch.setattr(tune, "Search", Declared)
-    monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    monkeypatch.setattr(ray_session, "ray_session", lambda resources: nullcontext())
     return found
 
 
@@ -142,7 +141,7 @@ def test_on_another_machine_a_search_is_the_one_that_the_storage_declares(
 ) -> None:
     asked = [*fixed[:-2], "--steps", "9", "--storage", where(tmp_path / "shared")]  # the precision is measured
     measured = iter(("bf16", "fp32", "fp32"))
-    monkeypatch.setattr(plan_module, "faster_precision", lambda *_: next(measured))
+    monkeypatch.setattr(planning, "faster_precision", lambda *_: next(measured))
     assert tune.main([*asked, "--output", "here"]) == 130
     assert tune.main([*asked, "--variants", "baseline,moe", "--output", "there"]) == 130
     assert [found["choices"]["precision"] for found in declarations] == [{"cpu": "bf16"}] * 2
@@ -178,7 +177,7 @@ def test_an_interrupted_search_keeps_what_goes_on_and_is_known_to_other_commands
         return True
 
     monkeypatch.setattr(tuning, "run_arms", train_one_each)
-    monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    monkeypatch.setattr(ray_session, "ray_session", lambda resources: nullcontext())
     assert tune.main([*fixed, "--steps", "9"]) == 130
     assert [path.exists() for path in kept] == [False, True] * 2
     folder = kept[0].parents[1]
@@ -206,7 +205,7 @@ def test_a_search_with_records_goes_on_while_its_tracking_server_is_down(
 
     monkeypatch.setattr(tuning, "run_arms", train_one)
     monkeypatch.setattr(tuning, "line_of", lambda record: "diverged")
-    monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    monkeypatch.setattr(ray_session, "ray_session", lambda resources: nullcontext())
     with monkeypatch.context() as down:
         down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         assert tune.main([*fixed, "--steps", "9"]) == 2
@@ -227,7 +226,7 @@ def test_a_search_that_lacks_trials_is_not_confirmed(
     fixed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tuning, "run_arms", lambda *_, **__: False)
-    monkeypatch.setattr(runner, "ray_session", lambda resources: nullcontext())
+    monkeypatch.setattr(ray_session, "ray_session", lambda resources: nullcontext())
     assert tune.main([*fixed, "--steps", "9", "--trials", "3"]) == 1
     assert "error: trials have not ended: 3 (baseline, search), 3 (mlp, search); the same" in capsys.readouterr().err
 
