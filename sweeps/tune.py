@@ -26,7 +26,7 @@ from analysis.tuning_records import RANDOM, SEARCH, SWEEP, is_learning_rate, pla
 from moe_models.errors import ConfigError, require
 from sweeps.engine import cli, shown
 from sweeps.engine.options import Options, flag_of, read
-from sweeps.engine.space import DEFAULT_SPACE, Space, parse_space, space_to_json
+from sweeps.engine.space import DEFAULT_SPACE, LOG, Space, parse_space, space_to_json
 from sweeps.engine.study import Study, find_study
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class TuneOptions(Options):
             f"--search-seed {self.search_seed} is one of the confirmation's seeds (0 to {self.seeds - 1}), which must "
             "be fresh",
         )
+        require(
+            all(cell.data_seed is None for cell in study.designs[self.design].cells),
+            f"--study {self.study} trains a model on several orders of the data: each searched for itself, they would "
+            "differ by more than these",
+        )
         parse_space(self.space)
 
 
@@ -112,8 +117,8 @@ def tuned_study(study: Study, space: Space) -> Study:
         # Tuned apart, the control's two levels may be trained differently, or alike: then they are one model.
         negative_control=study.negative_control and dataclasses.replace(study.negative_control, tolerance_nats=None),
         published=None,
-        # By a search of weight decay alone, learning rates are none that were tuned.
-        tuned=any(is_learning_rate(axis.name) for axis in space),
+        # A claim about components takes every learning rate: matrices have one, all else has another.
+        tuned=set(filter(is_learning_rate, LOG)) <= {axis.name for axis in space},
         notes=(
             *study.notes,
             "Each cell was trained at the best hyperparameters of its own search, on seeds that the search did not "

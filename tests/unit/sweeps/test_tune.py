@@ -50,6 +50,7 @@ def fixed(corpus_file: Path) -> list[str]:
         (["--gpus-per-trial", "0.5"], "asks for more than this machine has"),
         (["--optuna-storage", "postgresql://me:secret@host/db"], "put the URL into the environment variable"),
         (["--trails", "3"], "--trials"),
+        (["--study", "variance", "--variants", "all"], "trains a model on several orders of the data"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_trains(
@@ -235,7 +236,8 @@ def test_the_confirming_study_has_the_same_cells_and_is_tuned() -> None:
     study = tune.tuned_study(STUDY, parse_space(DEFAULT_SPACE))
     assert study.designs == STUDY.designs
     assert study.tuned
-    assert not tune.tuned_study(STUDY, parse_space("weight_decay=0.01:1")).tuned, "learning rates were not"
+    for some in ("weight_decay=0.01:1", "muon_learning_rate=0.001:0.1"):
+        assert not tune.tuned_study(STUDY, parse_space(some)).tuned, "not every learning rate was"
     assert study.script == "tune_exp6_grid"
     assert study.negative_control is not None, "levels that are tuned alike are one model, which is no error"
     assert study.negative_control.tolerance_nats is None, "and levels that are tuned apart may differ"
