@@ -14,15 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from analysis.schema import (
-    FAILURES_FOLDER,
-    PLAN_FILE,
-    RECORDS_FOLDER,
-    SCALE,
-    SCHEMA_VERSION,
-    VAL_LOSS,
-    write_json,
-)
+from analysis.schema import FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, SCALE, SCHEMA_VERSION, VAL_LOSS, write_json
 from analysis.study.registered import HASH, REGISTERED
 from analysis.tracking.names import flatten
 from analysis.tuning_records import TUNING_FOLDER

@@ -17,14 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from analysis.schema import (
-    CONFIG_HASH,
-    FAILURES_FOLDER,
-    PLAN_FILE,
-    RECORDS_FOLDER,
-    SCALE,
-    TrialRecord,
-)
+from analysis.schema import CONFIG_HASH, FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, SCALE, TrialRecord
 from moe_models.accounting import count
 from moe_models.errors import ConfigError, require
 from sweeps.engine.apart import NoMemoryError

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
-import ray.cloudpickle
 
 from analysis.schema import error_line
 from moe_models.errors import ConfigError
