@@ -60,11 +60,11 @@ def report(
         metric: What to compare cells by: val_loss, val_accuracy, val_perplexity, train_loss; of a CSV any column of
             figures.
         direction: Whether the least or the most of the metric is best, where its name does not say it.
-        include_invalid: Take runs that an audit found invalid into the numbers, marked.
+        include_invalid: Take runs that an audit found invalid into the numbers, marked; those of a study that was to be
+            flawed always are.
     """
-    results = dataclasses.replace(
-        load_results(source, study, baseline, metric, direction), include_invalid=include_invalid
-    )
+    results = load_results(source, study, baseline, metric, direction)
+    results = dataclasses.replace(results, include_invalid=include_invalid or bool(results.plan.get("flaws")))
     folder = Path(source) if Path(source).is_dir() else Path(f"report-{results.study}")
     written = write_report(results, output or folder, os.cpu_count() or 1)
     print(f"report of {results.study}: {written.html}")

@@ -13,7 +13,7 @@ from analysis.help_page import CONFIG, Place, Word, one_line_an_argument, paragr
 from analysis.terminal import say
 from sweeps.engine.cli import failed
 from sweeps.engine.lock import cancel as stop_driver
-from sweeps.engine.studies import export_study, find_plan, find_studies, show_status
+from sweeps.engine.studies import export_study, find_plan, find_studies, is_study, show_status
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
@@ -45,6 +45,9 @@ def cancel(folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="
     Args:
         folder: The study's folder.
     """
+    if not is_study(folder) and stop_driver(folder):
+        print(f"{folder.name}: stopped before it had a plan")
+        return
     (study,) = find_studies(folder, single=True)
     stopped = stop_driver(folder)
     left = find_studies(folder, single=True)[0].left

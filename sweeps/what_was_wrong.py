@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweeps.engine.cli import guarded
 from sweeps.engine.flaws import (
     ATTENTION_BIASES,
     BALANCE_LOSS,
@@ -181,10 +182,15 @@ def main(output: Path = Path("results"), seeds: int = 5, page: Path = Path("docs
     print(write_page(demonstrations, duplicates, command, page, hardware))
 
 
-if __name__ == "__main__":
+def _command(arguments: list[str]) -> int:
     import tyro
 
     from analysis.help_page import paragraphs
 
-    with paragraphs(sys.argv[1:]):
-        tyro.cli(main, prog="python sweeps/what_was_wrong.py", description=__doc__)
+    with paragraphs(arguments):
+        tyro.cli(main, args=arguments, prog="python sweeps/what_was_wrong.py", description=__doc__)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(sys.argv[1:], _command))

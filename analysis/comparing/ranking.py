@@ -54,6 +54,8 @@ def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
     ends = clopper_pearson(table[schema.DIVERGED], n + table[schema.DIVERGED])
     table["diverged_low"], table["diverged_high"] = ends
     planned = pd.Series(len(results.plan.get("seeds", ())), index=values.index)
+    for entry in results.plan.get("cells", ()):  # some cells alone may have been extended by further seeds
+        planned[entry["name"]] = len(entry.get("hashes", ())) or planned[entry["name"]]
     if race is not None:  # what it has decided is not missing
         planned = planned.clip(upper=pd.Series(race.asked()).reindex(values.index, fill_value=0))
     table["missing"] = (planned - results.statuses.notna().sum(axis=1)).clip(lower=0)

@@ -20,11 +20,18 @@ def asked_hashes(folder: Path, plan: Mapping[str, Any]) -> set[str]:
         plan: what its `plan.json` holds.
     """
     looks = plan.get(REGISTERED, {}).get("looks", ())
-    seeds = {cell["name"]: len(plan["seeds"]) for cell in plan["cells"]}
-    if len(looks) > 1:
-        begun = any((folder / RECORDS_FOLDER).glob("*.json"))
-        found = race(load_results(folder)) if begun else None
-        seeds = found.asked() if found else dict.fromkeys(seeds, looks[0])
+    if len(looks) < 2:
+        return _hashes(plan, {cell["name"]: len(plan["seeds"]) for cell in plan["cells"]})
+    first = _hashes(plan, {cell["name"]: looks[0] for cell in plan["cells"]})
+    if not first <= {path.stem for path in (folder / RECORDS_FOLDER).glob("*.json")}:
+        return first  # before the first look there may be no run of a baseline, and nothing to compare
+    found = race(load_results(folder))
+    assert found is not None, "a plan with several looks is a race"
+    return _hashes(plan, found.asked())
+
+
+def _hashes(plan: Mapping[str, Any], seeds: Mapping[str, int]) -> set[str]:
+    """Return the hashes of the first planned runs of each cell, so many as `seeds` says."""
     return {
         cell["hashes"][str(seed)]
         for cell in plan["cells"]

@@ -176,6 +176,10 @@ def parse_plan(text: str, where: str) -> dict[str, Any]:
     missing = [key for key in ("study", "factors", "cells", "seeds") if not isinstance(plan, dict) or key not in plan]
     if missing:
         raise AnalysisError(f"{where} is not a study's plan: it has no {', '.join(missing)}")
+    keys = ("name", "factors", "baseline", "hashes")
+    missing = [key for key in keys if any(key not in cell for cell in plan["cells"])]
+    if missing:
+        raise AnalysisError(f"{where} is not a study's plan: a cell of it has no {', '.join(missing)}")
     return plan
 
 

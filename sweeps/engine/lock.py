@@ -42,7 +42,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / LOCK_FILE, timeout=0):
+        with FileLock(folder / LOCK_FILE, timeout=0), _interruptible():
             write_json(folder / DRIVER_FILE, asdict(Driver(os.getpid(), socket.gethostname())))
             try:
                 yield
@@ -51,6 +51,19 @@ def study_lock(folder: Path) -> Iterator[None]:
                 _remove(folder, made)
     except Timeout as error:
         raise ConfigError(f"another process is running this study ({folder}): wait for it to end") from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Hear SIGINT, by which `cancel` stops a study: what runs in the background of a script has it ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if before is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, before)
 
 
 def _remove(folder: Path, made: Sequence[Path]) -> None:

@@ -183,7 +183,10 @@ class Plan:
         corpus = self.corpora[self.scales[0]]
         updates = [cell.config.training.updates for cell in self.cells]
         notes = [*self.study.notes, *design.notes, *itertools.chain(*(c.notes for c in self.corpora.values()))]
-        notes += [*(design.fraction.describe() if design.fraction else ()), *self._epoch_notes()]
+        cells = self._all_cells()
+        if design.fraction and len(cells) == len(self.known_cells()):  # of some of its cells it says nothing
+            notes += design.fraction.describe()
+        notes += self._epoch_notes()
         return {
             "schema_version": SCHEMA_VERSION,
             "study": self.name,
@@ -214,7 +217,7 @@ class Plan:
             "choices": dict(self.choices),
             **self.registration,
             **({"tuning": tuning} if (tuning := {**self.existing.get("tuning", {}), **self.tuning}) else {}),
-            "cells": self._all_cells(),
+            "cells": cells,
         }
 
     @cached_property

@@ -165,6 +165,11 @@ def _last_written(paths: Iterable[Path]) -> datetime | None:
     return datetime.fromtimestamp(max(times)) if times else None
 
 
+def is_study(folder: Path) -> bool:
+    """Return whether a folder is a study's: one that has just begun is none yet."""
+    return any((folder / name).exists() for name in STUDY_FILES)
+
+
 def find_studies(folder: Path, *, single: bool = False) -> list[StudyFolder | SearchFolder]:
     """Return the study in a folder, or (unless it has to be a single one) those in its subfolders, by name.
 
@@ -172,7 +177,7 @@ def find_studies(folder: Path, *, single: bool = False) -> list[StudyFolder | Se
         ConfigError: there is none, or one cannot be read.
     """
     require(folder.is_dir(), f"there is no folder '{folder}'")
-    if any((folder / name).exists() for name in STUDY_FILES):
+    if is_study(folder):
         return [_read(folder)]
     folders = [] if single else sorted({path.parent for name in STUDY_FILES for path in folder.glob(f"*/{name}")})
     require(bool(folders), f"{folder} is no study's folder" + ("" if single else " and holds none"))

@@ -93,6 +93,15 @@ def test_flawed_and_invalid_runs_are_told_in_the_terminal(tmp_path: Path, capsys
     assert "| moe \N{LARGE RED CIRCLE} | 2 |" in (folder / "report.md").read_text()
 
 
+def test_a_report_made_again_of_the_published_protocol_keeps_what_its_flaws_make_invalid(tmp_path: Path) -> None:
+    flaw = "split.overlapping_windows"
+    found = {("moe", 0): [Audit(name="split_overlap", severity="invalid", evidence="it was trained on")]}
+    flaws, plan = {"baseline": [flaw], "moe": [flaw]}, {"flaws": [flaw]}
+    folder = make_study(tmp_path / "grid", cells=tuple(flaws), seeds=2, audits=found, flaws=flaws, plan=plan)
+    assert main(["report", str(folder)]) == 0
+    assert "| moe \N{LARGE RED CIRCLE} | 2 |" in (folder / "report.md").read_text()
+
+
 def test_the_spread_of_cells_of_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "orders.csv"
     rows = [f"run_{order},{order},{seed},{seed + order * (1 + seed)}" for order in range(3) for seed in range(3)]

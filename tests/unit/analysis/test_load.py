@@ -101,6 +101,15 @@ def test_the_plan_says_where_the_runs_were_made(study: Path) -> None:
     assert set(environment["hardware"].split("; ")) == {"one GPU", "2 cores of Intel Xeon, 8 GiB memory"}
 
 
+@pytest.mark.parametrize("key", ["factors", "baseline", "hashes"])
+def test_a_plan_whose_cells_lack_something_is_said(study: Path, key: str) -> None:
+    plan = json.loads((study / "plan.json").read_text())
+    plan["cells"][1].pop(key)
+    (study / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(AnalysisError, match=rf"plan\.json is not a study's plan: a cell of it has no {key}"):
+        load_results(study)
+
+
 def test_several_scales_compare_within_a_scale(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "grid", cells=CELLS, seeds=2, scales=("cpu", "large"))
     results = load_results(folder)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from scipy import stats
 
 from analysis.comparing.ranking import RANKING_COLUMNS, rank_cells
+from analysis.loading.load import load_results
+from analysis.schema import PLAN_FILE, RECORDS_FOLDER
 from analysis.summary import analyse
+from tests.fakes import make_study
 from tests.fakes_results import make_results
 
 
@@ -69,6 +75,17 @@ def test_a_cell_with_diverged_runs_has_no_rank_however_good_its_survivors_are() 
 def test_planned_runs_without_a_record_are_missing() -> None:
     results = make_results({"baseline": [5.0, 5.1, 5.2], "a": [4.0, None, "failed"]}, plan={"seeds": [0, 1, 2]})
     assert rank_cells(results).set_index("cell")["missing"].to_dict() == {"baseline": 0, "a": 1}
+
+
+def test_seeds_by_which_other_cells_alone_were_extended_are_not_missing(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "study", cells=("baseline", "mlp", "moe"), seeds=3)
+    plan = json.loads((folder / PLAN_FILE).read_text())
+    never_asked = plan["cells"][1]["hashes"].pop("2")
+    (folder / PLAN_FILE).write_text(json.dumps(plan))
+    (folder / RECORDS_FOLDER / f"{never_asked}.json").unlink()
+    (folder / RECORDS_FOLDER / f"{plan['cells'][2]['hashes']['0']}.json").unlink()
+    missing = rank_cells(load_results(folder)).set_index("cell")["missing"].to_dict()
+    assert missing == {"baseline": 0, "mlp": 0, "moe": 1}
 
 
 def test_higher_is_better_where_the_plan_says_so() -> None:

@@ -17,6 +17,7 @@ from analysis import text
 from analysis.comparing import outcomes
 from analysis.errors import AnalysisError
 from analysis.figures import style as figure_style
+from analysis.figures.plots import FIGURES as DRAWN
 from analysis.loading.load import load_results
 from analysis.reporting import render, report
 from analysis.reporting.narrative import facts, verdict
@@ -143,6 +144,26 @@ def test_html_and_markdown_escape_what_came_from_outside(tmp_path: Path) -> None
     assert "&lt;b&gt;|x*" in made.html.read_text()
     assert markdown_table(made.markdown.read_text(), "Ranking")[1]["cell"] == r"\<b>\|x\*"
     assert r"$<$b$>$$|$x*" in made.latex.read_text()
+
+
+def test_a_baseline_s_name_is_escaped_where_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    rows = [f"{cell},{seed},{loss + 0.01 * seed}" for cell, loss in (("<b>", 3), ("a", 2)) for seed in range(3)]
+    path.write_text("\n".join(["cell,seed,val_loss", *rows]))
+    made = write_report(load_results(path, baseline="<b>"), tmp_path / "out")
+    assert r"**Clearly better than \<b>**" in made.markdown.read_text()
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "$5 or $6"])
+def test_dollars_in_a_name_are_no_formula(tmp_path: Path, name: str) -> None:
+    results = tiny_study(tmp_path, baseline=[1.0, 2.0, 3.0], **{name: [1.5, 2.25, 3.5]})
+    analysis = analyse(results)
+    with figure_style.style():
+        made = DRAWN["ranking"](results, analysis)
+        assert made is not None
+        figure_style.png(made)
+        labels = {label.get_text(): label.get_parse_math() for label in made.axes[0].get_yticklabels()}
+    assert [math for text, math in labels.items() if text.startswith(name)] == [False]
 
 
 def test_csv_reads_back_as_the_same_results(written: Report, results: Results) -> None:

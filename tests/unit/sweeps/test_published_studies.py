@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,3 +186,10 @@ def test_dry_run_as_json(
     assert plan["study"].startswith(f"{name}-")
     assert plan["runs"] == plan["runs_left"] == 5 * len(plan["cells"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_wrong_refuses_in_one_line(tmp_path: Path) -> None:
+    script = Path(__file__).parents[3] / "sweeps" / "what_was_wrong.py"
+    command = [sys.executable, str(script), "--seeds", "0", "--output", str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (2, "error: --seeds must be 1 or more but got 0\n")

@@ -142,6 +142,14 @@ def test_a_race_waits_for_its_looks_and_drops_what_is_decided(race_plan: Callabl
     assert (found["next_look"], found["runs"], found["fixed_runs"]) == (None, 13, 15)
 
 
+def test_how_far_a_race_is_is_known_before_its_baseline_has_a_run(race_plan: Callable[..., Plan]) -> None:
+    plan = race_plan()
+    driver = Driver(plan)
+    driver.start(slots=9)
+    driver.end(next(name for name, run in driver.running.items() if run.cell.name == "mlp"))
+    assert how_far(plan) == (9, 8, "interrupted")
+
+
 @pytest.mark.parametrize("looks", [(), (3, 5)], ids=["fixed", "race"])
 def test_fresh_seeds_are_the_planned_ones_and_the_test_split_opens(
     race_plan: Callable[..., Plan], looks: tuple[int, ...]

@@ -34,6 +34,15 @@ def test_the_plan_holds_the_fraction_and_its_aliases(plan_for: Callable[..., Pla
     assert len({cell.config.model for cell in plan.cells}) == 16
 
 
+def test_a_few_cells_of_the_fraction_say_nothing_of_what_it_can_tell_apart(plan_for: Callable[..., Plan]) -> None:
+    some = ",".join(cell.name for cell in STUDY.designs["default"].cells[:2])
+    plan = plan_for(study=STUDY, variants=some)
+    plan.write()
+    assert not any("Fractional design" in note or "free of" in note for note in plan.to_json()["notes"])
+    others = ",".join(cell.name for cell in STUDY.designs["default"].cells[2:])
+    assert any("16 of 64 cells" in note for note in plan_for(study=STUDY, variants=others).to_json()["notes"])
+
+
 def test_cells_that_are_not_the_fraction_are_refused() -> None:
     design = STUDY.designs["default"]
     with pytest.raises(AssertionError, match="cells of the fraction"):

@@ -24,7 +24,7 @@ DRIVER = """
 import pathlib, signal, sys, time
 from sweeps.engine.lock import study_lock
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have it ignored
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
 try:
     with study_lock(pathlib.Path(sys.argv[1])):
         time.sleep(600)
@@ -116,6 +116,22 @@ def test_cancel_stops_the_driver_and_waits_for_its_end(study: Path, command: Cal
         time.sleep(0.05)
     assert command("cancel", study) == (0, "one: stopped, 1 run left\n")
     assert driver.wait(60) == 130
+
+
+def test_cancel_stops_a_study_that_has_no_plan_yet(tmp_path: Path, command: Callable[..., tuple[int, str]]) -> None:
+    folder = tmp_path / "one"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder)])
+    deadline = time.monotonic() + 60
+    while not (folder / DRIVER_FILE).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    try:
+        assert command("cancel", folder) == (0, "one: stopped before it had a plan\n")
+        assert driver.wait(60) == 130
+    finally:
+        driver.kill()
+    assert not folder.exists()
+    assert command("cancel", folder)[0] == 2
 
 
 def test_a_driver_elsewhere_is_not_stopped_from_here(study: Path, command: Callable[..., tuple[int, str]]) -> None:
