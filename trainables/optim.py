@@ -26,7 +26,7 @@ NEWTON_SCHULZ_EPS = 1e-7
 def full_precision() -> Iterator[None]:
     """Keep fp32 products of matrices from TF32, which some GPU images turn on for all of torch.
 
-    Newton and Schulz's iteration makes its rounding up to 500 times larger: in TF32 half a step can be rounding.
+    Newton and Schulz's iteration makes its rounding much larger: a good part of a step would be rounding.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
