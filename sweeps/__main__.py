@@ -11,9 +11,18 @@ from rich.console import Console
 
 from analysis.help_page import CONFIG, Place, Word, one_line_an_argument, paragraphs
 from analysis.terminal import say
+from moe_models.errors import ConfigError
 from sweeps.engine.cli import failed
 from sweeps.engine.lock import cancel as stop_driver
-from sweeps.engine.studies import export_study, find_plan, find_studies, is_study, show_status
+from sweeps.engine.studies import (
+    UnreadFolder,
+    export_study,
+    find_plan,
+    find_studies,
+    find_study,
+    is_study,
+    show_status,
+)
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
@@ -27,14 +36,19 @@ app = tyro.extras.SubcommandApp()
 @one_line_an_argument
 def status(
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[FOLDER]")] = Path("results"),
-) -> None:
+) -> int:
     """Show how far studies are, and which of them are running.
+
+    Exits with 0, or with 2 where one of them cannot be read.
 
     Args:
         folder: A study's folder, or one that holds several.
     """
     console = Console(highlight=False)
-    show_status(find_studies(folder), console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH))
+    studies = find_studies(folder)
+    show_status(studies, console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH))
+    unread = [study.error for study in studies if isinstance(study, UnreadFolder) and study.error]
+    return max((failed(ConfigError(error), debug=False) for error in unread), default=0)
 
 
 @app.command(name="cancel")
@@ -48,9 +62,9 @@ def cancel(folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="
     if not is_study(folder) and stop_driver(folder):
         print(f"{folder.name}: stopped before it had a plan")
         return
-    (study,) = find_studies(folder, single=True)
+    study = find_study(folder)
     stopped = stop_driver(folder)
-    left = find_studies(folder, single=True)[0].left
+    left = find_study(folder).left
     print(f"{study.name}: {'stopped' if stopped else 'was not running'}, {left} left")
 
 
@@ -66,7 +80,7 @@ def export(
         folder: The study's folder.
         output: The file; by default the study's name with .zip, in the current folder.
     """
-    (study,) = find_studies(folder, single=True)
+    study = find_study(folder)
     path = output or Path(f"{study.name}.zip")
     say(Console(), f"{path}: {export_study(study, path)} files; unpacked, python -m analysis report reads it")
 

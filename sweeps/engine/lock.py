@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ from moe_models.errors import ConfigError, require
 
 LOCK_FILE = ".lock"
 DRIVER_FILE = ".driver.json"
+LOCK_SECONDS = 1.0
+"""How long a driver waits for its lock: who asks whether a study is driven holds it for a moment."""
 STOP_SECONDS = 120.0
 """How long a cancelled driver may take to keep what its runs have reached, and to write what it has."""
 
@@ -42,7 +45,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / LOCK_FILE, timeout=0), _interruptible():
+        with FileLock(folder / LOCK_FILE, timeout=LOCK_SECONDS), _interruptible():
             write_json(folder / DRIVER_FILE, asdict(Driver(os.getpid(), socket.gethostname())))
             try:
                 yield
@@ -78,17 +81,27 @@ def _remove(folder: Path, made: Sequence[Path]) -> None:
 
 def running_driver(folder: Path) -> Driver | None:
     """Return who runs a study; None where nobody does, whatever a killed driver left behind."""
-    if not (folder / LOCK_FILE).exists():
+    if not _is_held(folder / LOCK_FILE):
         return None
-    try:
-        with FileLock(folder / LOCK_FILE, timeout=0):
-            return None
-    except Timeout:
-        pass
     try:
         return Driver(**json.loads((folder / DRIVER_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return Driver(pid=0, host="")  # it begins or ends just now
+
+
+def _is_held(path: Path) -> bool:
+    """Return whether a process holds a lock. `FileLock` would make a file that is not there, in a folder just gone."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def cancel(folder: Path) -> bool:

@@ -7,7 +7,6 @@ What was registered when it was first written stays as it is (`registration.py`)
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,8 +18,8 @@ from analysis.study.registered import HASH, REGISTERED
 from analysis.tracking.names import flatten
 from analysis.tuning_records import TUNING_FOLDER
 from moe_models.accounting import Counts
-from moe_models.errors import ConfigError
 from sweeps.engine.flaws import FLAWS
+from sweeps.engine.plan_file import read_plan
 from sweeps.engine.protocol import Protocol
 from sweeps.engine.race import still_racing
 from sweeps.engine.registration import sections
@@ -291,24 +290,6 @@ def data_hash(corpora: Mapping[str, TokenizedCorpus]) -> str:
     """Return the hash of the tokens: of one corpus its own, of several (scales differ in vocabulary) one over all."""
     hashes = {scale: corpus.content_hash for scale, corpus in corpora.items()}
     return next(iter(hashes.values())) if len(hashes) == 1 else stable_hash(hashes)
-
-
-def read_plan(path: Path) -> dict[str, Any]:
-    """Return the plan in a study's folder; empty where there is none."""
-    try:
-        plan = json.loads(path.read_text())
-        for cell in plan["cells"]:
-            _ = cell["name"], cell["hashes"].items()
-        _ = plan["choices"]["precision"], plan["seeds"]
-        if REGISTERED in plan:
-            _ = plan[REGISTERED]["n"], plan[HASH]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is not a study's plan ({error}): move its folder away, or use another --output"
-        ) from error
-    return plan
 
 
 def ended_runs(folder: Path) -> int:

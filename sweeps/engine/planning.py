@@ -29,10 +29,10 @@ from sweeps.engine.plan import (
     PlannedRun,
     data_hash,
     ended_runs,
-    read_plan,
     scaled_name,
     what_changed,
 )
+from sweeps.engine.plan_file import read_plan
 from sweeps.engine.probe import faster_precision
 from sweeps.engine.protocol import Protocol
 from sweeps.engine.race import require_same_looks

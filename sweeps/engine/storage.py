@@ -6,16 +6,15 @@ there, and nothing here does anything.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from analysis.schema import CHECKPOINTS_FOLDER, FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, TrialRecord, replacing
-from analysis.study.registered import AMENDMENTS, HASH
 from analysis.tuning_records import RUNNING, TUNING_FOLDER, TuningRecord
 from moe_models.errors import ConfigError, require
+from sweeps.engine.plan_file import follows, plan_of
 from trainables.store import Folder, Store, is_url, open_store
 
 KEPT_FOLDERS = (RECORDS_FOLDER, FAILURES_FOLDER)
@@ -106,7 +105,8 @@ class Storage:
         So a driver that died, or whose machine is gone, loses nothing that a run had written.
 
         Raises:
-            ConfigError: the plans of the two do not follow from one another, or a record in the storage is none.
+            ConfigError: the plans of the two do not follow from one another, or one of the two, or a record in the
+            storage, is none.
         """
         if not self.apart:
             return False
@@ -149,14 +149,17 @@ class Storage:
         if theirs is None or theirs == ours:
             self.keep(PLAN_FILE)
             return False
-        if ours is not None and _follows(json.loads(ours), json.loads(theirs)):
-            self.keep(PLAN_FILE)
-            return False
-        require(
-            ours is None or _follows(json.loads(theirs), json.loads(ours)),
-            f"the study in {self.folder} and the one in {self.place} were extended apart from one another: give "
-            "another --output to go on with the one in the storage, or another --storage to go on with the other",
-        )
+        later = plan_of(theirs, _below(self.place, PLAN_FILE))
+        if ours is not None:
+            mine = plan_of(ours, str(self.folder / PLAN_FILE))
+            if follows(mine, later):
+                self.keep(PLAN_FILE)
+                return False
+            require(
+                follows(later, mine),
+                f"the study in {self.folder} and the one in {self.place} were extended apart from one another: give "
+                "another --output to go on with the one in the storage, or another --storage to go on with the other",
+            )
         self._take(PLAN_FILE, theirs)
         return True
 
@@ -185,14 +188,3 @@ def _below(root: str, name: str) -> str:
 def _beyond(store: Store, other: Store, folder: str) -> Iterable[str]:
     """Return the names of the files in a folder of one store that another lacks."""
     return sorted({*store.list(folder)} - {*other.list(folder)})
-
-
-def _follows(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
-    """Return whether a plan is another one, extended or not."""
-    known = list(earlier.get(AMENDMENTS, ()))
-    return (
-        later.get(HASH) == earlier.get(HASH)
-        and list(later.get(AMENDMENTS, ()))[: len(known)] == known
-        and {cell["name"] for cell in earlier["cells"]} <= {cell["name"] for cell in later["cells"]}
-        and {*earlier["seeds"]} <= {*later["seeds"]}
-    )

@@ -152,6 +152,24 @@ class SearchFolder:
         return f"{far}, {_driven(self.folder) or 'interrupted'}"
 
 
+@dataclass(frozen=True)
+class UnreadFolder:
+    """A study of which nothing can be told but its state: it cannot be read, or has just begun."""
+
+    folder: Path
+    state: str
+    error: str = ""
+    """Why it cannot be read; empty where it can, once it has a plan."""
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.folder.name
+
+
+Found = StudyFolder | SearchFolder | UnreadFolder
+
+
 def _driven(folder: Path) -> str:
     """Return who drives a study now, in words; empty where nobody does."""
     driver = running_driver(folder)
@@ -170,18 +188,32 @@ def is_study(folder: Path) -> bool:
     return any((folder / name).exists() for name in STUDY_FILES)
 
 
-def find_studies(folder: Path, *, single: bool = False) -> list[StudyFolder | SearchFolder]:
-    """Return the study in a folder, or (unless it has to be a single one) those in its subfolders, by name.
+def find_studies(folder: Path) -> list[Found]:
+    """Return the study in a folder, or those in its subfolders, by name.
 
     Raises:
-        ConfigError: there is none, or one cannot be read.
+        ConfigError: there is none.
     """
     require(folder.is_dir(), f"there is no folder '{folder}'")
-    if is_study(folder):
-        return [_read(folder)]
-    folders = [] if single else sorted({path.parent for name in STUDY_FILES for path in folder.glob(f"*/{name}")})
-    require(bool(folders), f"{folder} is no study's folder" + ("" if single else " and holds none"))
-    return [_read(path) for path in folders]
+    if found := _look(folder):
+        return [found]
+    studies = [found for path in sorted(folder.iterdir()) if path.is_dir() and (found := _look(path))]
+    require(bool(studies), f"{folder} is no study's folder and holds none")
+    return studies
+
+
+def find_study(folder: Path) -> StudyFolder | SearchFolder:
+    """Return the study in a folder.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    require(folder.is_dir(), f"there is no folder '{folder}'")
+    require(is_study(folder), f"{folder} is no study's folder")
+    try:
+        return _read(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def find_plan(folder: Path) -> StudyFolder:
@@ -190,31 +222,42 @@ def find_plan(folder: Path) -> StudyFolder:
     Raises:
         ConfigError: there is none, it cannot be read, or it is a search that has not come to its confirmation.
     """
-    (study,) = find_studies(folder, single=True)
+    study = find_study(folder)
     if isinstance(study, SearchFolder):
         raise ConfigError(f"{study.name} has no runs yet: it is a {study.state}")
     return study
 
 
-def _read(folder: Path) -> StudyFolder | SearchFolder:
+def _look(folder: Path) -> Found | None:
+    """Return the study in a folder, read or not; None where there is none."""
     try:
-        if not (folder / PLAN_FILE).exists():
-            return SearchFolder(folder, parse_tuning(folder), read_tuning_records(folder))
-        plan = parse_plan((folder / PLAN_FILE).read_text(), str(folder / PLAN_FILE))
-        declared = parse_tuning(folder)["cells"] if (folder / TUNING_FILE).exists() else ()
-        planned = {cell["name"] for cell in plan["cells"]}
-        searched = tuple(cell for cell in declared if cell not in planned)
-        return StudyFolder(folder, plan, read_records(folder), read_failures(folder), searched)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+        if is_study(folder):
+            return _read(folder)
+    except (OSError, ValueError) as error:
+        return UnreadFolder(folder, "cannot be read", str(error))
+    driven = _driven(folder)
+    return UnreadFolder(folder, f"{driven}, without a plan yet") if driven else None
 
 
-def show_status(studies: Sequence[StudyFolder | SearchFolder], console: Console) -> None:
+def _read(folder: Path) -> StudyFolder | SearchFolder:
+    if not (folder / PLAN_FILE).exists():
+        return SearchFolder(folder, parse_tuning(folder), read_tuning_records(folder))
+    plan = parse_plan((folder / PLAN_FILE).read_text(), str(folder / PLAN_FILE))
+    declared = parse_tuning(folder)["cells"] if (folder / TUNING_FILE).exists() else ()
+    planned = {cell["name"] for cell in plan["cells"]}
+    searched = tuple(cell for cell in declared if cell not in planned)
+    return StudyFolder(folder, plan, read_records(folder), read_failures(folder), searched)
+
+
+def show_status(studies: Sequence[Found], console: Console) -> None:
     """Print one line a study; where the terminal is too narrow for that, two, without the counts that are 0."""
     counts = (FINISHED, DIVERGED, FAILED, INVALID)
     table = plain_table(["study", "state"], ["planned", *counts, "missing"])
     table.add_column("last run ended", overflow="fold")
     for study in studies:
+        if isinstance(study, UnreadFolder):
+            table.add_row(study.name, study.state)
+            continue
         last = study.last_end
         table.add_row(
             study.name,
@@ -228,6 +271,10 @@ def show_status(studies: Sequence[StudyFolder | SearchFolder], console: Console)
         console.print(table)
         return
     for study in studies:
+        if isinstance(study, UnreadFolder):
+            say(console, study.name)
+            say(console, f"  {study.state}")
+            continue
         found = [f"{study.counts[name]} {name}" for name in counts if study.counts[name]]
         found += [f"{study.missing} missing"] if study.missing else []
         when = "" if study.last_end is None else f"; last run ended {study.last_end:%Y-%m-%d %H:%M:%S}"

@@ -154,6 +154,16 @@ def test_plans_that_were_extended_apart_are_refused(
     assert (files(study), files(theirs)) == before
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"cells": [{}]}'])
+@pytest.mark.parametrize("where", ["folder", "storage"])
+def test_a_damaged_plan_is_named(where: str, content: str, study: Path, local: str, tmp_path: Path) -> None:
+    storage = Storage(study, local)
+    storage.exchange()
+    ((study if where == "folder" else tmp_path / "shared" / "study") / PLAN_FILE).write_text(content)
+    with pytest.raises(ConfigError, match=r"study/plan\.json is not a study's plan.*move its folder away"):
+        storage.exchange()
+
+
 def test_a_damaged_record_in_the_storage_is_named(study: Path, root: str) -> None:
     storage = Storage(study, root)
     storage.exchange()

@@ -70,6 +70,26 @@ def test_status_counts_what_has_become_of_the_planned_runs(
         assert "running (process " in command("status", study)[1]
 
 
+def test_status_of_several_names_what_cannot_be_read_and_what_has_no_plan_yet(
+    study: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    damaged, begun, other = (study.parent / name for name in ("damaged", "begun", "other"))
+    for folder in (damaged, begun, other):
+        folder.mkdir()
+    (damaged / "plan.json").write_text("{")
+    with study_lock(begun):
+        status, said = command("status", study.parent)
+        assert command("status", begun)[0] == 0
+    first, second, third, error = said.splitlines()[1:]
+    assert first.split()[:2] == ["begun", "running"]
+    assert first.rstrip().endswith("without a plan yet")
+    assert second.split() == ["damaged", "cannot", "be", "read"]
+    assert third.split()[:2] == ["one", "interrupted"]
+    assert error.startswith(f"error: {damaged / 'plan.json'} is not JSON")
+    assert status == 2
+    assert command("cancel", damaged)[0] == 2
+
+
 def test_a_search_of_more_cells_is_not_complete_with_the_confirmation_of_others(
     command: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
