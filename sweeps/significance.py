@@ -227,7 +227,7 @@ def lines_of(power: dict[str, Any]) -> list[str]:
     lines = [
         f"power: with {100 * power['power']:g} % probability {power['seeds']} seeds find a true difference of "
         f"{power['detectable_sds']:.2f} sds of a seed's difference "
-        f"(paired t test at {100 * power['alpha']:.2g} %{several}{by})"
+        f"(paired t test at {100 * power['alpha']:.3g} %{several}{by})"
     ]
     if not power["contenders"]:
         lines.append("  no pilot: what that is in nats is not known; --pilot FOLDER takes the sd from another study")

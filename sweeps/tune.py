@@ -295,7 +295,7 @@ class Search:
         self.earlier = read_trials(plan.folder)
         self.usage = Usage()
         url = storage_url(options.optuna_storage, plan.folder)
-        self.optuna: OptunaCopy = OptunaCopy(url, space, self._say)
+        self.optuna: OptunaCopy = OptunaCopy(url, space, declared, self._say)
         self.arms: list[Arm] = []
         self.ended = 0
 

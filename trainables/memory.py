@@ -93,8 +93,19 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def breaks_process(error: BaseException) -> bool:
-    """Return whether each further call of CUDA in this process fails, too: not after one that only lacked memory."""
-    return isinstance(error, torch.AcceleratorError) and not lacks_memory(error)
+    """Return whether each further call of CUDA in this process fails, too: not after one that only lacked memory.
+
+    After an assert on the device cuBLAS and cuDNN say that they have no memory: the next call of CUDA tells.
+    """
+    if not lacks_memory(error):
+        return isinstance(error, torch.AcceleratorError)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except torch.AcceleratorError as found:
+        return not lacks_memory(found)
+    return False
 
 
 def out_of_memory(error: BaseException, gpus: float, device: torch.device) -> str:

@@ -10,22 +10,26 @@ import logging
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.schema import DIVERGED, FINISHED, STEP, VAL_LOSS
 from analysis.tracking.uris import holds_secret, public, split_credentials
 from analysis.tuning_records import SEARCH, STOPPED, TuningRecord
 from moe_models.errors import ConfigError, require
+from sweeps.engine.declaration import CHOICES, DECLARED
 from sweeps.engine.search import distributions
 from sweeps.engine.space import Space
+from trainables.config import stable_hash
 
 if TYPE_CHECKING:
     import optuna
 
 STORAGE_VARIABLE = "ABLATUNE_OPTUNA_STORAGE"
 STORAGE_FILE = "optuna.db"
+DECLARATION = "declaration"
+"""The attribute of a study that holds a hash of its search's declaration."""
 
 
 def storage_url(option: str | None, folder: Path) -> str:
@@ -64,18 +68,21 @@ class OptunaCopy:
     Args:
         url: of the storage, as Optuna and SQLAlchemy take it.
         space: what is searched.
+        declared: the search's declaration.
         warn: where to say that the storage fails.
 
     Raises:
-        ConfigError: the storage cannot be opened.
+        ConfigError: the storage cannot be opened, or has a search of this name that was declared otherwise: it has
+            them by name alone, and would show both as one.
     """
 
-    def __init__(self, url: str, space: Space, warn: Callable[[str], None]) -> None:
+    def __init__(self, url: str, space: Space, declared: Mapping[str, Any], warn: Callable[[str], None]) -> None:
         import optuna
 
         logging.getLogger("optuna").setLevel(logging.WARNING)
         self.url = url
         self.space = space
+        self._declaration = stable_hash({name: declared.get(name) for name in (*DECLARED, CHOICES)})
         self._warn = warn
         self._failing = False
         self._studies: dict[str, tuple[optuna.Study, set[str]]] = {}
@@ -83,8 +90,20 @@ class OptunaCopy:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._storage = optuna.storages.RDBStorage(url)
+                found = optuna.get_all_study_summaries(self._storage, include_best_trial=False)
         except Exception as error:  # whatever a driver raises, an ImportError where there is none
             raise ConfigError(f"the Optuna storage {public(url)} cannot be used: {self._reason(error)}") from None
+        others = [
+            study.study_name
+            for study in found
+            if study.study_name.startswith(f"{declared['study']}/")
+            and study.user_attrs.get(DECLARATION, self._declaration) != self._declaration
+        ]
+        require(
+            not others,
+            f"the Optuna storage {public(url)} has a search of this name that was declared otherwise "
+            f"({', '.join(others)}): give another --optuna-storage",
+        )
 
     def copy(self, records: Iterable[TuningRecord]) -> None:
         """Add the trials that have ended and are not there yet."""
@@ -113,6 +132,7 @@ class OptunaCopy:
             study = optuna.create_study(
                 study_name=name, storage=self._storage, direction="minimize", load_if_exists=True
             )
+            study.set_user_attr(DECLARATION, self._declaration)
             self._studies[name] = study, {trial.user_attrs["config_hash"] for trial in study.get_trials(deepcopy=False)}
         return self._studies[name]
 

@@ -40,6 +40,7 @@ def test_a_storage_that_cannot_be_used_is_one_line_without_its_secret(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(STORAGE_VARIABLE, url)
+    space = parse_space("muon_learning_rate=0.001:0.1")
     with pytest.raises(ConfigError, match=r"the Optuna storage .* cannot be used") as error:
-        OptunaCopy(storage_url(None, tmp_path), parse_space("muon_learning_rate=0.001:0.1"), print)
+        OptunaCopy(storage_url(None, tmp_path), space, {"study": "s"}, print)
     assert not any(part in str(error.value) for part in ("hun", "ter2", "\n"))

@@ -39,13 +39,14 @@ from sweeps.engine.search import (
     suggest,
     sweep_of,
 )
-from sweeps.engine.space import DEFAULT_SPACE, parse_space
+from sweeps.engine.space import DEFAULT_SPACE, parse_space, space_to_json
 from sweeps.engine.storage import Storage
 from trainables.tuning_trainable import TuningTrainable
 
 SPACE = parse_space(DEFAULT_SPACE)
 BUDGET = Budget(trials=14, updates=9, rungs=2, reduction=3, tokens_per_update=100, tokens=None)
 SEED = 1000
+DECLARED = {"study": "s", "space": space_to_json(SPACE), "seed": SEED}
 
 
 def loss_at(values: dict[str, float], updates: int) -> float:
@@ -518,7 +519,7 @@ def test_the_optuna_copy_holds_each_trial_once(tmp_path: Path, arm_in: Callable[
     warnings: list[str] = []
     url = storage_url(None, tmp_path)
     for part in (records[:2], records, records):
-        OptunaCopy(url, SPACE, warnings.append).copy(part)
+        OptunaCopy(url, SPACE, DECLARED, warnings.append).copy(part)
     study = optuna.load_study(study_name=f"{tmp_path.name}/baseline", storage=url)
     states = {FINISHED: optuna.trial.TrialState.COMPLETE, STOPPED: optuna.trial.TrialState.PRUNED}
     assert [trial.state for trial in study.trials] == [states[record.status] for record in records]
@@ -529,6 +530,18 @@ def test_the_optuna_copy_holds_each_trial_once(tmp_path: Path, arm_in: Callable[
     assert not warnings
 
 
+def test_a_search_of_the_same_name_that_was_declared_otherwise_is_not_mixed_in(
+    tmp_path: Path, arm_in: Callable[..., Arm]
+) -> None:
+    train(arm_in(tmp_path, budget=dataclasses.replace(BUDGET, trials=2)))
+    url, declared = storage_url(None, tmp_path), {**DECLARED, "study": tmp_path.name}
+    OptunaCopy(url, SPACE, declared, print).copy(read_tuning_records(tmp_path))
+    OptunaCopy(url, SPACE, {**declared, "cells": ["baseline", "more"]}, print)
+    OptunaCopy(url, SPACE, {**declared, "study": f"{tmp_path.name}-more", "seed": 2000}, print)
+    with pytest.raises(ConfigError, match=rf"declared otherwise \({tmp_path.name}/baseline\): give another"):
+        OptunaCopy(url, SPACE, {**declared, "seed": 2000}, print)
+
+
 def test_a_diverged_trial_has_no_value_in_the_copy() -> None:
     rows = [{"step": 1, "tokens": 1, "val_loss": 6.0}, {"step": 2, "tokens": 2, "val_loss": None}]
     diverged = frozen_trial(trial(0, DIVERGED, rows=rows), SPACE)
@@ -536,7 +549,7 @@ def test_a_diverged_trial_has_no_value_in_the_copy() -> None:
 
 
 def test_the_command_of_a_dashboard_can_be_copied_into_a_shell(tmp_path: Path) -> None:
-    copy = OptunaCopy(f"sqlite:///{tmp_path}/my searches.db", SPACE, print)
+    copy = OptunaCopy(f"sqlite:///{tmp_path}/my searches.db", SPACE, DECLARED, print)
     assert copy.dashboard_command() == f"optuna-dashboard 'sqlite:///{tmp_path}/my searches.db'"
 
 
@@ -546,7 +559,7 @@ def test_passwords_of_a_storage_stay_secret(tmp_path: Path, monkeypatch: pytest.
     assert "secret" not in str(error.value)
     monkeypatch.setenv("ABLATUNE_OPTUNA_STORAGE", "nosuch://me:secret@127.0.0.1:1/db")
     with pytest.raises(ConfigError, match="nosuch://127") as error:
-        OptunaCopy(storage_url(None, tmp_path), SPACE, print)
+        OptunaCopy(storage_url(None, tmp_path), SPACE, DECLARED, print)
     assert "secret" not in str(error.value)
 
 
@@ -554,7 +567,7 @@ def test_a_storage_that_fails_is_said_once(tmp_path: Path, arm_in: Callable[...,
     train(arm_in(tmp_path, budget=dataclasses.replace(BUDGET, trials=2)))
     records = read_tuning_records(tmp_path)
     warnings: list[str] = []
-    copy = OptunaCopy(storage_url(None, tmp_path), SPACE, warnings.append)
+    copy = OptunaCopy(storage_url(None, tmp_path), SPACE, DECLARED, warnings.append)
     (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
     copy.copy(records)
     copy.copy(records)

@@ -110,3 +110,23 @@ def test_other_errors_are_no_lack_of_memory() -> None:
     broken = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     assert breaks_process(broken)
     assert not lacks_memory(broken)
+
+
+@pytest.mark.parametrize(
+    ("then", "broken"),
+    [
+        (None, False),
+        ("CUDA error: device-side assert triggered", True),
+        ("CUDA error: out of memory", False),
+    ],
+)
+def test_after_an_assert_on_the_device_what_cublas_says_is_no_lack_of_memory(
+    then: str | None, broken: bool, limits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def synchronize() -> None:
+        if then is not None:
+            raise torch.AcceleratorError(then)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    said = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert breaks_process(said) is broken
