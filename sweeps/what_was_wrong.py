@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_models.errors import require
 from sweeps.engine.cli import guarded
 from sweeps.engine.flaws import (
     ATTENTION_BIASES,
@@ -167,6 +168,7 @@ def main(output: Path = Path("results"), seeds: int = 5, page: Path = Path("docs
         seeds: Seeds of each condition.
         page: Folder that the page is written to.
     """
+    require(seeds >= 1, f"--seeds must be 1 or more but got {seeds}")
     from analysis.reporting.what_was_wrong import write_page
     from sweeps.engine.ray_session import ray_session
     from sweeps.engine.resources import find_resources
