@@ -1,5 +1,5 @@
 """Analysis from the command line: `python -m analysis report SOURCE`, `compare-published`, `audit`, `seeds`,
-`sync-mlflow`, `variance`."""
+`sync-mlflow`, `variance`. Slow imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,9 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from analysis.comparing import marks
-from analysis.comparing.variance_sources import show as show_variance
 from analysis.errors import AnalysisError
 from analysis.help_page import CONFIG, PLAIN, Flag, Place, Word, one_line_an_argument, paragraphs
-from analysis.loading.load import load_results
-from analysis.reporting import published_tables
-from analysis.reporting.compare_published import compare_published
-from analysis.reporting.report import write_report
-from analysis.seeds import plan_seeds
-from analysis.seeds import show as show_seeds
-from analysis.statistics.significance import POWER
-from analysis.sync import sync_mlflow
-from analysis.table_audit import audit_table
-from analysis.table_audit.show import show
 from analysis.terminal import say
-from analysis.tracking.uris import print_traceback
-from analysis.tracking.uris import tracking_uri as default_uri
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
@@ -63,6 +49,10 @@ def report(
         include_invalid: Take runs that an audit found invalid into the numbers, marked; those of a study that was to be
             flawed always are.
     """
+    from analysis.comparing import marks
+    from analysis.loading.load import load_results
+    from analysis.reporting.report import write_report
+
     results = load_results(source, study, baseline, metric, direction)
     results = dataclasses.replace(results, include_invalid=include_invalid or bool(results.plan.get("flaws")))
     folder = Path(source) if Path(source).is_dir() else Path(f"report-{results.study}")
@@ -93,6 +83,9 @@ def compare(
         protocol: Take the newest study of this protocol, where no source is named.
         markdown: File to write the tables to as well.
     """
+    from analysis.reporting import published_tables
+    from analysis.reporting.compare_published import compare_published
+
     comparisons = compare_published(published, source, study, protocol)
     console = _console()
     for comparison in comparisons:
@@ -125,6 +118,9 @@ def audit(
         direction: Whether the least or the most of the metric is best, where its name does not say it.
         json_: Print the findings as JSON.
     """
+    from analysis.table_audit import audit_table
+    from analysis.table_audit.show import show
+
     found = audit_table(table, baseline, metric, direction)
     if json_:
         print(json.dumps(found.to_dict(), indent=1))
@@ -138,7 +134,7 @@ def audit(
 def seeds(
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RESULTS")],
     difference: float,
-    power: float = POWER,
+    power: Annotated[float | None, PLAIN] = None,
     study: Word = None,
     baseline: Word = None,
     metric: Word = None,
@@ -149,14 +145,18 @@ def seeds(
     Args:
         source: The pilot: a study's folder, a CSV with one row a (cell, seed), or an MLflow tracking URI.
         difference: True difference from the baseline that is to be found, in nats (or the metric's unit).
-        power: Probability of finding it.
+        power: Probability of finding it; by default 0.8, at which all detectable differences are stated.
         study: Which study, where the source has several.
         baseline: Cell to compare with; by default the plan's, or "baseline".
         metric: What to compare cells by, as in `report`.
         direction: As in `report`.
     """
+    from analysis.loading.load import load_results
+    from analysis.seeds import plan_seeds, show
+    from analysis.statistics.significance import POWER
+
     results = load_results(source, study, baseline, metric, direction)
-    show_seeds(plan_seeds(results, difference, power), _console())
+    show(plan_seeds(results, difference, POWER if power is None else power), _console())
 
 
 @app.command(name="sync-mlflow")
@@ -170,7 +170,10 @@ def sync(
         folder: A study's folder (plan.json and records).
         tracking_uri: MLflow's store; by default $MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
     """
-    for line in sync_mlflow(folder, tracking_uri or default_uri()):
+    from analysis.sync import sync_mlflow
+    from analysis.tracking import uris
+
+    for line in sync_mlflow(folder, tracking_uri or uris.tracking_uri()):
         print(line)
 
 
@@ -193,7 +196,10 @@ def variance(
         metric: What to split the variance of, as in `report`.
         direction: As in `report`.
     """
-    show_variance(load_results(source, study, baseline, metric, direction), _console())
+    from analysis.comparing.variance_sources import show
+    from analysis.loading.load import load_results
+
+    show(load_results(source, study, baseline, metric, direction), _console())
 
 
 def _console() -> Console:
@@ -220,6 +226,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         for_users = isinstance(error, AnalysisError)
         if debug or not for_users:
+            from analysis.tracking.uris import print_traceback
+
             print_traceback(error)
         if for_users:
             print(f"error: {error}", file=sys.stderr)

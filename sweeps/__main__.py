@@ -1,4 +1,7 @@
-"""What there is beside running a study: `python -m sweeps status`, `cancel`, `export`, `replay`."""
+"""What there is beside running a study: `python -m sweeps status`, `cancel`, `export`, `replay`.
+
+Slow imports wait until a command needs them.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,6 @@ from analysis.terminal import say
 from moe_models.errors import ConfigError
 from sweeps.engine.cli import failed
 from sweeps.engine.lock import cancel as stop_driver
-from sweeps.engine.studies import (
-    UnreadFolder,
-    export_study,
-    find_plan,
-    find_studies,
-    find_study,
-    is_study,
-    show_status,
-)
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
@@ -44,6 +38,8 @@ def status(
     Args:
         folder: A study's folder, or one that holds several.
     """
+    from sweeps.engine.studies import UnreadFolder, find_studies, show_status
+
     console = Console(highlight=False)
     studies = find_studies(folder)
     show_status(studies, console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH))
@@ -59,6 +55,8 @@ def cancel(folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="
     Args:
         folder: The study's folder.
     """
+    from sweeps.engine.studies import find_study, is_study
+
     if not is_study(folder) and stop_driver(folder):
         print(f"{folder.name}: stopped before it had a plan")
         return
@@ -80,6 +78,8 @@ def export(
         folder: The study's folder.
         output: The file; by default the study's name with .zip, in the current folder.
     """
+    from sweeps.engine.studies import export_study, find_study
+
     study = find_study(folder)
     path = output or Path(f"{study.name}.zip")
     say(Console(), f"{path}: {export_study(study, path)} files; unpacked, python -m analysis report reads it")
@@ -106,6 +106,7 @@ def replay(
         corpus: As the study's --corpus; needed where that was the path of a file.
     """
     from sweeps.engine.replay import replay as train_again
+    from sweeps.engine.studies import find_plan
 
     study = find_plan(folder)
     same, line = train_again(study, cell, seed, corpus)
