@@ -87,8 +87,9 @@ def test_models_know_torch_alone() -> None:
         assert {module.split(".")[0] for module in imports(path)} <= known, path
 
 
-def test_the_schema_loads_the_standard_library_alone() -> None:
-    code = "import sys, analysis.schema; print([m for m in ('numpy', 'pandas', 'scipy', 'torch') if m in sys.modules])"
+@pytest.mark.parametrize("module", ["analysis.schema", "analysis.__main__", "sweeps.__main__", "sweeps.tune"])
+def test_what_is_loaded_first_loads_nothing_slow(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('numpy', 'pandas', 'scipy', 'torch', 'ray') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
