@@ -21,6 +21,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.command import Word, run
 from sweeps.exp6_grid import STUDY
 from trainables.audits import Auditor
 from trainables.config import DataConfig, TrialConfig
@@ -63,19 +64,23 @@ def measure(trainer: Trainer, auditor: Auditor) -> tuple[float, list[float]]:
     return training, [start.seconds, loop.seconds, end.seconds]
 
 
-def main() -> int:
-    """Time both cells and print the table; 1 where the audits take more than they may."""
+def main(scale: Word = "cpu") -> int:
+    """Time both cells and print the table; 1 where the audits take more than they may.
+
+    Args:
+        scale: Size of the models.
+    """
     torch.set_num_threads(1)
-    scale = scale_named(sys.argv[1] if len(sys.argv) > 1 else "cpu")
-    corpus = prepare_corpus("web", vocab_size=scale.vocab_size, seq_len=scale.training.seq_len)
+    size = scale_named(scale)
+    corpus = prepare_corpus("web", vocab_size=size.vocab_size, seq_len=size.training.seq_len)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     table = Table("cell", "run s", "start s", "loop s", "end s", "share", "test split s", "its share")
     shares = []
     for cell in STUDY.designs["default"].cells:
         if cell.name in CELLS:
             data = DataConfig(corpus=corpus.name, content_hash=corpus.content_hash)
-            config = TrialConfig(model=cell.build(scale), training=scale.training, data=data)
-            short = scale.with_training(updates=scale.training.row_every)
+            config = TrialConfig(model=cell.build(size), training=size.training, data=data)
+            short = size.with_training(updates=size.training.row_every)
             for _ in Trainer(replace(config, training=short), 0, corpus, device).run():
                 pass
             trainer = Trainer(config, 0, corpus, device)
@@ -90,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

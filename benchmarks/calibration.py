@@ -15,9 +15,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.comparing.evaluation_noise import crossed_errors
 from analysis.comparing.unpaired import UnpairedMoments, games_howell, independent_interval, welch_interval, welch_test
@@ -27,6 +30,7 @@ from analysis.statistics.joint import dunnett_critical, many_to_one_critical, po
 from analysis.statistics.looks import levels, repeated_t_interval, repeated_t_test
 from analysis.statistics.significance import ALPHA, Array
 from analysis.statistics.stopping import median_unbiased
+from benchmarks.command import Words, chosen, run
 
 STUDIES = 10_000
 STUDIES_OF_COVERAGE = 40_000
@@ -214,7 +218,8 @@ def race(losses: Array, looks: tuple[int, ...], test: Test, margin: float = 0.0)
         found |= running & (np.array([significance.holm(row) for row in p]) <= ALPHA)
         others = found.sum(axis=1, keepdims=True) - found
         # What has stopped keeps the error of its last look.
-        alphas[:, :, place:] = np.where(running, ALPHA / (p.shape[1] - others), alphas[:, :, place])[:, :, None]
+        error = np.where(running, ALPHA / (differences.shape[1] - others), alphas[:, :, place])
+        alphas[:, :, place:] = error[:, :, np.newaxis]
         low, high = significance.t_interval(*moments(so_far))
         running &= ~found & ~((low > -margin) & (high < margin))
     return found, used, alphas
@@ -388,11 +393,11 @@ def estimates(losses: Array, margin: float) -> tuple[Array, Array]:
     adjusted = np.empty(mean.shape)
     if margin:
         for place in np.ndindex(mean.shape):
-            adjusted[place] = median_unbiased(mean[place], sd[place], LOOKS, alphas[place][:-1], margin)
+            adjusted[place] = median_unbiased(mean[place], sd[place], LOOKS, alphas[place][:-1].tolist(), margin)
         return mean, adjusted
     for rule in np.unique(alphas.reshape(-1, len(LOOKS)), axis=0):
         here = (alphas == rule).all(axis=2)
-        table = [median_unbiased(size, 1.0, LOOKS, rule[:-1]) for size in SIZES]
+        table = [median_unbiased(size, 1.0, LOOKS, rule[:-1].tolist()) for size in SIZES]
         size = np.abs(mean[here]) / sd[here]
         adjusted[here] = np.sign(mean[here]) * sd[here] * np.interp(size, SIZES, table)
         beyond = here & (np.abs(mean) > SIZES[-1] * sd)
@@ -638,10 +643,14 @@ def yes(held: bool) -> str:
     return "yes" if held else "**NO**"
 
 
-def main(parts: list[str]) -> int:
-    """Print the parts' tables as Markdown; 1 where a promise is not held."""
+def main(parts: Words = ()) -> int:
+    """Print the parts' tables as Markdown; 1 where a promise is not held.
+
+    Args:
+        parts: Some of them; by default all.
+    """
     broken = 0
-    for part in parts or PARTS:
+    for part in chosen(parts, PARTS):
         title, make = PARTS[part]
         header, *rows = make()
         print(f"### {title}\n\n| {' | '.join(header)} |\n|{' --: |' * len(header)}")
@@ -653,7 +662,4 @@ def main(parts: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    unknown = [part for part in sys.argv[1:] if part not in PARTS]
-    if unknown:
-        sys.exit(f"unknown part '{unknown[0]}': there are {', '.join(PARTS)}")
-    sys.exit(main(sys.argv[1:]))
+    run(main)

@@ -8,7 +8,6 @@ or differ from the undisturbed ones, in records, tables and MLflow. Exits with 1
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
@@ -26,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.schema import FAILURES_FOLDER, read_records
 from analysis.sync import sync_mlflow
+from benchmarks.command import run
 from tests.drivers import comparable, driver, kill_one, nested_runs, processes_of, results_table, tables
 from tests.fakes_text import write_corpus
 
@@ -36,7 +36,7 @@ LONGEST_WAIT_SECONDS = 20.0
 RUNS = 8
 
 
-def run(arguments: list[str], place: Path) -> None:
+def undisturbed(arguments: list[str], place: Path) -> None:
     """Run the command undisturbed."""
     process = driver(arguments, place)
     output, errors = process.communicate()
@@ -65,9 +65,9 @@ def disturb(
         else:
             process.communicate()
             sweep_away(process)
-            run(arguments, place)
+            undisturbed(arguments, place)
         if len(list(place.glob("results/*/records/*.json"))) == RUNS:
-            run(arguments, place)  # nothing to train: the report and MLflow's copy are brought up to date
+            undisturbed(arguments, place)  # nothing to train: the report and MLflow's copy are brought up to date
             counts.update({"studies": 1, **compare(place, calm)})
             place = place.with_name(f"disturbed-{counts['studies']}")  # MLflow would keep the old file's connections
             place.mkdir()
@@ -108,12 +108,13 @@ def compare(disturbed: Path, calm: Path) -> dict[str, int]:
     }
 
 
-def main() -> int:
-    """Kill, continue, compare; 1 where something was lost, doubled or differs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+def main(kills: int = 30, seed: int = 0) -> int:
+    """Kill, continue, compare; 1 where something was lost, doubled or differs.
+
+    Args:
+        kills: How many, over as many studies as they take.
+        seed: Of what is killed, and when.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         corpus = write_corpus(Path(scratch) / "small.jsonl")
         arguments = ["--variants", "baseline,mlp,moe,attention", "--seeds", "2", "--steps", "120", "--scale", "cpu"]
@@ -121,8 +122,8 @@ def main() -> int:
         calm, disturbed = (Path(scratch) / name for name in ("calm", "disturbed"))
         for place in (calm, disturbed):
             place.mkdir()
-        run(arguments, calm)
-        done, counts = disturb(arguments, disturbed, calm, options.kills, random.Random(options.seed))
+        undisturbed(arguments, calm)
+        done, counts = disturb(arguments, disturbed, calm, kills, random.Random(seed))
     table = Table("killed", "times")
     for name, times in done.items():
         table.add_row(name, str(times))
@@ -137,4 +138,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -35,14 +35,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from analysis.loading.load import load_results
 from analysis.schema import FINISHED, INVALID, SEVERITIES
 from analysis.study.results import Results
+from analysis.study.runs import records
 from analysis.summary import analyse
 from analysis.tuning_records import read_tuning_records
+from benchmarks.command import Words, chosen, run
 from benchmarks.in_process import ONE_CORE, trained
 from moe_models.attention import ATTENTION
 from moe_models.config import ModelConfig
 from moe_models.feed_forward import FEED_FORWARD
 from moe_models.norms import NORM
 from moe_models.positions import POSITION
+from moe_models.registry import Registry
 from sweeps import exp6_grid, significance, tune
 from sweeps.engine.options import Options
 from sweeps.engine.planning import make_plan
@@ -53,7 +56,7 @@ from trainables.synthetic import LANGUAGES
 
 SCALES = ("ladder_1", "ladder_2", "cpu")
 UPDATES = 12
-SLOTS = {
+SLOTS: dict[str, tuple[Registry[Any], str]] = {
     "attention": (ATTENTION, "model.attention"),
     "norm": (NORM, "model.block_norm"),
     "feed_forward": (FEED_FORWARD, "model.feed_forward"),
@@ -109,8 +112,8 @@ def at_position(preset: str) -> Build:
 
     def build(scale: Scale) -> ModelConfig:
         model = scale.model(**BASELINE)
-        position = POSITION.configure(preset, scale.size)
-        return replace(model, attention=replace(model.attention, position=position))
+        attention: Any = model.attention
+        return replace(model, attention=replace(attention, position=POSITION.configure(preset, scale.size)))
 
     return build
 
@@ -136,7 +139,7 @@ def in_process(part: str, place: int) -> Found:
 
 def found_in(name: str, results: Results) -> Found:
     """Return what a report of these results would list."""
-    return name, len(results.runs), analyse(results).audits.to_dict("records")
+    return name, len(results.runs), records(analyse(results).audits)
 
 
 def through_ray(name: str, command: Callable[[list[str]], int], arguments: str) -> Iterator[Found]:
@@ -172,12 +175,16 @@ def found(parts: list[str]) -> Iterator[Found]:
         yield from pool.map(in_process, *zip(*tasks, strict=True))
 
 
-def main(parts: list[str]) -> int:
-    """Print the tables, as Markdown; 1 where more than MOST_INVALID runs were called invalid."""
+def main(parts: Words = ()) -> int:
+    """Print the tables, as Markdown; 1 where more than MOST_INVALID runs were called invalid.
+
+    Args:
+        parts: Some of them; by default all.
+    """
     counts: Counter[str] = Counter()
     rows: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = defaultdict(list)
     print("| study | runs | invalid | warning | note |\n|:-- | --: | --: | --: | --: |", flush=True)
-    for name, runs, findings in found(parts):
+    for name, runs, findings in found(chosen(parts, [*COMMANDS, *PARTS])):
         own = Counter(dict.fromkeys(SEVERITIES, 0))
         for row in findings:
             own[row["severity"]] += row["runs"]
@@ -196,8 +203,4 @@ def main(parts: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    known = [*COMMANDS, *PARTS]
-    unknown = [part for part in sys.argv[1:] if part not in known]
-    if unknown:
-        sys.exit(f"unknown part '{unknown[0]}': there are {', '.join(known)}")
-    sys.exit(main(sys.argv[1:] or known))
+    run(main)

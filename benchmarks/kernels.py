@@ -8,8 +8,10 @@ One thread, as a trial has on a CPU. The results of each pair are compared befor
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -17,6 +19,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.command import run
 from moe_models.activations import ACTIVATIONS
 from moe_models.grouped import arrange_by_expert, combine, dispatch, grouped_linear, grouped_mlp
 from moe_models.loss import linear_cross_entropy
@@ -122,7 +127,8 @@ def compare(ours: Way, theirs: Way) -> tuple[float, float]:
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
-def main() -> None:
+def main() -> int:
+    """Compare and time all pairs, and print the table."""
     torch.set_num_threads(1)
     table = Table("kernel", "scale", "ours, ms", "obvious way, ms", "ratio")
     kernels = {
@@ -136,7 +142,8 @@ def main() -> None:
             ours, theirs = compare(*ways(size))
             table.add_row(kernel, scale, f"{ours * 1e3:.1f}", f"{theirs * 1e3:.1f}", f"{theirs / ours:.2f}")
     Console().print(table)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

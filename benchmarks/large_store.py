@@ -1,4 +1,4 @@
-"""The report of 10,000 runs: `python benchmarks/large_store.py [CELLS SEEDS [FOLDER]]`, from records and from MLflow.
+"""The report of 10,000 runs: `python benchmarks/large_store.py [--folder FOLDER]`, from records and from MLflow.
 
 Writes that many records (200 cells x 50 seeds by default, each with a curve of 12 rows), makes an MLflow SQLite store
 from them, and prints for each source what `python -m analysis report` takes, in a process of its own: seconds, seconds
@@ -27,8 +27,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.figures.pictures import MOST
+from analysis.help_page import Place
 from analysis.schema import FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
 from analysis.sync import sync_mlflow
+from benchmarks.command import run
 
 CELLS, SEEDS, ROWS = 200, 50, 12
 MOST_SECONDS, MOST_BYTES = 20.0, 2e9
@@ -42,15 +44,16 @@ def write_store(folder: Path, cells: int, seeds: int) -> None:
     (folder / RECORDS_FOLDER).mkdir(parents=True)
     entries = []
     for place, name in enumerate(names):
-        label = {"scale": "cpu", "factors": {"variant": place}}
+        factors = {"variant": place}
         hashes = {str(seed): f"{place:08x}{seed:08x}" for seed in range(seeds)}
-        entries.append({"name": name, **label, "baseline": "baseline", "hashes": hashes})
+        entries.append({"name": name, "scale": "cpu", "factors": factors, "baseline": "baseline", "hashes": hashes})
         for seed in range(seeds):
             final = 4.5 + of_cells[place] + of_seeds[seed] + rng.normal(0, 0.01)
             record = TrialRecord(
                 study=folder.name, cell=name, seed=seed, status=FINISHED, config_hash=hashes[str(seed)],
                 config={"model": {"variant": place}, "data": {"corpus": "none", "content_hash": "0"}},
-                rows=[_row(place, row, final, float(rng.normal(1, 0.03))) for row in range(1, ROWS + 1)], **label,
+                rows=[_row(place, row, final, float(rng.normal(1, 0.03))) for row in range(1, ROWS + 1)],
+                scale="cpu", factors=factors,
             )  # fmt: skip
             path = folder / RECORDS_FOLDER / f"{record.config_hash}.json"
             path.write_bytes(record.to_bytes())
@@ -58,6 +61,7 @@ def write_store(folder: Path, cells: int, seeds: int) -> None:
         "schema_version": 1, "study": folder.name, "title": "Large store", "script": "large_store",
         "data_hash": "0", "protocol": "sound", "flaws": [], "factors": ["variant"],
         "seeds": list(range(seeds)), "metric": "val_loss", "direction": "min", "cells": entries,
+        "choices": {"precision": {"cpu": "fp32"}},
     }  # fmt: skip
     (folder / PLAN_FILE).write_text(json.dumps(plan))
 
@@ -114,13 +118,19 @@ def fill(place: Path, cells: int, seeds: int) -> tuple[Path, str]:
     return folder, uri
 
 
-def main(cells: int = CELLS, seeds: int = SEEDS, kept: Path | None = None) -> int:
-    """Print the table; return 1 where a report was too slow or too large."""
+def main(cells: int = CELLS, seeds: int = SEEDS, folder: Place = None) -> int:
+    """Print the table; return 1 where a report was too slow or too large.
+
+    Args:
+        cells: How many.
+        seeds: Of each cell.
+        folder: Where the store is kept; by default it is made for this once.
+    """
     table = Table("source", "runs", "seconds", "processor, own", "processor, forks", "largest memory")
     over = False
-    with tempfile.TemporaryDirectory() if kept is None else nullcontext(kept) as place:
-        folder, uri = fill(Path(place).absolute(), cells, seeds)
-        for name, source in (("folder of records", str(folder)), ("MLflow, SQLite", uri)):
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as place:
+        records, uri = fill(Path(place).absolute(), cells, seeds)
+        for name, source in (("folder of records", str(records)), ("MLflow, SQLite", uri)):
             taken = measure(source, Path(place).absolute() / "report")
             over |= taken.seconds > MOST_SECONDS or taken.memory > MOST_BYTES
             figures = [f"{figure:.1f}" for figure in (taken.seconds, taken.own, taken.forks)]
@@ -131,4 +141,4 @@ def main(cells: int = CELLS, seeds: int = SEEDS, kept: Path | None = None) -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:3]), *map(Path, sys.argv[3:4])))
+    run(main)

@@ -493,7 +493,7 @@ def freeze_attention(model: MoETransformer) -> None:
 
 def freeze_one_expert(model: MoETransformer) -> None:
     """One expert's weights get no gradient, though tokens are sent to it."""
-    for weight in model.layers[0].feed_forward.experts.parameters():
+    for weight in model.get_submodule("layers.0.feed_forward.experts").parameters():
         weight.register_hook(lambda gradient: gradient * (torch.arange(len(gradient)) != 1).view(-1, 1, 1))
 
 
@@ -503,8 +503,8 @@ def replace_after_the_optimizers(replace: Replace) -> None:
 
     def mutant(self: Trainer, *arguments: Any) -> None:
         init(self, *arguments)
-        out = self.model.layers[0].attention.out
-        out.weight = nn.Parameter(out.weight.detach().clone())
+        held = self.model.get_parameter("layers.0.attention.out.weight")
+        self.model.get_submodule("layers.0.attention.out").weight = nn.Parameter(held.detach().clone())
 
     replace(Trainer, "__init__", mutant)
 
@@ -612,7 +612,7 @@ def grouped(optimizer: int, **settings: Any) -> Patch:
 
 def trained_twice(optimizers: list[Any], model: MoETransformer) -> None:
     """A second optimizer has a parameter that another has."""
-    optimizers.insert(1, torch.optim.AdamW([model.layers[0].attention.qkv.weight], lr=1e-3))
+    optimizers.insert(1, torch.optim.AdamW([model.get_parameter("layers.0.attention.qkv.weight")], lr=1e-3))
     zero_grad = optimizers[0].zero_grad
     optimizers[0].zero_grad = lambda **_: None
     optimizers[1].zero_grad = zero_grad
@@ -826,7 +826,7 @@ def count_the_baseline(replace: Replace) -> None:
 def double_queries(model: MoETransformer) -> None:
     """One part starts at twice its values."""
     with torch.no_grad():
-        model.layers[0].attention.out.weight.mul_(2.0)
+        model.get_parameter("layers.0.attention.out.weight").mul_(2.0)
 
 
 def seed_of_its_own(replace: Replace) -> None:

@@ -35,6 +35,7 @@ from analysis.loading.load import load_results
 from analysis.schema import CELL, SEED, VAL_LOSS
 from analysis.statistics.significance import ALPHA
 from analysis.summary import analyse
+from benchmarks.command import Number, run
 from benchmarks.in_process import CPU, part_of
 from sweeps.engine.study import BASELINE
 from trainables.config import DataConfig, TrialConfig
@@ -142,8 +143,12 @@ def judge(name: str, arms: Arms, expected: float) -> bool:
     return held
 
 
-def main(studies: int) -> int:
-    """Predict what will be found, train what is tested, print both lines; 1 where one does not hold."""
+def main(studies: Number = 200) -> int:
+    """Predict what will be found, train what is tested, print both lines; 1 where one does not hold.
+
+    Args:
+        studies: How many of each kind.
+    """
     count = studies * RUNS
     with ProcessPoolExecutor(cpu_cores(), get_context("spawn")) as pool:
 
@@ -173,4 +178,4 @@ def main(studies: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 200))
+    run(main)

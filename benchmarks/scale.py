@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.schema import TrialRecord, read_records
 from analysis.tracking.tracker import MlflowTracker
+from benchmarks.command import Number, run
 from benchmarks.large_store import write_store
 from sweeps.engine.options import Options
 from sweeps.engine.plan import Plan
@@ -111,9 +112,12 @@ def mlflow_rates(folder: Path, records: list[TrialRecord]) -> list[tuple[float, 
     return [measure(start_and_end, len(some)), measure(log, RUNS // 4 * ROWS)]
 
 
-def main() -> int:
-    """Measure everything and print the table."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else RECORDS
+def main(records: Number = RECORDS) -> int:
+    """Measure everything and print the table.
+
+    Args:
+        records: Record files that are read and brought.
+    """
     table = Table("what", "a second", "driver's processor, ms each")
 
     def add(what: str, rates: tuple[float, float]) -> None:
@@ -125,17 +129,17 @@ def main() -> int:
             rates = reports(folder / f"reports-{with_mlflow}", with_mlflow)
             add(f"reports{', with MLflow' if with_mlflow else ''}", rates)
         large, root = folder / "large", (folder / "storage").as_uri()
-        write_store(large, count // SEEDS, SEEDS)
-        add("records read", measure(lambda: read_records(large), count))
+        write_store(large, records // SEEDS, SEEDS)
+        add("records read", measure(lambda: read_records(large), records))
         runs, rows = mlflow_rates(folder / "mlflow", read_records(large))
         add("MLflow runs, opened and ended", runs)
         add("MLflow rows, one a call", rows)
-        add("records put into a file:// storage", measure(Storage(large, root).exchange, count))
+        add("records put into a file:// storage", measure(Storage(large, root).exchange, records))
         shutil.rmtree(large)
-        add("records brought from there", measure(Storage(large, root).exchange, count))
+        add("records brought from there", measure(Storage(large, root).exchange, records))
     Console().print(table)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

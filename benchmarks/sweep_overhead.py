@@ -22,6 +22,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.tracking.tracker import MlflowTracker
+from benchmarks.command import Numbers, run
 from sweeps.engine.options import Options
 from sweeps.engine.plan import PlannedRun
 from sweeps.engine.planning import make_plan
@@ -93,25 +94,27 @@ def sweep(trials: int, folder: Path) -> tuple[float, float, float]:
     return progress.begun - started, progress.ended_at - progress.begun, time.process_time() - progress.processor
 
 
-def main() -> int:
-    """Time all sizes and print the table; 1 where a limit is exceeded."""
-    sizes = tuple(map(int, sys.argv[1:])) or SIZES
+def main(trials: Numbers = SIZES) -> int:
+    """Time all sizes and print the table; 1 where a limit is exceeded.
+
+    Args:
+        trials: Sizes of the studies, rising.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        times = {size: sweep(size, Path(folder)) for size in sizes}
+        times = {size: sweep(size, Path(folder)) for size in trials}
     table = Table("trials", "start-up s", "trials s", "s a further trial", "driver's processor s")
     slopes = []
-    for before, size in pairwise((None, *sizes)):
+    start, spent, _ = times[trials[0]]
+    table.add_row(str(trials[0]), f"{start:.1f}", f"{spent:.1f}")
+    for before, size in pairwise(trials):
         start, spent, _ = times[size]
-        further = ["", ""]
-        if before is not None:
-            slope, busy = ((times[size][kind] - times[before][kind]) / (size - before) for kind in (1, 2))
-            slopes.append(slope)
-            further = [f"{slope:.3f}", f"{busy:.3f}"]
-        table.add_row(str(size), f"{start:.1f}", f"{spent:.1f}", *further)
+        slope, busy = ((times[size][kind] - times[before][kind]) / (size - before) for kind in (1, 2))
+        slopes.append(slope)
+        table.add_row(str(size), f"{start:.1f}", f"{spent:.1f}", f"{slope:.3f}", f"{busy:.3f}")
     Console().print(table)
     slow = max(start for start, _, _ in times.values()) > LONGEST_START_SECONDS
     return int(slow or any(slope > LONGEST_TRIAL_SECONDS for slope in slopes))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

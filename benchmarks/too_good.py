@@ -21,6 +21,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.command import Words, run
 from sweeps.exp6_grid import STUDY
 from trainables.audits import Auditor, too_good
 from trainables.config import DataConfig, TrialConfig
@@ -60,11 +61,15 @@ def train(corpus: TokenizedCorpus, cell: str, causal: bool) -> tuple[float, str,
     return loss, *(found[0] if found else ("", ""))
 
 
-def main() -> int:
-    """Train and print; 1 where a finding is wrong or missing."""
+def main(corpora: Words = ("synthetic",)) -> int:
+    """Train and print; 1 where a finding is wrong or missing.
+
+    Args:
+        corpora: As --corpus of a study.
+    """
     torch.set_num_threads(1)
     console, wrong = Console(width=120), False
-    for name in sys.argv[1:] or ["synthetic"]:
+    for name in corpora:
         corpus = prepare_corpus(name, vocab_size=SCALE.vocab_size, seq_len=SCALE.training.seq_len)
         table = Table("what", "loss", "too_good", title=name, title_justify="left")
         single, pairs = counted(corpus)
@@ -89,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -122,10 +122,10 @@ class FaultyTrainable(AblationTrainable):
     none.
     """
 
-    def setup(self, config: dict[str, Any], **others: Any) -> None:
+    def setup(self, config: dict[str, Any], corpora: Mapping[str, TokenizedCorpus] | None = None) -> None:
         if (Path(config["study_directory"]) / "other code").exists():
             config = {**config, "environment": {**config["environment"], "code": "newer"}}
-        super().setup(config, **others)
+        super().setup(config, corpora)
 
     def _asked(self, fault: str) -> bool:
         assert self.store is not None
@@ -194,7 +194,7 @@ class MadeUpTuningTrainable(TuningTrainable):
     of the search of `mlp` is killed in its trial 2, once; where `kill raylet` does, its raylet, the next time.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], corpora: Mapping[str, TokenizedCorpus] | None = None) -> None:
         self.settings = config
         self.curve: list[dict[str, Any]] = []
 
