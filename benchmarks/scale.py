@@ -31,6 +31,7 @@ from sweeps.engine.options import Options
 from sweeps.engine.plan import Plan
 from sweeps.engine.planning import make_plan
 from sweeps.engine.progress import Progress
+from sweeps.engine.race import open_runs
 from sweeps.engine.ray_session import ray_session
 from sweeps.engine.resources import find_resources
 from sweeps.engine.runner import run_plan
@@ -72,7 +73,7 @@ def reports(folder: Path, with_mlflow: bool) -> tuple[float, float]:
     folder.mkdir()
     plan, resources = study(folder, TRIALS), find_resources(None, None)
     tracker = tracker_of(plan, folder)
-    progress = Progress(plan.name, [], plan.open_runs(), resources.slots, Console(quiet=True))
+    progress = Progress(plan.name, [], open_runs(plan), resources.slots, Console(quiet=True))
     unlogged = nullcontext() if with_mlflow else patch.object(MlflowTracker, "log_rows")
     with ray_session(resources), unlogged:
         rates = measure(
@@ -86,7 +87,7 @@ def reports(folder: Path, with_mlflow: bool) -> tuple[float, float]:
             ),
             TRIALS * fakes_ray.ChattyTrainable.REPORTS,
         )
-    assert not plan.open_runs()
+    assert not open_runs(plan)
     return rates
 
 

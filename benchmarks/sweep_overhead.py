@@ -27,6 +27,7 @@ from sweeps.engine.options import Options
 from sweeps.engine.plan import PlannedRun
 from sweeps.engine.planning import make_plan
 from sweeps.engine.progress import Progress
+from sweeps.engine.race import open_runs
 from sweeps.engine.ray_session import ray_session
 from sweeps.engine.resources import find_resources
 from sweeps.engine.runner import run_plan
@@ -72,7 +73,7 @@ def sweep(trials: int, folder: Path) -> tuple[float, float, float]:
     plan.write()
     environment = describe_environment()
     progress = TimedProgress(
-        plan.name, [], plan.open_runs(), resources.slots, Console(stderr=True, force_terminal=False)
+        plan.name, [], open_runs(plan), resources.slots, Console(stderr=True, force_terminal=False)
     )
     with ThreadPoolExecutor(1) as background:
         opening = background.submit(
@@ -89,7 +90,7 @@ def sweep(trials: int, folder: Path) -> tuple[float, float, float]:
                 trainable=fakes_ray.TrivialTrainable,
             )
     assert not outcome.failures, outcome.failures[0].error
-    assert not plan.open_runs()
+    assert not open_runs(plan)
     tracker.close(plan.folder, complete=True)
     return progress.begun - started, progress.ended_at - progress.begun, time.process_time() - progress.processor
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 
 from moe_models.size import Size
+from sweeps.engine.cli import main
 from sweeps.engine.flaws import FIRST_BATCHES, HORIZON, OVERLAPPING_WINDOWS, TRAINED_INSTEAD
 from sweeps.engine.study import Cell, Design, Published, PublishedCell, Study, variant
 
@@ -57,4 +58,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 
 from moe_models.size import Size
+from sweeps.engine.cli import main
 from sweeps.engine.flaws import FIRST_BATCHES, HORIZON, NORM_EPS, ONE_SEED, OVERLAPPING_WINDOWS
 from sweeps.engine.study import Cell, Design, NegativeControl, Published, PublishedCell, Study, variant
 
@@ -38,4 +39,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

@@ -20,6 +20,7 @@ from __future__ import annotations
 import sys
 
 from moe_models.size import Size
+from sweeps.engine.cli import main
 from sweeps.engine.flaws import (
     ATTENTION_BIASES,
     BALANCE_LOSS,
@@ -93,4 +94,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

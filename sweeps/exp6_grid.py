@@ -20,6 +20,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sweeps.engine.cli import main
 from sweeps.engine.flaws import (
     DEFAULT_INIT,
     FIRST_BATCHES,
@@ -147,4 +148,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sweeps.engine.cli import main
 from sweeps.engine.study import BASELINE, Cell, Design, Study
 
 if TYPE_CHECKING:
@@ -66,4 +67,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sweeps.engine.cli import main
 from sweeps.engine.study import BASELINE, Cell, Design, Study, variant
 
 if TYPE_CHECKING:
@@ -82,4 +83,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

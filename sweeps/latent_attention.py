@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sweeps.engine.cli import main
 from sweeps.engine.study import BASELINE, Cell, Design, Study
 
 if TYPE_CHECKING:
@@ -93,4 +94,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

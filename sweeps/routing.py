@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sweeps.engine.cli import main
 from sweeps.engine.study import BASELINE, Cell, Design, Study
 
 if TYPE_CHECKING:
@@ -68,4 +69,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 
+from sweeps.engine.cli import main
 from sweeps.engine.study import Cell, Design, Study, variant
 
 CELLS = {
@@ -44,4 +45,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from sweeps.engine.cli import main
 from sweeps.engine.study import Study, fractional_design
 
 if TYPE_CHECKING:
@@ -57,4 +58,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

@@ -132,6 +132,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
     from sweeps.engine.forecast import forecast
     from sweeps.engine.optuna_copy import storage_url
     from sweeps.engine.planning import require_same_configurations, resolve
+    from sweeps.engine.race import open_runs
     from sweeps.engine.search import open_trials, require_same_trials
 
     console, space = shown.console_of(options), parse_space(options.space)
@@ -147,7 +148,7 @@ def _run(study: Study, options: TuneOptions, trainable: Any) -> int:
         known = [] if plan.storage.apart else read_trials(plan.folder)
         require_same_trials(plan.cells, known, budget, options.search_seed)
         trials = open_trials(plan.cells, known, planned_trials(declared), budget, options.search_seed)
-        runs = [*trials, *plan.open_runs()]
+        runs = [*trials, *open_runs(plan)]
         storage_url(options.optuna_storage, plan.folder)  # refuses one that cannot be shown
         _print_search(plan, declared, budget, console)
         if options.dry_run:

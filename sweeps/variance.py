@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 
 from analysis.schema import DATA_ORDER
+from sweeps.engine.cli import main
 from sweeps.engine.study import Cell, Design, Study, variant
 
 ORDERS = 5
@@ -64,4 +65,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(STUDY.main())
+    sys.exit(main(STUDY))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_models.errors import require
-from sweeps.engine.cli import guarded
+from sweeps.engine import cli
 from sweeps.engine.flaws import (
     ATTENTION_BIASES,
     BALANCE_LOSS,
@@ -117,7 +117,7 @@ class Bench:
         if missing:
             argv = self._arguments(study, updates, set(flaws), missing)
             print(shlex.join(["python", f"sweeps/{script}.py", *argv]), flush=True)
-            code = study.main(argv)
+            code = cli.main(study, argv)
             if code:
                 sys.exit(code)
             self._learn(read_records(plan.folder))
@@ -195,4 +195,4 @@ def _command(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(sys.argv[1:], _command))
+    sys.exit(cli.guarded(sys.argv[1:], _command))

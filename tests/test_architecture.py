@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_the_parts_of_the_analysis_stand_in_layers() -> None:
         for module in imports(path):
             other = module.split(".")[1] if module.startswith("analysis.") else part
             assert other == part or layer[other] < layer[part], f"{path} imports {module}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    name = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files}
+    known = set(name.values())
+
+    def imported(path: Path) -> set[str]:
+        """Return the files that a file imports; the face of a package only where a name of its own is taken."""
+        found = imports(path) & known
+        return {it for it in found if not any(other.rpartition(".")[0] == it for other in found)} - {name[path]}
+
+    graph = {name[path]: imported(path) for path in files}
+    graphlib.TopologicalSorter(graph).prepare()  # else CycleError names the circle
 
 
 def test_models_know_torch_alone() -> None:

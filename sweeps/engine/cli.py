@@ -155,9 +155,10 @@ def driving(
     from sweeps.engine.lease import LEASE_SECONDS, lease
     from sweeps.engine.lock import study_lock
     from sweeps.engine.memory import footprint, require_memory
+    from sweeps.engine.race import open_runs
 
     storage = plan.storage
-    runs = plan.open_runs() if runs is None else runs
+    runs = open_runs(plan) if runs is None else runs
     with (
         study_lock(plan.folder),
         lease(storage.store, storage.place, saying(console)) if storage.apart else nullcontext(),
@@ -195,8 +196,9 @@ def pack(
     if options.gpus_per_trial != AUTO:
         return resources
     from sweeps.engine.measure import packed
+    from sweeps.engine.race import open_runs
 
-    runs = plan.open_runs() if runs is None else runs
+    runs = open_runs(plan) if runs is None else runs
     return packed(plan, runs, resources, options.max_concurrent, saying(console))
 
 
@@ -207,8 +209,8 @@ def train(
     from analysis.schema import FAILURES_FOLDER, TrialRecord, read_records
     from analysis.tracking.tracker import MlflowTracker
     from analysis.tracking.uris import tracking_uri
-    from sweeps.engine import race
     from sweeps.engine.progress import Progress
+    from sweeps.engine.race import open_runs, standing
     from sweeps.engine.ray_session import ray_session
     from sweeps.engine.runner import run_plan
     from trainables.environment import describe_environment
@@ -222,9 +224,9 @@ def train(
     show_plan(plan, resources, console)
     environment = {**describe_environment(resources.hardware), **plan.evidence}
     failures = plan.folder / FAILURES_FOLDER
-    standing = [] if plan.rerun_failed else plan.failed_runs()
-    ended = [*records, *(TrialRecord.read(failures / f"{run.config_hash}.json") for run in standing)]
-    progress = Progress(plan.name, ended, plan.open_runs(), resources.slots, console, plan.protocol.under)
+    unretried = [] if plan.rerun_failed else plan.failed_runs()
+    ended = [*records, *(TrialRecord.read(failures / f"{run.config_hash}.json") for run in unretried)]
+    progress = Progress(plan.name, ended, open_runs(plan), resources.slots, console, plan.protocol.under)
     complete = False
     with ThreadPoolExecutor(1) as background:
         # The database is made while Ray starts: both take seconds. Ray's workers never touch it.
@@ -232,7 +234,7 @@ def train(
             MlflowTracker, plan.to_json(), environment, tracking_uri(), warn=progress.say, required=not plan.has_begun
         )
         try:
-            with ray_session(resources, progress.say) if plan.open_runs() else nullcontext():
+            with ray_session(resources, progress.say) if open_runs(plan) else nullcontext():
                 tracker = opening.result()
                 plan.write()
                 tracker.copy_records(plan.folder)
@@ -250,7 +252,7 @@ def train(
         finally:
             opening.result().close(plan.folder, complete=complete)
     if outcome.interrupted:
-        left = f"{'at most ' if plan.is_race else ''}{counted(len(plan.open_runs()), 'run')}"
+        left = f"{'at most ' if plan.is_race else ''}{counted(len(open_runs(plan)), 'run')}"
         print(f"interrupted with {left} left: the same command continues the study", file=sys.stderr)
         return EXIT_INTERRUPTED
     summary = {
@@ -268,7 +270,7 @@ def train(
         "utilisation": progress.utilisation(),
         **measured(resources),
         **(facts or {}),
-        **({"race": race.standing(plan).to_json()} if plan.is_race else {}),
+        **({"race": standing(plan).to_json()} if plan.is_race else {}),
     }
     spent = progress.usage.line(resources.cost_unit, "run")
     show_end(plan, summary, spent, options, console, tracker.experiment_id)

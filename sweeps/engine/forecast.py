@@ -13,7 +13,9 @@ from sweeps.engine.memory import footprint, gib
 from sweeps.engine.packing import Schedule, schedule
 from sweeps.engine.plan import Plan, PlannedRun, by_cell
 from sweeps.engine.probe import estimate_runs
+from sweeps.engine.race import open_runs
 from sweeps.engine.resources import Resources
+from sweeps.engine.where import where_runs_train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def forecast(plan: Plan, resources: Resources, runs: Sequence[PlannedRun] | None
     Raises:
         ConfigError: there is no memory to measure with.
     """
-    runs = plan.open_runs() if runs is None else runs
+    runs = open_runs(plan) if runs is None else runs
     if not runs:
         nothing = "nothing is left to train"
         return Forecast(runs=0, seconds=0.0, busy_seconds=0.0, memory_bytes=0, method=nothing, resources=resources)
@@ -90,7 +92,7 @@ def _laid(plan: Plan, runs: Sequence[PlannedRun], resources: Resources) -> tuple
     cells, order = by_cell(runs)
     models = [(cell.config, plan.corpora[cell.scale]) for cell in cells]
     try:
-        estimate = resources.where_runs_train(estimate_runs, models, resources.device)
+        estimate = where_runs_train(resources, estimate_runs, models, resources.device)
     except NoMemoryError as error:
         raise ConfigError(
             f"no memory to measure how long runs take ({error}): take a smaller --scale, or end what else takes memory "

@@ -21,8 +21,6 @@ from moe_models.accounting import Counts
 from sweeps.engine.flaws import FLAWS
 from sweeps.engine.plan_file import read_plan
 from sweeps.engine.protocol import Protocol
-from sweeps.engine.race import still_racing
-from sweeps.engine.registration import sections
 from sweeps.engine.storage import Storage
 from sweeps.engine.study import Study
 from trainables.batches import epochs
@@ -115,6 +113,8 @@ class Plan:
     """By cell whose hyperparameters a search chose: the search's budget and space, its tokens, and what it chose."""
     rerun_failed: bool = False
     """Whether runs that an error ended are tried again."""
+    registration: Mapping[str, Any] = field(default_factory=dict)
+    """The sections of `plan.json` on registration; empty for a plan that was begun without."""
     storage_root: str | None = None
     """Under which runs keep their records and checkpoints; None: in the study's folder."""
 
@@ -146,11 +146,6 @@ class Plan:
     def has_record(self, run: PlannedRun) -> bool:
         """Return whether a run has ended."""
         return self._has(RECORDS_FOLDER, run)
-
-    def open_runs(self) -> list[PlannedRun]:
-        """Return the runs that are to be trained; of a race those of comparisons that are still open."""
-        runs = [run for run in self.runs() if self.is_open(run)]
-        return still_racing(self, runs) if runs and self.is_race else runs
 
     def is_open(self, run: PlannedRun) -> bool:
         """Return whether a run has no record yet; one that failed is open only where it is to be tried again."""
@@ -218,11 +213,6 @@ class Plan:
             **({"tuning": tuning} if (tuning := {**self.existing.get("tuning", {}), **self.tuning}) else {}),
             "cells": cells,
         }
-
-    @cached_property
-    def registration(self) -> dict[str, Any]:
-        """The sections of `plan.json` on registration; empty for a plan that was begun without."""
-        return sections(self)
 
     @property
     def evidence(self) -> dict[str, str]:

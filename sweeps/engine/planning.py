@@ -36,9 +36,10 @@ from sweeps.engine.plan_file import read_plan
 from sweeps.engine.probe import faster_precision
 from sweeps.engine.protocol import Protocol
 from sweeps.engine.race import require_same_looks
-from sweeps.engine.registration import amendments, require_same_margin
+from sweeps.engine.registration import amendments, require_same_margin, sections
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import DEFAULT_DESIGN, Cell, Study
+from sweeps.engine.where import where_runs_train
 from trainables.config import stable_hash
 from trainables.data import TokenizedCorpus, prepare_corpus
 from trainables.scales import Scale, scale_named
@@ -105,7 +106,7 @@ def resolve(
     )
     seeds = tuple(range(study.first_seed, study.first_seed + options.seeds))
     ended = ended_runs(folder)
-    return Plan(
+    plan = Plan(
         study=study,
         protocol=protocol,
         scales=scale_names,
@@ -127,6 +128,7 @@ def resolve(
         rerun_failed=options.rerun == "failed",
         storage_root=options.storage,
     )
+    return replace(plan, registration=sections(plan))
 
 
 def choose_scales(study: Study, option: str, resources: Resources) -> tuple[list[Scale], str]:
@@ -211,7 +213,7 @@ def choose(
         elif options.precision == AUTO:
             config = protocol.configure(cell, scale, options.steps, "fp32", corpus)
             try:
-                faster = resources.where_runs_train(faster_precision, config, corpus, resources.device)
+                faster = where_runs_train(resources, faster_precision, config, corpus, resources.device)
             except NoMemoryError as error:
                 raise ConfigError(
                     f"no memory to measure which precision is faster at --scale {scale.name} ({error}): take a smaller "

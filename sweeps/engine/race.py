@@ -6,15 +6,14 @@ goes on to the same decisions, and no run is asked for twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from analysis.study.registered import REGISTERED
 from moe_models.errors import require
+from sweeps.engine.plan import Plan, PlannedRun
 
 if TYPE_CHECKING:
     from analysis.comparing.racing import Race
-    from sweeps.engine.plan import Plan, PlannedRun
 
 ANOTHER = "or use another --output"
 
@@ -38,8 +37,14 @@ def asked_runs(plan: Plan, race: Race) -> list[PlannedRun]:
     return [run for run in _first_runs(plan, race.asked()) if not plan.has_record(run)]
 
 
-def still_racing(plan: Plan, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Return those of the runs that the race may still ask for, should nothing more be decided before the last look."""
+def open_runs(plan: Plan) -> list[PlannedRun]:
+    """Return the runs that are to be trained; of a race those of comparisons that are still open.
+
+    Of a race it is the most that it may ask for, should nothing more be decided before the last look.
+    """
+    runs = [run for run in plan.runs() if plan.is_open(run)]
+    if not runs or not plan.is_race:
+        return runs
     race = standing(plan)
     cells = {*race.running, *(race.baselines[cell] for cell in race.running)}
     return [run for run in runs if run.cell.name in cells]

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analysis.schema import VAL_LOSS
 from analysis.study.registered import (
@@ -26,9 +26,7 @@ from analysis.study.registered import (
 )
 from analysis.text import at_seeds, counted
 from moe_models.errors import require
-
-if TYPE_CHECKING:
-    from sweeps.engine.plan import Plan
+from sweeps.engine.plan import Plan
 
 DIVERGENCE_MARGIN = 1.0
 """Nats above log(vocabulary), the loss of a uniform guess, beyond which a run has diverged. A model that has learned

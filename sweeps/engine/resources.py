@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch
 
@@ -14,8 +13,6 @@ from sweeps.engine.options import AUTO
 from sweeps.engine.packing import Packing
 from trainables.environment import cpu_cores
 from trainables.memory import tensors_share
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,27 +46,6 @@ class Resources:
     def cost(self, busy_seconds: float) -> float:
         """Return what so many seconds of runs cost, each with its share of a GPU or its core."""
         return busy_seconds * (self.gpus_per_trial or 1.0) / 3600
-
-    def where_runs_train(self, measure: Callable[..., T], *arguments: Any) -> T:
-        """Return what a measurement finds on this machine or, of a cluster, on a node that has room for a run.
-
-        On a GPU of this machine it is found in a process that ends: the driver lasts as long as the study, and would
-        keep memory that runs were promised.
-
-        Raises:
-            NoMemoryError: memory ended there.
-            ConfigError: there is no such node for now, or it cannot measure.
-        """
-        if self.cluster:
-            from sweeps.engine.cluster import on_a_node
-
-            return on_a_node(measure, arguments, self.gpus_per_trial)
-        from sweeps.engine.apart import in_one_line, in_processes
-
-        if self.device.type == "cpu":
-            return in_one_line(measure, *arguments)
-        (found,) = in_processes("measuring on a GPU", 1, measure, *arguments)
-        return found
 
 
 def find_resources(max_concurrent: int | None, gpus_per_trial: Literal["auto"] | float | None) -> Resources:

@@ -17,7 +17,7 @@ from analysis.tracking.tracker import MlflowTracker
 from analysis.tuning_records import RUNNING
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
-from sweeps.engine.race import asked_runs, news, standing
+from sweeps.engine.race import asked_runs, news, open_runs, standing
 from sweeps.engine.resources import Resources
 from sweeps.engine.suggestions import Queue, Suggestions
 from sweeps.engine.trials import TrialObserver, error_of, lost_its_worker, run_trials
@@ -78,7 +78,7 @@ class _RaceQueue(Suggestions):
         before, self._race = self._race, standing(self._plan)
         for line in news(before, self._race):
             self._progress.say(line)
-        self._progress.limit_to(self._plan.open_runs())
+        self._progress.limit_to(open_runs(self._plan))
         waited = asked_runs(self._plan, self._race)
         over = {*self._handed, *self._ended}
         self._queue = [run for run in waited if self._plan.is_open(run) and run.config_hash not in over]
@@ -237,7 +237,7 @@ def run_plan(
     A run that fails is kept apart in `failures/` and the others go on; a look waits for it. SIGINT or SIGTERM stops
     the study in order, a second one at once.
     """
-    runs = plan.open_runs()
+    runs = open_runs(plan)
     if not runs:
         return Outcome(interrupted=False, failures=())
     tried = {run.config_hash for run in runs}

@@ -206,12 +206,6 @@ class Study:
             known = [cell.name for cell in self.designs[DEFAULT_DESIGN].cells]
             assert published.sound in known, f"{self.script}: published cell '{published.name}' is no cell"
 
-    def main(self, argv: Sequence[str] | None = None) -> int:
-        """Run the study's command line; return the process's exit code."""
-        from sweeps.engine.cli import main
-
-        return main(self, argv)
-
 
 def study_names() -> list[str]:
     """Return the names of the scripts under sweeps/ that declare a study, sorted."""

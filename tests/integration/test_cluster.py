@@ -23,6 +23,7 @@ from ray.cluster_utils import Cluster
 
 from analysis.schema import RECORDS_FOLDER, TrialRecord
 from moe_models.errors import ConfigError
+from sweeps.engine.cli import main
 from sweeps.engine.cluster import cluster_resources, joined, require_nodes
 from sweeps.engine.lease import LEASE_FILE
 from sweeps.engine.memory import Footprint, free_bytes
@@ -88,7 +89,7 @@ def test_a_plan_asks_the_nodes_for_cores_speed_and_memory(
     cluster.wait_for_nodes()
     limit = small_study.index("--max-concurrent")
     unlimited = [*small_study[:limit], *small_study[limit + 2 :], "--ray-address", cluster.address]
-    assert STUDY.main([*unlimited, "--dry-run", "--json"]) == 0
+    assert main(STUDY, [*unlimited, "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["slots"] == 4, "as many as the nodes have cores"
     assert plan["estimate_seconds"] > 0, "as measured on a node"

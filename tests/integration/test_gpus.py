@@ -15,6 +15,7 @@ from analysis.schema import FAILURES_FOLDER, FINISHED, TrialRecord, read_records
 from analysis.tuning_records import SEARCH, STOPPED, of_arm, read_tuning_records
 from sweeps import tune
 from sweeps.engine import memory
+from sweeps.engine.cli import main
 from sweeps.engine.ray_session import start_ray
 from sweeps.exp6_grid import STUDY
 from tests import fakes_ray
@@ -54,13 +55,13 @@ def test_what_runs_out_of_memory_is_tried_once_more_alone(
     command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.HungryTrainable)
-    assert STUDY.main([*command("baseline,mlp,moe", "1"), "--output", "whole"]) == 1
+    assert main(STUDY, [*command("baseline,mlp,moe", "1"), "--output", "whole"]) == 1
     (whole,) = Path("whole").iterdir()
     assert sorted(had(whole)) == ["baseline 0 1", "mlp 0 1", "moe 0 1"], "what had a whole GPU is not tried again"
     assert len(read_records(whole)) == 2
     capsys.readouterr()
 
-    assert STUDY.main(command("baseline,mlp,moe", "0.5")) == 1
+    assert main(STUDY, command("baseline,mlp,moe", "0.5")) == 1
     (folder,) = Path("results").iterdir()
     records = {record.config_hash: comparable(record) for record in read_records(folder)}
     assert records == {record.config_hash: comparable(record) for record in read_records(whole)}

@@ -20,8 +20,10 @@ from mlflow.entities import Run
 from analysis.schema import RECORDS_FOLDER, TrialRecord, read_records
 from moe_models.errors import ConfigError
 from sweeps.engine import cluster
+from sweeps.engine.cli import main
 from sweeps.engine.ray_session import start_ray
 from sweeps.engine.resources import Resources
+from sweeps.engine.where import where_runs_train
 from sweeps.exp6_grid import STUDY
 from tests import drivers, fakes_ray
 from tests.drivers import SCRIPT, comparable, driver
@@ -58,7 +60,7 @@ def study_folder() -> Path:
 
 def planned_folder(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Path:
     """Return the folder of a study that has not begun, and make it."""
-    assert STUDY.main([*arguments, "--dry-run", "--json"]) == 0
+    assert main(STUDY, [*arguments, "--dry-run", "--json"]) == 0
     folder = Path(json.loads(capsys.readouterr().out)["folder"])
     folder.mkdir(parents=True)
     return folder
@@ -93,7 +95,7 @@ def require_mlflow_to_equal_the_records(folder: Path) -> None:
 def test_one_command_gives_a_finished_study_and_extends_it(
     command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert STUDY.main(command(seeds=2)) == 0
+    assert main(STUDY, command(seeds=2)) == 0
     folder = study_folder()
     for name in ("plan.json", "results.csv", "results.json", "report.md", "report.html", "ranking.tex"):
         assert (folder / name).exists()
@@ -111,7 +113,7 @@ def test_one_command_gives_a_finished_study_and_extends_it(
     require_mlflow_to_equal_the_records(folder)
 
     before = {path.name: path.stat().st_mtime_ns for path in (folder / RECORDS_FOLDER).iterdir()}
-    assert STUDY.main(command("baseline,mlp,attention", 3)) == 0
+    assert main(STUDY, command("baseline,mlp,attention", 3)) == 0
     assert study_folder() == folder
     assert len(read_records(folder)) == 9
     after = {path.name: path.stat().st_mtime_ns for path in (folder / RECORDS_FOLDER).iterdir()}
@@ -119,7 +121,7 @@ def test_one_command_gives_a_finished_study_and_extends_it(
     require_mlflow_to_equal_the_records(folder)
 
     capsys.readouterr()
-    assert STUDY.main(command("mlp", 1, 3, "--json")) == 0
+    assert main(STUDY, command("mlp", 1, 3, "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["runs"] == {"finished": 9, "diverged": 0, "failed": 0}
     assert Path(result["report"]).exists()
@@ -131,17 +133,17 @@ def test_one_command_gives_a_finished_study_and_extends_it(
 def test_a_result_depends_on_neither_concurrency_order_nor_packing(
     command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert STUDY.main(command("baseline,moe", 2, 3, *TWO_AT_A_TIME)) == 0
+    assert main(STUDY, command("baseline,moe", 2, 3, *TWO_AT_A_TIME)) == 0
     together = {record.config_hash: comparable(record) for record in read_records(study_folder())}
 
     for variants, seeds in (("moe", 1), ("baseline,moe", 2)):
-        assert STUDY.main([*command(variants, seeds), "--output", "alone"]) == 0
+        assert main(STUDY, [*command(variants, seeds), "--output", "alone"]) == 0
     (folder,) = Path("alone").iterdir()
     assert {record.config_hash: comparable(record) for record in read_records(folder)} == together
 
     capsys.readouterr()
     packing = ("--gpus-per-trial", "auto", *TWO_AT_A_TIME)
-    assert STUDY.main(command("baseline,moe", 2, 3, *packing, "--output", "packed", "--json")) == 0
+    assert main(STUDY, command("baseline,moe", 2, 3, *packing, "--output", "packed", "--json")) == 0
     captured = capsys.readouterr()
     assert "measuring 2 models, up to 2 at a time" in captured.err
     assert "  as measured: " in captured.err
@@ -161,7 +163,7 @@ def test_a_process_trains_one_run_after_the_other_of_any_cell(
     command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.NotingTrainable)
-    assert STUDY.main(command("baseline,mlp", 5, 3, *TWO_AT_A_TIME)) == 0
+    assert main(STUDY, command("baseline,mlp", 5, 3, *TWO_AT_A_TIME)) == 0
     trials = [line.split() for line in (study_folder() / "processes.txt").read_text().splitlines()]
     assert len(trials) == 10
     processes = {process for process, _ in trials}
@@ -175,7 +177,7 @@ def test_a_published_study_runs_and_every_number_carries_its_flaws(
 ) -> None:
     arguments = command("baseline,attention,attention_moe", 1, 2, "--protocol", "published")
     undone = [*arguments, "--undo", "leak.no_causal_mask,eval.first_batches,split.overlapping_windows"]
-    assert STUDY.main(arguments) == 0
+    assert main(STUDY, arguments) == 0
     folder = study_folder()
     assert folder.name.startswith("exp6_grid-published-cpu-")
     records = {record.cell: record for record in read_records(folder)}
@@ -194,7 +196,7 @@ def test_a_published_study_runs_and_every_number_carries_its_flaws(
     assert "attention, seed 0: val_loss" in output
     assert output.count(" under 9 flaws, ") == 3
 
-    assert STUDY.main([*undone, "--json"]) == 0
+    assert main(STUDY, [*undone, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["protocol"], len(result["flaws"])) == ("published", 6)
     other = read_records(Path(result["folder"]))
@@ -211,7 +213,7 @@ def test_a_run_that_fails_cannot_be_read_or_meets_other_code_costs_the_others_no
     others = {("baseline", 0), ("baseline", 1), ("mlp", 0)}
 
     with fault(folder, "raise"):
-        assert STUDY.main([*command(), *TWO_AT_A_TIME]) == 1
+        assert main(STUDY, [*command(), *TWO_AT_A_TIME]) == 1
     assert {(record.cell, record.seed) for record in read_records(folder)} == others
     (failure,) = (TrialRecord.read(path) for path in (folder / "failures").glob("*.json"))
     (log,) = (folder / "failures").glob("*.log")
@@ -222,12 +224,12 @@ def test_a_run_that_fails_cannot_be_read_or_meets_other_code_costs_the_others_no
     failed = [run for run in nested_runs() if run.data.tags["ablatune.status"] == "failed"]
     assert [(run.info.status, run.data.tags["ablatune.error"]) for run in failed] == [("FAILED", failure.error)]
     assert (folder / "report.html").exists()
-    assert STUDY.main(command()) == 1, "a failure stands until it is to be tried again"
+    assert main(STUDY, command()) == 1, "a failure stands until it is to be tried again"
     assert len(read_records(folder)) == 3
 
     capsys.readouterr()
     with fault(folder, "other code"):
-        assert STUDY.main(command("baseline,mlp", 2, 3, "--rerun", "failed")) == 2
+        assert main(STUDY, command("baseline,mlp", 2, 3, "--rerun", "failed")) == 2
     errors = capsys.readouterr().err
     assert "has other code than the driver" in errors
     assert errors.endswith("then the same command continues the study\n")
@@ -236,7 +238,7 @@ def test_a_run_that_fails_cannot_be_read_or_meets_other_code_costs_the_others_no
     assert {(record.cell, record.seed) for record in read_records(folder)} == others
 
     with fault(folder, "unreadable"):
-        assert STUDY.main(command()) == 2
+        assert main(STUDY, command()) == 2
     errors = capsys.readouterr().err
     (bad,) = (path for path in (folder / RECORDS_FOLDER).iterdir() if path.read_text() == "no record")
     assert errors.startswith(f"error: {bad.absolute()} is not a trial record: ")
@@ -245,7 +247,7 @@ def test_a_run_that_fails_cannot_be_read_or_meets_other_code_costs_the_others_no
     assert not (folder / ".tune").exists()
 
     bad.unlink()
-    assert STUDY.main(command()) == 0
+    assert main(STUDY, command()) == 0
     assert len(read_records(folder)) == 4
     require_mlflow_to_equal_the_records(folder)
 
@@ -255,7 +257,7 @@ def test_a_process_that_cannot_be_set_up_fails_its_runs_once_and_says_why(
     command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("trainables.ray_trainable.AblationTrainable", fakes_ray.UnbornTrainable)
-    assert STUDY.main(command("baseline", 2)) == 1
+    assert main(STUDY, command("baseline", 2)) == 1
     folder = study_folder()
     failures = [TrialRecord.read(path) for path in (folder / "failures").glob("*.json")]
     assert [failure.error for failure in failures] == ["FileNotFoundError: no tokens there"] * 2
@@ -267,15 +269,15 @@ def test_a_process_that_cannot_be_set_up_fails_its_runs_once_and_says_why(
 @pytest.mark.usefixtures("one_ray")
 def test_what_is_measured_for_a_cluster_is_measured_on_a_node_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="")
-    assert here.where_runs_train(fakes_ray.process_of) == os.getpid()
+    assert where_runs_train(here, fakes_ray.process_of) == os.getpid()
     there = dataclasses.replace(here, cluster=True)
-    assert there.where_runs_train(fakes_ray.process_of) != os.getpid()
+    assert where_runs_train(there, fakes_ray.process_of) != os.getpid()
     with pytest.raises(ConfigError, match="a node of the cluster cannot run this code: RuntimeError: planned"):
-        there.where_runs_train(fakes_ray.process_of, "planned")
+        where_runs_train(there, fakes_ray.process_of, "planned")
     monkeypatch.setattr(cluster, "MEASURE_SECONDS", 1.0)
     no_such = dataclasses.replace(there, gpus=1, gpus_per_trial=1.0)
     with pytest.raises(ConfigError, match="no node of the cluster had 1 CPU core and 1 GPU free for 1 s"):
-        no_such.where_runs_train(fakes_ray.process_of)
+        where_runs_train(no_such, fakes_ray.process_of)
 
 
 def test_two_drivers_cannot_run_one_study(
@@ -283,7 +285,7 @@ def test_two_drivers_cannot_run_one_study(
 ) -> None:
     folder = planned_folder(command(), capsys)
     with FileLock(folder / ".lock"):
-        assert STUDY.main(command()) == 2
+        assert main(STUDY, command()) == 2
     assert "another process is running this study" in capsys.readouterr().err
     assert not (folder / "plan.json").exists()
 
@@ -292,7 +294,7 @@ def test_a_dry_run_says_all_and_writes_nothing(
     command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.iterdir())
-    assert STUDY.main([*command(), "--dry-run", "--json"]) == 0
+    assert main(STUDY, [*command(), "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["scale"] == "cpu"
     assert plan["seeds"] == [0, 1]
@@ -302,7 +304,7 @@ def test_a_dry_run_says_all_and_writes_nothing(
     assert plan["estimate_seconds"] > 0
     assert (plan["estimate_cost"] > 0, plan["cost_unit"]) == (True, "core-hours")
     assert plan["estimate_memory_bytes"] > 2**20
-    assert STUDY.main([*command(), "--dry-run"]) == 0
+    assert main(STUDY, [*command(), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert plan["study"] in text
     assert f"{plan['cells'][0]['params_total']:,}" in text
@@ -335,7 +337,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     Path("empty.txt").write_text("")
     Path("binary.txt").write_bytes(bytes(range(256)) * 40)
     before = sorted(tmp_path.iterdir())
-    assert STUDY.main(more) == 2
+    assert main(STUDY, more) == 2
     captured = capfd.readouterr()
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1
@@ -348,7 +350,7 @@ def test_a_tracking_server_that_is_not_there(
     command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    assert STUDY.main(command()) == 2
+    assert main(STUDY, command()) == 2
     error = capsys.readouterr().err
     assert "the tracking server http://127.0.0.1:9 does not answer" in error
     assert "secret" not in error
@@ -366,7 +368,7 @@ def test_a_ray_that_does_not_start_is_one_line(command: Callable[..., list[str]]
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert STUDY.main(["--debug", "--scale", "gpu"]) == 2
+    assert main(STUDY, ["--debug", "--scale", "gpu"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 

@@ -16,9 +16,11 @@ import torch
 from moe_models.errors import ConfigError
 from sweeps.engine import memory
 from sweeps.engine.apart import NoMemoryError, in_one_line, in_processes
+from sweeps.engine.cli import main
 from sweeps.engine.forecast import forecast
 from sweeps.engine.plan import Plan
 from sweeps.engine.resources import Resources
+from sweeps.engine.where import where_runs_train
 from sweeps.exp6_grid import STUDY
 
 LACKED = "OutOfMemoryError: asked for 2.00 GiB"
@@ -87,8 +89,9 @@ def test_in_this_process_a_lack_of_memory_is_one_line_and_a_defect_stays_one() -
 def test_what_a_gpu_shows_is_looked_at_in_a_process_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's own context, and torch's cache, would lie on the GPU for as long as the study lasts."""
     whole = Resources(slots=1, gpus=1, gpus_per_trial=1.0, reason="")
-    assert whole.where_runs_train(os.getpid) != os.getpid()
-    assert Resources(slots=1, gpus=0, gpus_per_trial=0.0, reason="").where_runs_train(os.getpid) == os.getpid()
+    assert where_runs_train(whole, os.getpid) != os.getpid()
+    none = Resources(slots=1, gpus=0, gpus_per_trial=0.0, reason="")
+    assert where_runs_train(none, os.getpid) == os.getpid()
     seen = torch.cuda.device_count()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: pytest.fail("the driver has a context of its own"))
     assert len(memory.free_on_gpus()) == seen
@@ -99,7 +102,7 @@ def test_precision_that_cannot_be_measured_is_one_line(
 ) -> None:
     monkeypatch.setattr("sweeps.engine.planning.faster_precision", out_of_memory)
     arguments = ["--scale", "cpu", "--corpus", str(corpus_file), "--variants", "mlp", "--dry-run"]
-    assert STUDY.main(arguments) == 2
+    assert main(STUDY, arguments) == 2
     assert capsys.readouterr().err == (
         f"error: no memory to measure which precision is faster at --scale cpu ({LACKED}): take a smaller --scale, end "
         "what else takes memory there, or, to go without this measurement, take --precision fp32 or bf16\n"

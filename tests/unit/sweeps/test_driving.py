@@ -12,6 +12,7 @@ import pytest
 
 from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
 from sweeps.engine import cli, lock, measure
+from sweeps.engine.cli import main
 from sweeps.engine.plan import Plan
 from sweeps.exp6_grid import STUDY
 
@@ -57,7 +58,7 @@ def test_what_another_driver_did_while_this_one_planned_is_kept(
             yield
 
     monkeypatch.setattr(lock, "study_lock", after_another)
-    assert STUDY.main(arguments) == 0
+    assert main(STUDY, arguments) == 0
     (plan,) = trained
     assert [cell["name"] for cell in plan.to_json()["cells"]] == ["baseline", "attention", "mlp"]
     assert plan.registration["registered_sha256"] == other.registration["registered_sha256"]
@@ -73,15 +74,15 @@ def test_a_study_with_records_goes_on_while_its_tracking_server_is_down(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert STUDY.main(arguments) == 2
+    assert main(STUDY, arguments) == 2
     assert "the tracking server http://127.0.0.1:9 does not answer" in capsys.readouterr().err
     plan = plan_for(variants="baseline")
     plan.write()
     end(plan)
-    assert STUDY.main(arguments) == 0
+    assert main(STUDY, arguments) == 0
     assert len(trained) == 1
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[::1")
-    assert STUDY.main(arguments) == 2
+    assert main(STUDY, arguments) == 2
     assert "cannot be read" in capsys.readouterr().err
 
 
@@ -92,7 +93,7 @@ def test_half_written_files_of_killed_processes_are_removed(
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     os.utime(left, (0, 0))
-    assert STUDY.main(arguments) == 0
+    assert main(STUDY, arguments) == 0
     assert len(trained) == 1
     assert not left.exists()
 
@@ -107,7 +108,7 @@ def test_what_another_drives_is_not_measured(
     monkeypatch.setattr(measure, "measure", lambda *asked: measured.append(asked))
     folder = plan_for(variants="baseline,attention").folder
     with lock.study_lock(folder):
-        assert STUDY.main([*arguments, "--gpus-per-trial", "auto"]) == 2
+        assert main(STUDY, [*arguments, "--gpus-per-trial", "auto"]) == 2
     assert "another process is running this study" in capsys.readouterr().err
     assert measured == []
     assert not folder.parent.exists()  # nothing was written beside the lock

@@ -32,7 +32,7 @@ def plan(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> Plan
     def told(_: Resources, measure: Any, cells: Sequence[tuple[TrialConfig, Any]], device: torch.device) -> Estimate:
         return Estimate(tuple(by_config[config.hash(0)] for config, _ in cells), "as told")
 
-    monkeypatch.setattr(Resources, "where_runs_train", told)
+    monkeypatch.setattr("sweeps.engine.forecast.where_runs_train", told)
     return plan
 
 

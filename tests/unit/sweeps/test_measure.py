@@ -18,10 +18,12 @@ from moe_models.loss import CHUNK_ELEMENTS
 from sweeps.engine import measure as module
 from sweeps.engine import memory
 from sweeps.engine.apart import CONTEXT, NoMemoryError
+from sweeps.engine.cli import main
 from sweeps.engine.forecast import forecast
 from sweeps.engine.measure import Measurement, measure, packed
 from sweeps.engine.memory import footprint, require_memory
 from sweeps.engine.plan import Plan
+from sweeps.engine.race import open_runs
 from sweeps.engine.resources import find_resources
 from sweeps.exp6_grid import STUDY
 
@@ -121,15 +123,15 @@ def test_on_a_cpu_the_number_at_a_time_is_chosen(
     machine = Machine(monkeypatch, GIB, lambda _, together: {1: 1.0, 2: 1.0, 4: 2.5}[together])
     monkeypatch.setattr(module, "free_bytes", lambda _: 100 * GIB)
     plan = plan_for(variants="baseline,mlp", seeds=8)
-    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
+    found = packed(plan, open_runs(plan), find_resources(None, "auto"), None, silent)
     assert (found.slots, found.gpus, found.gpus_per_trial) == (2, 0, 0.0)
     assert machine.measured == [("cpu", 1, 2), ("cpu", 2, 2), ("cpu", 4, 2)]
     assert plan.choices["threads"] == 1
     expected = forecast(plan, found)
     assert expected.method == "from updates measured with 2 at a time"
     assert expected.seconds == pytest.approx(expected.busy_seconds / 2)
-    assert footprint(plan.open_runs(), found).bytes == 2 * math.ceil(1.2 * GIB) == expected.memory_bytes
-    require_memory(plan.open_runs(), found)
+    assert footprint(open_runs(plan), found).bytes == 2 * math.ceil(1.2 * GIB) == expected.memory_bytes
+    require_memory(open_runs(plan), found)
 
 
 def test_equal_models_are_measured_once(plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +139,7 @@ def test_equal_models_are_measured_once(plan_for: Callable[..., Plan], monkeypat
     plan = plan_for(variants="baseline,mlp", seeds=1)
     twin = replace(plan.cells[0], name="twin", config=replace(plan.cells[0].config, data_seed=5))
     more = replace(plan, cells=(*plan.cells, twin))
-    packed(more, more.open_runs(), find_resources(1, "auto"), 1, silent)
+    packed(more, open_runs(more), find_resources(1, "auto"), 1, silent)
     assert machine.measured == [("cpu", 1, 2)]
 
 
@@ -147,7 +149,7 @@ def test_a_gpu_is_shared_as_far_as_it_helps_and_as_memory_goes(
     with_gpus(monkeypatch, 24, 24)
     machine = Machine(monkeypatch, 39 * GIB // 10, lambda *_: 1.0)
     plan = plan_for(variants="baseline,mlp", seeds=8)
-    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
+    found = packed(plan, open_runs(plan), find_resources(None, "auto"), None, silent)
     # 24 GiB hold five of 4.7, and four take as long: 16 runs in two rounds on two GPUs
     assert [together for _, together, _ in machine.measured] == [1, 2, 4, 5]
     assert (found.slots, found.gpus, found.gpus_per_trial) == (8, 2, 0.25)
@@ -161,7 +163,7 @@ def test_what_runs_out_of_memory_together_is_tried_no_further(
     machine = Machine(monkeypatch, 2 * GIB, lambda *_: 1.0, room=2)
     plan = plan_for(variants="baseline,mlp", seeds=8)
     said: list[str] = []
-    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, said.append)
+    found = packed(plan, open_runs(plan), find_resources(None, "auto"), None, said.append)
     assert [together for _, together, _ in machine.measured] == [1, 2, 4]
     assert (found.slots, found.gpus_per_trial) == (2, 0.5)
     assert said[1:] == ["4 at a time do not fit (OutOfMemoryError: asked for 2.00 GiB, with 1 GPU), 2 do"]
@@ -180,7 +182,7 @@ def test_what_one_kind_of_gpu_has_no_room_for_none_gets(
 
     monkeypatch.setattr(module, "measure", measured)
     plan = plan_for(variants="baseline,mlp", seeds=8)
-    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
+    found = packed(plan, open_runs(plan), find_resources(None, "auto"), None, silent)
     assert (found.slots, found.gpus_per_trial) == (2, 1.0)
 
 
@@ -191,7 +193,7 @@ def test_where_not_one_fits_the_study_is_refused(
     Machine(monkeypatch, 2 * GIB, lambda *_: 1.0, room=0)
     plan = plan_for(variants="baseline,mlp")
     with pytest.raises(ConfigError) as error:
-        packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
+        packed(plan, open_runs(plan), find_resources(None, "auto"), None, silent)
     assert str(error.value) == (
         "not one run fits (OutOfMemoryError: asked for 2.00 GiB, with 1 GPU): take a smaller --scale, such as cpu, or "
         "end what else takes memory there"
@@ -204,12 +206,12 @@ def test_unequal_gpus_are_each_measured_and_the_smallest_decides(
     with_gpus(monkeypatch, 80, 12, 80)
     machine = Machine(monkeypatch, 5 * GIB, lambda device, _: {"cuda:0": 1.0, "cuda:1": 4.0}[device])
     plan = plan_for(variants="baseline,mlp", seeds=8)
-    found = packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
+    found = packed(plan, open_runs(plan), find_resources(None, "auto"), None, silent)
     assert machine.measured == [(device, together, 2) for together in (1, 2) for device in ("cuda:0", "cuda:1")]
     assert (found.slots, found.gpus_per_trial) == (6, 0.5)
     too_large = Machine(monkeypatch, 11 * GIB, lambda *_: 1.0)
     with pytest.raises(ConfigError, match=r"a run takes 13\.2 GiB, measured .* and 12\.0 GiB are free on a GPU"):
-        packed(plan, plan.open_runs(), find_resources(None, "auto"), None, silent)
+        packed(plan, open_runs(plan), find_resources(None, "auto"), None, silent)
     assert [together for _, together, _ in too_large.measured] == [1, 1]
 
 
@@ -217,9 +219,9 @@ def test_more_than_fits_is_refused(plan_for: Callable[..., Plan], monkeypatch: p
     with_gpus(monkeypatch, 24)
     Machine(monkeypatch, 9 * GIB, lambda *_: 1.0)
     plan = plan_for(variants="baseline,mlp", seeds=8)
-    assert packed(plan, plan.open_runs(), find_resources(2, "auto"), 2, silent).slots == 2
+    assert packed(plan, open_runs(plan), find_resources(2, "auto"), 2, silent).slots == 2
     with pytest.raises(ConfigError) as error:
-        packed(plan, plan.open_runs(), find_resources(3, "auto"), 3, silent)
+        packed(plan, open_runs(plan), find_resources(3, "auto"), 3, silent)
     assert str(error.value) == (
         "--max-concurrent 3 with --gpus-per-trial auto is more than fits: a run takes 10.8 GiB, measured and with a "
         "margin, and 24.0 GiB are free on a GPU, so take --max-concurrent 2 or leave it out"
@@ -233,7 +235,7 @@ def test_a_study_that_does_not_fit_is_one_line_and_leaves_nothing(
     monkeypatch.setattr(module, "free_bytes", lambda _: 8 * GIB)
     asked = ["--gpus-per-trial", "auto", "--max-concurrent", "3"]
     fixed = ["--scale", "cpu", "--corpus", str(corpus_file), "--precision", "fp32"]
-    assert STUDY.main([*asked, *fixed]) == 2
+    assert main(STUDY, [*asked, *fixed]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --max-concurrent 3 with --gpus-per-trial auto is more than fits: ")
     assert "take --max-concurrent 2 or leave it out" in error

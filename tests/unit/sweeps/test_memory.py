@@ -16,8 +16,10 @@ import torch
 
 from moe_models.errors import ConfigError
 from sweeps.engine import memory
+from sweeps.engine.cli import main
 from sweeps.engine.memory import free_bytes, require_memory, run_bytes
 from sweeps.engine.plan import Plan
+from sweeps.engine.race import open_runs
 from sweeps.engine.resources import Resources
 from tests.unit.sweeps.test_protocol import STUDIES
 from trainables.config import TrialConfig
@@ -81,10 +83,10 @@ def test_what_does_not_fit_is_refused_with_what_would(
     need = run_bytes(plan.cells[0].config, CPU)
     two = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="")
     monkeypatch.setattr(memory, "free_bytes", lambda _: 2 * need)
-    require_memory(plan.open_runs(), two)
+    require_memory(open_runs(plan), two)
     monkeypatch.setattr(memory, "free_bytes", lambda _: 2 * need - 1)
     with pytest.raises(ConfigError) as error:
-        require_memory(plan.open_runs(), two)
+        require_memory(open_runs(plan), two)
     each, together = need / GIB, 2 * need / GIB
     assert str(error.value) == (
         f"{each:.1f} GiB a run ('baseline' needs most) times 2 at a time are {together:.1f} GiB, and "
@@ -92,9 +94,9 @@ def test_what_does_not_fit_is_refused_with_what_would(
     )
     monkeypatch.setattr(memory, "free_bytes", lambda _: need - 1)
     with pytest.raises(ConfigError, match="take a smaller --scale, such as cpu"):
-        require_memory(plan.open_runs(), two)
+        require_memory(open_runs(plan), two)
     monkeypatch.setattr(memory, "free_bytes", lambda _: None)
-    require_memory(plan.open_runs(), two)
+    require_memory(open_runs(plan), two)
 
 
 def test_a_run_larger_than_its_share_is_refused_with_what_would_do(
@@ -112,9 +114,9 @@ def test_a_run_larger_than_its_share_is_refused_with_what_would_do(
         return Resources(slots=1, gpus=2, gpus_per_trial=share, reason="")
 
     for enough in (0.25, 0.5, 1.0):
-        require_memory(plan.open_runs(), one(enough))
+        require_memory(open_runs(plan), one(enough))
     with pytest.raises(ConfigError) as error:
-        require_memory(plan.open_runs(), one(0.2))
+        require_memory(open_runs(plan), one(0.2))
     gib = need / GIB
     assert str(error.value) == (
         f"{gib:.1f} GiB a run ('baseline' needs most), and --gpus-per-trial 0.2 is {0.8 * gib:.1f} GiB of a GPU of "
@@ -122,7 +124,7 @@ def test_a_run_larger_than_its_share_is_refused_with_what_would_do(
     )
     sizes[:] = [need - 1, need]
     with pytest.raises(ConfigError, match="take a smaller --scale, such as cpu"):
-        require_memory(plan.open_runs(), one(0.5))
+        require_memory(open_runs(plan), one(0.5))
 
 
 def test_a_study_larger_than_memory_leaves_nothing(
@@ -130,7 +132,7 @@ def test_a_study_larger_than_memory_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda _: GIB)
     arguments = ["--scale", "paper_768d", "--corpus", str(corpus_file), "--precision", "fp32"]
-    assert STUDIES["exp1_attention_768d"].main(arguments) == 2
+    assert main(STUDIES["exp1_attention_768d"], arguments) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert len(captured.err.splitlines()) == 1

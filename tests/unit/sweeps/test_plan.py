@@ -12,6 +12,7 @@ from analysis.schema import FAILURES_FOLDER, FINISHED, PLAN_FILE, RECORDS_FOLDER
 from moe_models.accounting import count
 from moe_models.errors import ConfigError
 from sweeps.engine.plan import Plan
+from sweeps.engine.race import open_runs
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import Cell, Design, Study
 from sweeps.exp6_grid import STUDY
@@ -127,8 +128,8 @@ def test_runs_with_a_record_are_not_open(plan_for: Callable[..., Plan]) -> None:
         study=plan.name, cell=done.cell.name, scale="cpu", factors=dict(done.cell.factors), seed=done.seed,
         config_hash=done.config_hash, status=FINISHED,
     ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
-    assert done.config_hash not in {run.config_hash for run in plan.open_runs()}
-    assert len(plan.open_runs()) == 3
+    assert done.config_hash not in {run.config_hash for run in open_runs(plan)}
+    assert len(open_runs(plan)) == 3
 
 
 def test_several_scales_make_a_factor(plan_for: Callable[..., Plan]) -> None:

@@ -32,6 +32,7 @@ def test_an_estimate_comes_from_measured_updates(
 def test_an_estimate_counts_updates_and_evaluations(
     plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(probe, "matmul_rate", lambda _: 1e12)  # however busy this machine is
     monkeypatch.setattr(probe, "update_seconds", lambda configs, *_, **__: [2.0] * len(configs))
     plan = plan_for(variants="baseline")
     config, corpus = plan.cells[0].config, plan.corpora["cpu"]
@@ -58,6 +59,7 @@ def test_bf16_is_taken_where_it_is_clearly_faster(
     plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, bf16_seconds: float, chosen: str
 ) -> None:
     seconds = {"fp32": 1.0, "bf16": bf16_seconds}
+    monkeypatch.setattr(probe, "matmul_rate", lambda _: 1e12)
     monkeypatch.setattr(
         probe, "update_seconds", lambda configs, *_, **__: [seconds[c.training.precision] for c in configs]
     )

@@ -17,6 +17,7 @@ from analysis.published import load_published
 from analysis.schema import PLAN_FILE
 from moe_models.accounting import count
 from moe_models.errors import ConfigError
+from sweeps.engine.cli import main
 from sweeps.engine.flaws import FLAWS
 from sweeps.engine.options import parse
 from sweeps.engine.plan import Plan
@@ -98,11 +99,11 @@ def test_every_study_can_be_planned_without_each_flaw(plan_for: Callable[..., Pl
 @pytest.mark.parametrize("name", NAMES)
 def test_dry_run(name: str, corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--scale", "cpu", "--corpus", str(corpus_file), "--protocol", "published", "--dry-run"]
-    assert STUDIES[name].main([*arguments, "--json"]) == 0
+    assert main(STUDIES[name], [*arguments, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["protocol"], said["flaws"]) == ("published", list(published_of(STUDIES[name]).all_flaws))
     assert said["study"].startswith(f"{name}-published-cpu-")
-    assert STUDIES[name].main(arguments) == 0
+    assert main(STUDIES[name], arguments) == 0
     text = capsys.readouterr().out
     assert f"protocol published: trained under {len(said['flaws'])} flaws: {', '.join(said['flaws'])}" in text
     assert "no findings" in text

@@ -16,6 +16,7 @@ import pytest
 from analysis.published import load_published, published_studies
 from moe_models.accounting import count
 from moe_models.config import ModelConfig
+from sweeps.engine.cli import main
 from sweeps.engine.plan import Plan
 from sweeps.engine.planning import scale_of
 from sweeps.engine.resources import Resources
@@ -180,7 +181,7 @@ def test_dry_run_as_json(
     name: str, design: str, corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--scale", "cpu", "--corpus", str(corpus_file), "--precision", "fp32", "--design", design]
-    assert STUDIES[name].main([*arguments, "--dry-run", "--json"]) == 0
+    assert main(STUDIES[name], [*arguments, "--dry-run", "--json"]) == 0
     plan: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert [cell["name"] for cell in plan["cells"]] == list(cells(name, design))
     assert plan["study"].startswith(f"{name}-")

@@ -23,7 +23,7 @@ from analysis.summary import analyse
 from moe_models.errors import ConfigError
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
-from sweeps.engine.race import standing
+from sweeps.engine.race import open_runs, standing
 from sweeps.engine.runner import _RaceQueue, labels_of
 from sweeps.engine.studies import find_plan
 from sweeps.exp6_grid import STUDY
@@ -55,7 +55,7 @@ class Driver:
         self.plan = plan
         self.said = io.StringIO()
         console = Console(file=self.said, width=200)
-        self.progress = Progress(plan.name, [], plan.open_runs(), 2, console)
+        self.progress = Progress(plan.name, [], open_runs(plan), 2, console)
         self.queue = _RaceQueue(plan, self.progress, {}, ())
         self.running: dict[str, PlannedRun] = {}
         self.started: list[tuple[str, int]] = []
@@ -131,7 +131,7 @@ def test_a_race_waits_for_its_looks_and_drops_what_is_decided(race_plan: Callabl
     assert "look at 3 seeds, mlp against baseline: worse" in said
     assert "look at 3 seeds, attention against baseline: open, goes on to 5 seeds" in said
     assert "the race is over: 13 runs instead of 15" in said
-    assert plan.open_runs() == []
+    assert open_runs(plan) == []
     assert how_far(plan) == (13, 0, "complete")
     results = load_results(plan.folder)
     assert dict(facts(results))["runs"] == "13 finished, of 15 at most"
@@ -205,10 +205,10 @@ def test_a_look_waits_for_a_run_that_failed(race_plan: Callable[..., Plan]) -> N
 
 def test_nothing_but_open_comparisons_is_left(race_plan: Callable[..., Plan]) -> None:
     plan = race_plan()
-    assert len(plan.open_runs()) == 15
+    assert len(open_runs(plan)) == 15
     driver = Driver(plan)
     driver.to_the_end(slots=9, most=9)
-    assert {run.cell.name for run in plan.open_runs()} == {"baseline", "attention"}
+    assert {run.cell.name for run in open_runs(plan)} == {"baseline", "attention"}
     driver.start(slots=1)
     assert driver.progress._total == 4  # of this session's display: what is left at most
 

@@ -13,6 +13,7 @@ from analysis.reporting.report import write_report
 from analysis.schema import PLAN_FILE, RESULTS_CSV, RESULTS_JSON, TEST_OPENED_FILE, read_records
 from analysis.study.registered import sha256
 from sweeps.engine.plan import Plan
+from sweeps.engine.race import open_runs
 from sweeps.engine.runner import trial_config
 from trainables.ray_trainable import AblationTrainable
 
@@ -20,7 +21,7 @@ from trainables.ray_trainable import AblationTrainable
 def train(plan: Plan) -> None:
     """Write the plan, then train every open run of it in this process."""
     plan.write()
-    for run in plan.open_runs():
+    for run in open_runs(plan):
         actor = AblationTrainable(trial_config(plan, run, plan.evidence))
         while not actor.train()["done"]:
             pass

@@ -16,6 +16,7 @@ from rich.console import Console
 from analysis.schema import FAILURES_FOLDER, TrialRecord
 from sweeps.engine.plan import Plan
 from sweeps.engine.progress import Progress
+from sweeps.engine.race import open_runs
 from sweeps.engine.resources import Resources
 from sweeps.engine.runner import LOST_WORKERS, _Observer, run_plan, trial_config
 from tests.fakes_ray import TrivialTrainable
@@ -37,7 +38,7 @@ def plan(plan_for: Callable[..., Plan]) -> Plan:
 def observer(plan: Plan) -> _Observer:
     """An observer whose tracker writes nowhere."""
     tracker: Any = SimpleNamespace(end=lambda record: None)
-    progress = Progress(plan.name, [], plan.open_runs(), 1, Console(file=io.StringIO()), "")
+    progress = Progress(plan.name, [], open_runs(plan), 1, Console(file=io.StringIO()), "")
     return _Observer(plan, plan.runs(), {}, tracker, progress)
 
 
