@@ -262,11 +262,19 @@ class TrialRecord:
             is_sealed = data.pop("sha256", None) is not None  # a record from before there was one has none
             if is_sealed and content != _sealed(content.rpartition(CHECKSUM)[0]):
                 raise ValueError("it was changed after it was written")
+            require_version(data)
             scores = data.get("scores")
             data["audits"] = [Audit(**audit) for audit in data.get("audits", ())]
             return cls(**{**data, "scores": None if scores is None else DocumentScores(**scores)})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a trial record: {error}") from error
+
+
+def require_version(data: Mapping[str, Any]) -> None:
+    """Require that a record or a plan has this code's schema, by which its figures are read; ValueError otherwise."""
+    version = data.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"its schema_version is {version}, and this code reads {SCHEMA_VERSION}")
 
 
 def _sealed(before: bytes) -> bytes:

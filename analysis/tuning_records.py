@@ -128,8 +128,15 @@ class TuningRecord:
 
 
 def read_tuning_records(folder: Path) -> list[TuningRecord]:
-    """Read all records of the searches in a study's folder, by cell, arm and number."""
-    found = [TuningRecord.read(path) for path in sorted((folder / TUNING_FOLDER).glob("*/*.json"))]
+    """Read all records of the searches in a study's folder, by cell, arm and number; two of one raise ValueError."""
+    found: list[TuningRecord] = []
+    paths: dict[tuple[str, str, int], Path] = {}
+    for path in sorted((folder / TUNING_FOLDER).glob("*/*.json")):
+        record = TuningRecord.read(path)
+        other = paths.setdefault((record.cell, record.arm, record.number), path)
+        if other != path:  # a cell with one trial more, or less, would not have been searched equally
+            raise ValueError(f"{path} is a second record of the trial in {other.name}, as two drivers at once leave it")
+        found.append(record)
     return sorted(found, key=lambda record: (record.cell, ARMS.index(record.arm), record.number))
 
 

@@ -192,7 +192,7 @@ def read_trials(folder: Path) -> list[TuningRecord]:
     try:
         return read_tuning_records(folder)
     except ValueError as error:
-        raise ConfigError(f"{error}; delete it to train that trial again") from error
+        raise ConfigError(f"{error}; delete it, in a storage, too: what then lacks a trial trains it again") from error
 
 
 def make_budget(plan: Plan, options: TuneOptions) -> Budget:

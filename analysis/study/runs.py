@@ -26,6 +26,7 @@ from analysis.schema import (
     VAL_ACCURACY,
     VAL_LOSS,
     Audit,
+    require_version,
     result_columns,
 )
 from analysis.study.results import AUDITS, METRICS
@@ -176,6 +177,10 @@ def parse_plan(text: str, where: str) -> dict[str, Any]:
     missing = [key for key in ("study", "factors", "cells", "seeds") if not isinstance(plan, dict) or key not in plan]
     if missing:
         raise AnalysisError(f"{where} is not a study's plan: it has no {', '.join(missing)}")
+    try:
+        require_version(plan)
+    except ValueError as error:
+        raise AnalysisError(f"{where}: {error}") from error
     keys = ("name", "factors", "baseline", "hashes")
     missing = [key for key in keys if any(key not in cell for cell in plan["cells"])]
     if missing:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.schema import require_version
 from analysis.study.registered import AMENDMENTS, HASH, REGISTERED
 from moe_models.errors import ConfigError
 
@@ -38,6 +39,7 @@ def plan_of(content: bytes, place: str) -> dict[str, Any]:
     """
     try:
         plan: dict[str, Any] = json.loads(content)
+        require_version(plan)
         for cell in plan["cells"]:
             _ = cell["name"], cell["hashes"].items()
         _ = plan["choices"]["precision"], plan["seeds"]

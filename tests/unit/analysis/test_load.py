@@ -110,6 +110,17 @@ def test_a_plan_whose_cells_lack_something_is_said(study: Path, key: str) -> Non
         load_results(study)
 
 
+@pytest.mark.parametrize("name", ["plan.json", "records/*.json"])
+def test_what_code_of_another_schema_wrote_is_refused(study: Path, name: str) -> None:
+    path = next(study.glob(name))
+    if name == "plan.json":
+        path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    else:
+        dataclasses.replace(TrialRecord.read(path), schema_version=2).write(path.parent)
+    with pytest.raises(AnalysisError, match=rf"{path.name}.*its schema_version is 2, and this code reads 1"):
+        load_results(study)
+
+
 def test_several_scales_compare_within_a_scale(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "grid", cells=CELLS, seeds=2, scales=("cpu", "large"))
     results = load_results(folder)

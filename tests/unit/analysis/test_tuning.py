@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -236,6 +237,10 @@ def test_records_read_back_and_others_are_refused(tmp_path: Path) -> None:
     record = trial(0, 3.0)
     path = record.write(tmp_path)
     assert read_tuning_records(tmp_path) == [record]
+    second = dataclasses.replace(record, config_hash="other").write(tmp_path)
+    with pytest.raises(ValueError, match=r"json is a second record of the trial in search-.*, as two drivers at once"):
+        read_tuning_records(tmp_path)
+    second.unlink()
     path.write_text("{")
     with pytest.raises(ValueError, match="is not a record of a search"):
         read_tuning_records(tmp_path)

@@ -215,7 +215,17 @@ def test_a_plan_is_stale_when_another_driver_has_extended_its_study_or_ended_run
     assert second.is_stale
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": [1]}', '{"cells": [], "choices": {}, "seeds": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"cells": [1]}',
+        '{"cells": [], "choices": {}, "seeds": []}',
+        '{"cells": [], "choices": {"precision": {}}, "seeds": [], "schema_version": 2}',
+    ],
+)
 def test_a_broken_plan_is_said(plan_for: Callable[..., Plan], text: str) -> None:
     plan = plan_for(variants="baseline")
     plan.folder.mkdir(parents=True)
