@@ -41,7 +41,7 @@ MARGIN = 0.18
 """Inches left of the words on top, and at least right of them."""
 LETTERS = 11.5
 """Letters of the warning that an inch holds, wide ones included."""
-LONGEST = 52
+LONGEST = 60
 """Characters of a name that a figure has room for."""
 DPI = 150
 """Pixels of an inch in a PNG."""
