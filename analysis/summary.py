@@ -351,15 +351,15 @@ def _sign_flip_notes(n: int, family: int) -> list[str]:
     notes = []
     floor = float(sign_flip_floor(n))
     if floor > ALPHA:
-        corrected = f"; times {family} comparisons {floor * family:.3g}" if family > 1 else ""
+        corrected = f"; {text.times(floor, family)}" if family > 1 else ""
         notes.append(
             f"n = {n}: exact sign flips cannot reject at this n, whatever the data (smallest p {floor:.3g}{corrected})"
             "; the t test rests on normal differences"
         )
     elif floor * family > ALPHA:
         notes.append(
-            f"n = {n}: exact sign flips with Holm's correction cannot reject at this n (smallest p {floor:.3g}, times "
-            f"{family} comparisons {floor * family:.3g}); max-t can (smallest adjusted p {floor:.3g})"
+            f"n = {n}: exact sign flips with Holm's correction cannot reject at this n (smallest p {floor:.3g}, "
+            f"{text.times(floor, family)}); max-t can (smallest adjusted p {floor:.3g})"
         )
     return notes
 

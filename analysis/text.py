@@ -82,6 +82,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def times(p: float, family: int) -> str:
+    """Return what the smallest p of so many comparisons becomes by Holm's correction, in words."""
+    corrected = p * family
+    return f"times {family} comparisons {f'{corrected:.3g}' if corrected < 1 else 'above 1'}"
+
+
 def at_seeds(numbers: Sequence[int]) -> str:
     """Return `1 seed`, or `2, 4 and 6 seeds`."""
     return listing([*map(str, numbers[:-1]), counted(numbers[-1], "seed")])

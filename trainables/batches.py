@@ -60,9 +60,11 @@ def test_batches(config: TrialConfig, corpus: TokenizedCorpus) -> EvaluationBatc
 
 
 def epochs(config: TrialConfig, corpus: TokenizedCorpus) -> float:
-    """Return how often a run sees each of its training windows."""
+    """Return how often a run sees each token of its training text, in the mean: overlapping windows share theirs."""
     training = config.training
-    return training.updates * training.accumulation * training.batch_size / len(_windows(config, corpus)[0])
+    starts = _windows(config, corpus)[0]
+    text = int(starts.max() - starts.min()) + training.seq_len
+    return training.updates * training.accumulation * training.batch_size * training.seq_len / text
 
 
 def _windows(config: TrialConfig, corpus: TokenizedCorpus) -> tuple[np.ndarray, np.ndarray]:

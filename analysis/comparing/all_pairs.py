@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import schema
+from analysis.comparing.comparisons import changed_factors
 from analysis.comparing.paired import moments_of
 from analysis.comparing.unpaired import (
     MIN_RUNS,
@@ -69,6 +70,8 @@ def all_pairs(
     finished = results.count(schema.FINISHED)
     distinct = list({models[cell]: cell for cell in reversed([c for c in order if finished[c] > 0])}.values())[::-1]
     found = [pair for pair in itertools.combinations(distinct, 2) if results.scales[pair[0]] == results.scales[pair[1]]]
+    if schema.DATA_ORDER in results.factors:  # of several orders of one model one is always the best
+        found = [pair for pair in found if changed_factors(results, *pair) != [schema.DATA_ORDER]]
     empty = pd.DataFrame(columns=list(ALL_PAIRS_COLUMNS))
     if len(found) < 2:
         return empty, ()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import schema
+from analysis import schema, text
 from analysis.comparing import equivalence, outcomes
 from analysis.comparing.divergence import survivors
 from analysis.comparing.paired import NO_SEEDS, WITHIN_TOLERANCE, paired_table
@@ -298,8 +298,9 @@ def left_out(results: Results, comparisons: pd.DataFrame) -> list[str]:
         alone = (int(finished[cell] - n), int(finished[baseline] - n))
         if any(alone):
             lines.append(
-                f"{cell} against {baseline}: paired over {n} common seeds; left out are {alone[0]} finished seeds of "
-                f"{cell} and {alone[1]} of {baseline} that the other does not have"
+                f"{cell} against {baseline}: paired over {text.counted(n, 'common seed')}; left out are "
+                f"{text.counted(alone[0], 'finished seed')} of {cell} and {alone[1]} of {baseline} that the other does "
+                "not have"
             )
     return lines
 

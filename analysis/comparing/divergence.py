@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import schema
+from analysis import schema, text
 from analysis.statistics.looks import at_look
 from analysis.statistics.significance import ALPHA, clopper_pearson, holm, t_interval
 from analysis.study import plan_check
@@ -163,8 +163,8 @@ def _verdict(better: int, worse: int, p_holm: float, floor: float, family: int) 
     if p_holm <= ALPHA:
         return "better" if better > worse else "worse"
     if floor > ALPHA:
-        return f"cannot reject with {better + worse} seeds (smallest p {floor:.2g})"
+        return f"cannot reject with {better + worse} seeds (smallest p {floor:.3g})"
     if floor * family > ALPHA:
-        times = f"times {family} comparisons {floor * family:.2g}"
-        return f"cannot reject with {better + worse} seeds (smallest p {floor:.2g}, {times})"
+        times = text.times(floor, family)
+        return f"cannot reject with {better + worse} seeds (smallest p {floor:.3g}, {times})"
     return "not resolved"

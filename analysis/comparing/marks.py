@@ -26,7 +26,7 @@ NO_FINDING = f"{outcomes.FLAWED}: no finding"
 CLAIMS = (outcomes.BETTER, outcomes.WORSE, outcomes.DEPENDS, outcomes.EQUIVALENT, outcomes.OPEN)
 COMPARED = (CELL, "baseline", "partner")
 """Columns of the analysis' tables that name a cell."""
-INCLUDED = "an audit found runs invalid; they are included on request"
+INCLUDED = "an audit found runs of {} invalid; they are in the numbers{}"
 
 
 def mark_rows(results: Results, table: pd.DataFrame) -> pd.DataFrame:
@@ -88,7 +88,13 @@ def warning(results: Results) -> str:
 def explanations(results: Results) -> list[tuple[str, str]]:
     """Return each mark of the study with what it means, in the plan's words; empty text where the plan has none."""
     words = results.plan.get("flaw_explanations", {})
+    why = "" if results.plan.get("flaws") else " on request"
+
+    def found(name: str) -> str:
+        cells = [cell for cell, names in results.marks.items() if name in names]
+        return INCLUDED.format("all cells" if len(cells) == len(results.cells) else ", ".join(cells), why)
+
     return [
-        (name, INCLUDED if name.startswith(AUDIT_MARK) else str(words.get(name, "")))
+        (name, found(name) if name.startswith(AUDIT_MARK) else str(words.get(name, "")))
         for name in results.marks_of(results.marks).split()
     ]

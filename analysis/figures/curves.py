@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.comparing import marks
-from analysis.figures.style import COLOURS, FAINT, FLAWED, INK, MUTED, label_left, new_figure, strokes
+from analysis.figures.style import COLOURS, FAINT, FLAWED, INK, MUTED, label_left, new_figure, short, strokes
 from analysis.schema import CELL, SEED, STEP, TOKENS, TRAIN_SECONDS, VAL_LOSS
 from analysis.study.results import Results
 
@@ -123,7 +123,7 @@ def loss_figure(results: Results, x: str, relative: bool = False) -> Figure | No
         references = {results.baselines[cell] for cell in members}
         others = [cell for cell in cells if results.baselines[cell] in references and cell not in members]
         names = {
-            cell: marks.marked(cell, results.marks_of([cell, *([results.baselines[cell]] if relative else [])]))
+            cell: marks.marked(short(cell), results.marks_of([cell, *([results.baselines[cell]] if relative else [])]))
             for cell in [*members, *others]
         }
         _panel(axes, shown[shown[CELL].isin(list(names))], members, others, references, names)

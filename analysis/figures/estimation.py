@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import Formatter
 from scipy import stats
 
 from analysis import text
 from analysis.comparing import marks
 from analysis.comparing.unpaired import UNPAIRED
-from analysis.figures.style import FAINT, FLAWED, INK, MUTED, label_left, metric_label, new_figure, verdict_colours
+from analysis.figures.style import (
+    FAINT,
+    FLAWED,
+    INK,
+    MUTED,
+    label_left,
+    metric_label,
+    new_figure,
+    short,
+    verdict_colours,
+)
 from analysis.schema import FLAWS
 from analysis.statistics.stopping import SHOWN, shown_difference
 from analysis.study.results import Results
@@ -69,8 +81,8 @@ def estimation_figure(results: Results, analysis: Analysis) -> Figure | None:
         for place, (axes, row, colour) in enumerate(zip(panels, records(rows), verdict_colours(rows), strict=False)):
             _panel(axes, values, row, colour)
             axes.set_ylim(*ends)
-            last = place % columns == columns - 1 or place == len(rows) - 1
-            _difference_axis(axes, values, row, last)
+            rightmost = place % columns == columns - 1
+            _difference_axis(axes, values, row, rightmost or place == len(rows) - 1, room=rightmost)
             if place % columns:
                 axes.tick_params(labelleft=False)
         for axes in panels[len(rows) :]:
@@ -139,13 +151,13 @@ def _panel(axes: Axes, values: pd.DataFrame, row: dict[str, Any], colour: str) -
     axes.set_xticks([BASE, CELL, DIFFERENCE], ["base", "cell", "diff."], fontsize=8)
     axes.grid(axis="x", visible=False)
     ink = FLAWED if row[FLAWS] else INK
-    axes.set_title(_lines(marks.marked(str(row["cell"]), row[FLAWS])), fontsize=9, fontweight="bold", color=ink)
+    axes.set_title(_lines(marks.marked(short(row["cell"]), row[FLAWS])), fontsize=9, fontweight="bold", color=ink)
 
 
 def _lines(name: str) -> str:
-    """Return a name in lines of at most LINE characters, broken behind its underscores, hyphens and spaces."""
+    """Return a name in lines of at most LINE characters, broken behind underscores, hyphens and spaces if it can be."""
     lines = [""]
-    for part in re.findall(r"[^_\s-]*[_\s-]?", name):
+    for part in re.findall(rf"[^_\s-]{{0,{LINE}}}[_\s-]?", name):
         if lines[-1] and len((lines[-1] + part).rstrip()) > LINE:
             lines.append("")
         lines[-1] += part
@@ -163,8 +175,20 @@ def _distribution(axes: Axes, mean: float, half: float, n: int, colour: str) -> 
     )
 
 
-def _difference_axis(axes: Axes, values: pd.DataFrame, row: dict[str, Any], labelled: bool) -> None:
-    """Draw the scale of differences on the right: zero is the baseline's mean over the pairs."""
+class _Differences(Formatter):
+    """Writes the ticks of a scale of differences, with the fewest decimals that tell them as they are."""
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        step = float(np.diff(values).min()) if len(values) > 1 else 0.0
+        decimals = next((d for d in range(text.MOST_DECIMALS) if abs(round(step, d) - step) <= step / 100), 0)
+        return [text.number(value, decimals, sign=True) for value in values]
+
+
+def _difference_axis(axes: Axes, values: pd.DataFrame, row: dict[str, Any], labelled: bool, room: bool) -> None:
+    """Draw the scale of differences on the right: zero is the baseline's mean over the pairs.
+
+    One that is there anyway is `labelled` in the last panel of a line alone. It needs `room` where a panel is above it.
+    """
     zero = _zero(values, row)
     whole = zero == float(values.loc[row["baseline"]].mean())
     if whole and not labelled:
@@ -173,4 +197,5 @@ def _difference_axis(axes: Axes, values: pd.DataFrame, row: dict[str, Any], labe
     right = axes.secondary_yaxis("right", functions=(partial(np.add, -zero), partial(np.add, zero)))
     right.tick_params(labelsize=8, length=0)
     right.spines["right"].set_color(FAINT)
-    right.yaxis.set_major_formatter(lambda d, _: text.number(d, 3, sign=True))
+    right.yaxis.set_major_formatter(_Differences())
+    right.set_in_layout(room or not labelled)

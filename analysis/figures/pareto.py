@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis import text
 from analysis.comparing import marks
 from analysis.comparing.pareto import COSTS, Cost
-from analysis.figures.style import BETTER, FAINT, INK, label_left, metric_label, new_figure, strokes
+from analysis.figures.style import BETTER, FAINT, INK, label_left, metric_label, new_figure, short, strokes
 from analysis.study.results import Results
 from analysis.study.runs import records
 from analysis.summary import Analysis
@@ -94,7 +94,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, cost: Cost, results: Results) -> None
     places = front.groupby([cost.name, "mean"], sort=False)
     for letter, (_, cells) in zip(LETTERS, places, strict=False):
         points.append((letter, (float(cells[cost.name].iloc[0]) / cost.scale, float(cells["mean"].iloc[0]))))
-        key += [f"{letter}  {row['cell']}{_sure(row[f'{cost.name}_p_front'])}" for row in records(cells)]
+        key += [f"{letter}  {short(row['cell'])}{_sure(row[f'{cost.name}_p_front'])}" for row in records(cells)]
     _name_points(axes, points, results.direction)
     more = len(places) - len(LETTERS)
     axes.annotate(

@@ -21,7 +21,7 @@ from analysis.figures.pareto import pareto_figure
 from analysis.figures.power import power_figure
 from analysis.figures.ranks import ranks_figure
 from analysis.figures.scaling import scaling_figure
-from analysis.figures.style import INK, MUTED, metric_label, new_figure, points, strokes, verdict_colours
+from analysis.figures.style import INK, MUTED, metric_label, new_figure, points, short, strokes, verdict_colours
 from analysis.figures.variance import variance_figure
 from analysis.schema import FLAWS, INVALID, SCALE, TOKENS, TRAIN_SECONDS
 from analysis.statistics.stopping import SHOWN, shown_difference
@@ -90,12 +90,13 @@ def differences_figure(results: Results, analysis: Analysis) -> Figure | None:
     table = analysis.comparisons
     if table.empty:
         return None
+    family = int(table["family"].max())
     figure, panels = _rows_figure(
         results,
         table,
         "Difference from the baseline" + ("" if (table["pairing"] == UNPAIRED).any() else ", paired by seed"),
-        f"Diamond and bar: {_estimated(results)} with its 95 % interval. Colour: after Holm's correction over "
-        f"{text.counted(int(table['family'].max()), 'comparison')}.",
+        f"Diamond and bar: {_estimated(results)} with its 95 % interval."
+        + (f" Colour: after Holm's correction over {text.counted(family, 'comparison')}." if family else ""),
     )
     for axes, rows in panels:
         _forest(axes, rows)
@@ -205,7 +206,7 @@ def _label_rows(
 ) -> None:
     """Label a panel's rows by the column `name`, marked and red where they are no results, and what comes after it."""
     n = len(rows)
-    names = [marks.marked(str(row[name]), row[FLAWS]) for row in records(rows)]
+    names = [marks.marked(short(row[name]), row[FLAWS]) for row in records(rows)]
     axes.set_yticks(
         range(n), [f"{label}  {more}".rstrip() for label, more in zip(names, after or [""] * n, strict=True)]
     )

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from analysis import text
 from analysis.comparing import marks
 from analysis.comparing.groups import MIN_SEEDS, MeanRanks
-from analysis.figures.style import BETTER, FAINT, INK, MUTED, new_figure
+from analysis.figures.style import BETTER, FAINT, INK, MUTED, new_figure, short
 from analysis.study.results import Results
 from analysis.summary import Analysis
 
@@ -62,7 +62,7 @@ def _diagram(axes: Axes, ranks: MeanRanks, height: float) -> None:
         axes.plot([ranks.ranks[first] - 0.04, ranks.ranks[last] + 0.04], [y, y], color=BETTER, linewidth=3.5, zorder=4)
     half = -(-count // 2)
     below = 0.2 + BAR * len(ranks.groups)
-    for place, (cell, rank) in enumerate(zip(ranks.cells, ranks.ranks, strict=True)):
+    for place, (cell, rank) in enumerate(zip(map(short, ranks.cells), ranks.ranks, strict=True)):
         left = place < half
         y = below + ROW * (place if left else count - 1 - place)
         side = 0.7 if left else count + 0.3

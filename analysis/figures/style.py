@@ -41,6 +41,8 @@ MARGIN = 0.18
 """Inches left of the words on top, and at least right of them."""
 LETTERS = 11.5
 """Letters of the warning that an inch holds, wide ones included."""
+LONGEST = 60
+"""Characters of a name that a figure has room for."""
 DPI = 150
 """Pixels of an inch in a PNG."""
 
@@ -105,6 +107,13 @@ def label_left(figure: Figure, words: str) -> None:
     """Label the y axes of all panels, level with their middle: the figure's own is too near its title."""
     _, bottom, _, height = cast(ConstrainedLayoutEngine, figure.get_layout_engine()).get()["rect"]
     figure.supylabel(words, y=bottom + height / 2, fontsize=9.5, color=MUTED)
+
+
+def short(name: object) -> str:
+    """Return a cell's name as figures show it: of one that is too long both ends, of which one tells it apart."""
+    words = str(name)
+    end = (LONGEST - 1) // 2
+    return words if len(words) <= LONGEST else f"{words[:end]}\u2026{words[-end:]}"
 
 
 def _broken(line: str, width: float) -> list[str]:

@@ -67,7 +67,7 @@ def banner(results: Results) -> Banner | None:
     which = (
         "No number here is a finding." if flawed == cells else f"Numbers with the mark {marks.MARK} are no findings."
     )
-    how = "all cells" if flawed == cells else f"{flawed} of {cells} cells"
+    how = "the study" if flawed == cells else f"{flawed} of {cells} cells"
     return Banner(f"{which} What is wrong with {how}:", marks.explanations(results))
 
 
@@ -344,7 +344,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("training time in all", f"{text.number(seconds / 60, 1)} minutes" if pd.notna(seconds) else None),
         ("compared by", f"{results.metric}, {'lower' if results.direction == 'min' else 'higher'} is better"),
         ("equivalence margin", f"{margin:g} nats" if (margin := equivalence.margin(results)) else None),
-        *((f"{name} (chosen by measurement)", _plainly(value)) for name, value in plan.get("choices", {}).items()),
+        *((name, _plainly(value)) for name, value in plan.get("choices", {}).items()),
         *plan.get("environment", {}).items(),
     ]
     return [(str(name), str(value)) for name, value in pairs if value not in (None, "")]

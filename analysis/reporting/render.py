@@ -15,6 +15,7 @@ from analysis.comparing import final_test, marks
 from analysis.figures.style import inches
 from analysis.reporting import narrative
 from analysis.reporting.tables import JOINT_P, Table, tables
+from analysis.schema import CELL
 from analysis.study import learning_rates
 from analysis.study.results import Results
 from analysis.summary import Analysis
@@ -193,7 +194,7 @@ def content(results: Results, analysis: Analysis) -> Content:
     """Return what the report of these results says."""
     facts = narrative.facts(results)
     shown = dict(facts)
-    parts = [f"{shown['cells']} cells", f"seeds: {shown['seeds']}", f"runs: {shown['runs']}"]
+    parts = [text.counted(results.runs[CELL].nunique(), "cell"), f"seeds: {shown['seeds']}", f"runs: {shown['runs']}"]
     return Content(
         title=str(results.plan.get("title") or results.study),
         byline=" \u00b7 ".join([results.study, *parts]),

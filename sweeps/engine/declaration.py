@@ -18,13 +18,13 @@ from sweeps.engine.storage import Storage
 DECLARED = ("space", "trials", "random", "sweep", "rungs", "reduction", "updates", "max_tokens", "seed")
 """What may not change while a search goes on: all cells have the same."""
 CHOICES = "choices"
-"""What was chosen by measurement, once."""
+"""What was chosen once: `planning.choose`."""
 IMPORTANCE = "importance"
 """What was found, by cell."""
 
 
 def kept_choices(folder: Path) -> Mapping[str, Any]:
-    """Return what an interrupted search had chosen by measurement: its trials must not differ in it."""
+    """Return what an interrupted search had chosen, precision and threads: its trials must not differ in it."""
     chosen: Mapping[str, Any] = read_declared(folder).get(CHOICES, {})
     return chosen
 

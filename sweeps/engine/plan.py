@@ -102,7 +102,7 @@ class Plan:
     corpora: Mapping[str, TokenizedCorpus]
     """By scale."""
     choices: Mapping[str, Any]
-    """What was chosen by measurement."""
+    """What is chosen once and kept: `planning.choose`."""
     existing: Mapping[str, Any]
     """The plan found in the folder; empty where there was none."""
     ended: int

@@ -85,11 +85,11 @@ def test_a_family_that_no_sign_test_can_reject_in_says_so() -> None:
     losses = {cell: values[:6] for cell, values in LOSSES.items()}
     found = {row["cell"]: row for row in divergence(make_results(losses)).to_dict("records")}
     assert found["lost"]["p_sign"] == 2 / 2**6
-    assert found["lost"]["verdict"] == "cannot reject with 6 seeds (smallest p 0.031, times 3 comparisons 0.094)"
+    assert found["lost"]["verdict"] == "cannot reject with 6 seeds (smallest p 0.0312, times 3 comparisons 0.0938)"
     plan = registered(losses, n=6, primary="lost")
     found = {row["cell"]: row for row in divergence(make_results(losses, plan=plan)).to_dict("records")}
     assert found["lost"]["verdict"] == "worse"  # alone at 5 %
-    assert found["wild"]["verdict"] == "cannot reject with 6 seeds (smallest p 0.031, times 2 comparisons 0.062)"
+    assert found["wild"]["verdict"] == "cannot reject with 6 seeds (smallest p 0.0312, times 2 comparisons 0.0625)"
 
 
 LATE = [4.30, 4.31, 4.29, 4.30, 4.28, 4.31, 4.30, 4.32, 4.29]

@@ -338,7 +338,8 @@ def test_include_invalid_takes_them_in_with_a_mark(audited: Results) -> None:
     assert analysis.comparisons.set_index("cell").loc["moe", "verdict"] == marks.NO_FINDING
     assert analysis.comparisons.set_index("cell")["p"].notna()["moe"]
     assert "Runs left out" not in page
-    assert "an audit found runs invalid; they are included on request" in page
+    assert "`audit.causality`: an audit found runs of moe invalid; they are in the numbers on request" in page
+    assert "`audit.split_overlap`: an audit found runs of mlp invalid; they are in the numbers on request" in page
     assert f"{RED} no result: found invalid by causality, split_overlap" in page
 
 

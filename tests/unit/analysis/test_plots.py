@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -315,6 +316,64 @@ def test_the_estimation_plot_says_what_it_leaves_out(tmp_path: Path) -> None:
     assert figure is not None
     assert "The first 15 of 19 comparisons" in words(figure)
     assert sum(axes.get_visible() for axes in figure.axes) == 15
+
+
+@pytest.mark.parametrize("size", [1e-9, 2e-4, 0.1, 1e6])
+def test_the_scale_of_differences_tells_its_ticks_apart(tmp_path: Path, size: float) -> None:
+    path = tmp_path / "small.csv"
+    rows = [
+        f"{cell},{seed},{size * (10 + place + seed)}"
+        for place, cell in enumerate(("baseline", "a"))
+        for seed in range(3)
+    ]
+    path.write_text("cell,seed,val_loss\n" + "\n".join(rows))
+    results = load_results(path)
+    figure = estimation_figure(results, analyse(results))
+    assert figure is not None
+    figure.draw_without_rendering()
+    (right,) = (axis for axis in figure.axes[0].child_axes)
+    ticks = right.yaxis.get_major_ticks()
+    shown = [float(tick.label2.get_text().replace("\u2212", "-")) for tick in ticks]
+    assert shown == pytest.approx([tick.get_loc() for tick in ticks], abs=size / 1000)
+
+
+def test_a_panel_below_a_full_line_parts_none_of_it(tmp_path: Path) -> None:
+    """The scale right of the last panel needs no room: nothing is there."""
+    path = tmp_path / "line.csv"
+    rows = [f"{'baseline' if cell == 0 else f'v{cell}'},{seed},{cell + seed}" for cell in range(7) for seed in range(3)]
+    path.write_text("cell,seed,val_loss\n" + "\n".join(rows))
+    results = load_results(path)
+    figure = estimation_figure(results, analyse(results))
+    assert figure is not None
+    figure.draw_without_rendering()
+    left = [axes.get_position().x0 for axes in figure.axes[:5]]
+    assert np.diff(left) == pytest.approx(np.diff(left)[0], rel=0.01)
+
+
+def test_names_too_long_for_a_figure_are_shown_by_both_ends(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    most = "attention_norm_final_norm_placement_gating_routing"  # of the studies here
+    cells = ["baseline", "long_" * 30 + "1", "long_" * 30 + "2", "x" * 150, most]
+    rows = [f"{cell},{seed},{place + seed}" for place, cell in enumerate(cells) for seed in range(3)]
+    path.write_text("cell,seed,val_loss\n" + "\n".join(rows))
+    results = load_results(path)
+    for figure in figures(results, analyse(results)).values():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # matplotlib says so where there is no room left
+            figure_style.png(figure)
+    shown = [figure_style.short(cell) for cell in cells]
+    assert len(set(shown)) == len(cells)
+    assert shown[-1] == most
+    assert max(map(len, shown)) <= figure_style.LONGEST
+
+
+def test_where_nothing_is_tested_no_colour_is_of_a_correction(tmp_path: Path) -> None:
+    path = tmp_path / "two.csv"
+    path.write_text("cell,seed,val_loss\nbaseline,0,4\nbaseline,1,4.1\na,0,4.2\na,1,4.4\n")
+    results = load_results(path)
+    figure = plots.differences_figure(results, analyse(results))
+    assert figure is not None
+    assert "Holm" not in words(figure)
 
 
 def test_seeds_without_a_pair_have_no_line(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from analysis.study.runs import with_metric
 from analysis.summary import COLUMNS, Analysis, analyse
 from tests.fakes import make_study
 from tests.fakes_plan import registered
+from tests.fakes_results import make_results
 
 FILES = {
     "report.md", "report.html", "results.csv", "results.json", "ranking.tex", "ranking.png", "differences.png",
@@ -262,10 +263,15 @@ def test_what_was_run_is_said(results: Results, written: Report) -> None:
     assert said["seeds"] == "5 (0 to 4)"
     assert said["updates a run"] == "300"
     assert said["training tokens a run"] == "307,200"
-    assert said["precision (chosen by measurement)"] == "fp32 (cpu)"
+    assert said["precision"] == "fp32 (cpu)"  # given, measured or published: the plan does not tell which
     assert said["hardware"] == "2 cores of Intel Xeon, 8 GiB memory"
     page = written.markdown.read_text()
     assert all(f"| {name} | {value} |" in page for name, value in said.items())
+
+
+def test_one_cell_is_no_cells() -> None:
+    results = make_results({"baseline": [5.0, 5.1, 5.2]})
+    assert " \u00b7 1 cell \u00b7 " in render.content(results, analyse(results)).byline
 
 
 def test_all_warnings_are_in_the_report(written: Report, results: Results, analysis: Analysis) -> None:

@@ -55,6 +55,12 @@ def test_one_comparison_is_no_family() -> None:
     assert not [line for line in analysis.notes if "family" in line or "comparisons" in line]
 
 
+def test_no_p_is_said_to_be_above_1() -> None:
+    apart = {f"v{place}": [x - place * y for x, y in zip(BASE, (1, 1.1, 1.3), strict=True)] for place in range(1, 6)}
+    analysis = analyse(make_results({"baseline": BASE, **apart}))
+    note(analysis, "n = 3: exact sign flips cannot reject", "(smallest p 0.25; times 5 comparisons above 1)")
+
+
 def test_disjoint_seeds_are_said_to_be_unpaired() -> None:
     analysis = analyse(make_results({"baseline": [*BASE, None, None, None], "a": [None, None, None, *BASE]}))
     note(analysis, "unpaired: a and the baseline have no seed in common", "Welch")
@@ -86,7 +92,7 @@ def test_runs_that_are_in_no_number_are_counted() -> None:
     note(analysis, "1 run failed", "b (1)")
     note(analysis, "1 run planned but without a record", "b (1)")
     note(analysis, "between 1 and 3 finished seeds")
-    note(analysis, "b against baseline", "1 common seeds", "2 of baseline")
+    note(analysis, "b against baseline", "over 1 common seed;", "0 finished seeds of b and 2 of baseline")
 
 
 def test_ties_and_one_model_under_two_names() -> None:

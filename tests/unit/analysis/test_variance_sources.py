@@ -38,7 +38,9 @@ def study(values: np.ndarray, **losses: list[float]) -> Results:
 def test_orders_of_the_data_are_not_compared() -> None:
     """They would be: the orders' sd is large beside what is left. But of five orders one is always the best."""
     results = study(grid(np.random.default_rng(0), 5, 4, {INITIALISATION: 0.01, ORDER: 0.2, BOTH: 0.001}))
-    table = analyse(results).comparisons
+    analysis = analyse(results)
+    assert analysis.all_pairs.empty
+    table = analysis.comparisons
     assert set(table["verdict"]) == {"another order of the data alone: of several one is always the best"}
     assert table["p"].isna().all()
 

@@ -271,6 +271,14 @@ def test_how_often_the_training_text_is_seen_is_said_where_it_is_often(plan_for:
         assert notes == ([words] if steps == 4_000 else [])
 
 
+def test_overlapping_windows_do_not_make_the_training_text_longer(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for(protocol="published", steps=400)
+    training, text = plan.cells[0].config.training, plan.corpora["cpu"].train.tokens
+    seen = training.updates * training.accumulation * training.batch_size * training.seq_len / len(text)
+    assert plan.epochs() == {"cpu": pytest.approx(seen, rel=0.01)}
+    assert any("the training text is seen" in note for note in plan.to_json()["notes"])
+
+
 def test_a_study_about_scale_takes_its_ladder(plan_for: Callable[..., Plan]) -> None:
     plan = plan_for(study=SCALING, variants="baseline,mlp", seeds=1)
     assert plan.scales == ("ladder_1", "ladder_2", "ladder_3", "ladder_4")
