@@ -85,7 +85,7 @@ def counted(count: int, noun: str) -> str:
 def times(p: float, family: int) -> str:
     """Return what the smallest p of so many comparisons becomes by Holm's correction, in words."""
     corrected = p * family
-    return f"times {family} comparisons {f'{corrected:.3g}' if corrected < 1 else 'above 1'}"
+    return f"times {family} comparisons {f'{corrected:.3g}' if corrected < 1 else '1 or more'}"
 
 
 def at_seeds(numbers: Sequence[int]) -> str:

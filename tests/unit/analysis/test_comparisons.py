@@ -94,7 +94,7 @@ def test_only_common_seeds_are_paired_and_the_rest_is_counted() -> None:
     assert table["cohens_d"][0] == pytest.approx(table["difference"][0] / pooled)
     (line,) = left_out(results, table)
     assert "3 common seeds" in line
-    assert "1 finished seeds of a and 1 of baseline" in line
+    assert "1 finished seed of a and 1 of baseline" in line
 
 
 @pytest.mark.parametrize(

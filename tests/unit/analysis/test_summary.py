@@ -58,7 +58,7 @@ def test_one_comparison_is_no_family() -> None:
 def test_no_p_is_said_to_be_above_1() -> None:
     apart = {f"v{place}": [x - place * y for x, y in zip(BASE, (1, 1.1, 1.3), strict=True)] for place in range(1, 6)}
     analysis = analyse(make_results({"baseline": BASE, **apart}))
-    note(analysis, "n = 3: exact sign flips cannot reject", "(smallest p 0.25; times 5 comparisons above 1)")
+    note(analysis, "n = 3: exact sign flips cannot reject", "(smallest p 0.25; times 5 comparisons 1 or more)")
 
 
 def test_disjoint_seeds_are_said_to_be_unpaired() -> None:
