@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from analysis.comparing import marks
 from analysis.csv_file import NULLS, read_csv
 from analysis.errors import AnalysisError
 from analysis.schema import (
@@ -172,6 +173,11 @@ def _row(
     row: dict[str, Any] = {STUDY: study, CELL: raw[cell_column], **{name: raw[name] for name in factors}}
     if not row[CELL]:
         raise AnalysisError(f"{where}: {cell_column} is empty")
+    if marks.is_marked(row[CELL]):
+        raise AnalysisError(
+            f"{where}: {cell_column} '{row[CELL]}' ends in {marks.MARK}, by which a report marks what is no result: "
+            "give it another name"
+        )
     row[SEED] = _seed(where, raw[SEED])
     for name in dict.fromkeys((*NUMBERS, compared.name)):
         column = compared.column if name == compared.name else name

@@ -28,6 +28,7 @@ REFUSED = {
     "words for a seed": (f"{HEAD}baseline,x,1\n", "line 2: seed must be a whole number but got 'x'"),
     "half a seed": (f"{HEAD}baseline,0.5,1\n", "line 2: seed must be a whole number but got '0.5'"),
     "a short line": (f"{HEAD}baseline,0\n", "line 2: 2 values for 3 columns"),
+    "a name that looks marked": (f"{HEAD}ours \u2020,0,1\n", "line 2: cell 'ours \u2020' ends in \u2020"),
     "a cell without a name": (f"{HEAD},0,1\n", "line 2: cell is empty"),
     "duplicate seeds": (
         f"{HEAD}baseline,0,1\nbaseline,0,1.1\nnew,0,2\nnew,0,2.2\n",
