@@ -19,6 +19,8 @@ from analysis.terminal import say
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
+EXIT_UNREAD = 1
+"""As rich ends a command whose output nobody reads any more."""
 Direction = Literal["min", "max"]
 
 app = tyro.extras.SubcommandApp()
@@ -210,7 +212,8 @@ def _console() -> Console:
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand and return the exit status; an error of the user's is one line, with `--debug` a traceback.
 
-    The status of an error is 1, of an audit's 2: there 1 says that something is invalid.
+    The status of an error is 1, of an audit's 2: there 1 says that something is invalid. Where what reads standard
+    output has ended, so does the command, without a word.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
@@ -223,6 +226,9 @@ def main(arguments: list[str] | None = None) -> int:
                 description="Analysis of ablation studies. With --debug, errors come with a traceback.",
                 config=CONFIG,
             )
+    except BrokenPipeError:  # who reads has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        return EXIT_UNREAD
     except Exception as error:
         for_users = isinstance(error, AnalysisError)
         if debug or not for_users:

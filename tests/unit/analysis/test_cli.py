@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,13 @@ def test_report_of_a_folder_lies_in_the_folder(tmp_path: Path, capsys: pytest.Ca
     assert main(["report", str(folder)]) == 0
     assert (folder / "report.html").exists()
     assert str(folder / "report.html") in capsys.readouterr().out
+
+
+def test_who_reads_may_have_seen_enough(table: Path) -> None:
+    command = f"'{sys.executable}' -m analysis report '{table}' --baseline old --metric nll | true"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 def test_report_of_a_csv_takes_its_options(table: Path, tmp_path: Path) -> None:
