@@ -31,8 +31,9 @@ LOOK_SECONDS = 25.0
 """How long one looks at a lease that seems old, by clocks that may differ: who lives renews it meanwhile."""
 SETTLE_SECONDS = 2.0
 """How long two drivers that begin at once may differ in what they see."""
-LOST = signal.SIGUSR1
-"""The process's own signal that its lease is lost: a SIGINT would stop at once a study that stops in order already."""
+LOST = signal.SIGUSR2
+"""Tells the process that its lease is lost: a SIGINT would stop at once a study that stops in order already, and a
+SIGUSR1 is Tune's."""
 
 
 @contextmanager
