@@ -53,6 +53,9 @@ def lease(store: Store, place: str, say: Callable[[str], None]) -> Iterator[None
         holder.acquire()
     except OSError as error:
         raise ConfigError(f"the storage {place} cannot be read and written: {error}") from error
+    except KeyboardInterrupt:
+        holder.release()
+        raise
     beats = threading.Thread(target=holder.beat, daemon=True)
     before = signal.signal(LOST, signal.default_int_handler)
     beats.start()

@@ -138,6 +138,13 @@ def test_of_two_drivers_that_begin_at_once_one_runs(store: Store, monkeypatch: p
         raise AssertionError("the other one was later")
 
 
+def test_who_is_interrupted_while_it_looks_leaves_no_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), lease(store, "place", print):
+        raise AssertionError("it went on")
+    assert store.read(LEASE_FILE) is None
+
+
 def test_a_lease_that_is_none_and_a_place_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     (tmp_path / LEASE_FILE).write_text("nonsense")
     store = open_store(str(tmp_path))
