@@ -355,7 +355,9 @@ class MlflowTracker:
         recorded = {path.stem for name in (RECORDS_FOLDER, FAILURES_FOLDER) for path in (folder / name).glob("*.json")}
         with self.tolerant():
             for address in self._open - recorded:
-                self.client.set_terminated(self._ids[address], status="KILLED")
+                # A driver that took the study over may have ended it meanwhile.
+                if f"{PREFIX}status" not in self.client.get_run(self._ids[address]).data.tags:
+                    self.client.set_terminated(self._ids[address], status="KILLED")
                 self._open.discard(address)
             for path in sorted([*(folder / name for name in REPORT_FILES), *folder.glob("*.png")]):
                 if path.exists():

@@ -31,11 +31,14 @@ LOOK_SECONDS = 25.0
 """How long one looks at a lease that seems old, by clocks that may differ: who lives renews it meanwhile."""
 SETTLE_SECONDS = 2.0
 """How long two drivers that begin at once may differ in what they see."""
+LOST = signal.SIGUSR2
+"""Tells the process that its lease is lost: a SIGINT would stop at once a study that stops in order already, and a
+SIGUSR1 is Tune's."""
 
 
 @contextmanager
 def lease(store: Store, place: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a study's lease; the process gets a SIGINT, as by Ctrl-C, where another driver takes it over.
+    """Hold a study's lease; where another driver takes it over, this one ends as by Ctrl-C.
 
     Args:
         store: the study's storage.
@@ -50,13 +53,18 @@ def lease(store: Store, place: str, say: Callable[[str], None]) -> Iterator[None
         holder.acquire()
     except OSError as error:
         raise ConfigError(f"the storage {place} cannot be read and written: {error}") from error
+    except KeyboardInterrupt:
+        holder.release()
+        raise
     beats = threading.Thread(target=holder.beat, daemon=True)
+    before = signal.signal(LOST, signal.default_int_handler)
     beats.start()
     try:
         yield
     finally:
         holder.ended.set()
         beats.join()
+        signal.signal(LOST, before)
         holder.release()
 
 
@@ -91,7 +99,7 @@ class _Holder:
             problem, lost = self._renew()
             if lost:
                 self._say(f"{lost}: this one stops")
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), LOST)
                 return
             if problem is not None and not failing:
                 self._say(f"the lease of this study cannot be renewed, which is tried again: {problem}")

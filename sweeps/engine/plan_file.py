@@ -42,7 +42,7 @@ def plan_of(content: bytes, place: str) -> dict[str, Any]:
         require_version(plan)
         for cell in plan["cells"]:
             _ = cell["name"], cell["hashes"].items()
-        _ = plan["choices"]["precision"], plan["seeds"]
+        _ = [plan["choices"]["precision"][scale] for scale in plan["scales"]], plan["choices"]["threads"], plan["seeds"]
         if REGISTERED in plan:
             _ = plan[REGISTERED]["n"], plan[HASH]
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -18,7 +18,7 @@ from analysis.schema import (
     write_json,
 )
 from analysis.text import counted
-from moe_models.errors import ConfigError, require, unknown_name
+from moe_models.errors import require, unknown_name
 from sweeps.engine.studies import StudyFolder
 from trainables.config import TrialConfig
 from trainables.data import prepare_corpus
@@ -74,9 +74,11 @@ def replay(study: StudyFolder, cell: str, seed: int, corpus: str | None = None) 
 
 def _find(study: StudyFolder, cell: str, seed: int) -> TrialRecord:
     runs = {(record.cell, record.seed): record for record in (*study.failures, *study.records)}
-    if cell not in (cells := {name for name, _ in runs}):
-        raise unknown_name("cell", cell, cells) if cells else ConfigError(f"of {study.name} no run has ended")
+    cells = {*(planned["name"] for planned in study.plan["cells"]), *(name for name, _ in runs)}
+    if cell not in cells:
+        raise unknown_name("cell", cell, cells)
     seeds = sorted(one for name, one in runs if name == cell)
+    require(bool(seeds), f"of {cell} no run has ended in {study.name}")
     require(seed in seeds, f"{cell} has no run of seed {seed} that has ended, but of {', '.join(map(str, seeds))}")
     return runs[cell, seed]
 

@@ -80,12 +80,17 @@ class Storage:
     def sweep(self, age: float) -> None:
         """Remove from both what killed writers left half written, so many seconds ago or more.
 
-        And the checkpoints of runs that have a record: a worker that dies after it wrote that leaves one.
+        And what was kept of runs on their way to a record that is there by now: the checkpoint of a worker that died
+        after it wrote that, the failure of a run that another driver, with another folder, has tried again.
         """
         self._folder.sweep(age)
         if self.apart:
             self.store.sweep(age)
-        self.drop_checkpoints(Path(name).stem for name in self.names(RECORDS_FOLDER))
+        ended = {Path(name).stem for name in self.names(RECORDS_FOLDER)}
+        self.drop_checkpoints(ended)
+        for name in self.names(FAILURES_FOLDER):
+            if Path(name).stem in ended:
+                self.forget(name)
 
     def drop_checkpoints(self, ended: Iterable[str]) -> None:
         """Remove what runs had kept on their way, given the hashes of such as have ended."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from moe_models.errors import ConfigError
 from sweeps.engine import lease as module
 from sweeps.engine.lease import LEASE_FILE, lease
+from sweeps.engine.trials import _signals
 from trainables.store import Store, open_store
 
 
@@ -88,27 +89,23 @@ def test_a_driver_that_lives_keeps_its_lease_however_wrong_its_clock(store: Stor
         assert held(store)["owner"] == mine["owner"]
 
 
-@pytest.fixture
-def interrupts() -> Iterator[list[int]]:
-    """The SIGINTs that came."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    yield came
-    signal.signal(signal.SIGINT, before)
+def lose(store: Store, to_another: bool, said: list[str]) -> None:
+    """Take a driver's lease away, wait until it says so, and then for the signal that follows."""
+    if to_another:
+        leave(store, age=0)
+    deadline = time.monotonic() + 5
+    while not any("this one stops" in line for line in said) and time.monotonic() < deadline:
+        if not to_another:
+            store.delete(LEASE_FILE)  # the driver may have been about to renew it
+        time.sleep(0.01)
+    time.sleep(1)
 
 
 @pytest.mark.parametrize("other", ["runs", "has ended"])
-def test_a_driver_whose_lease_was_taken_stops_and_leaves_it(store: Store, interrupts: list[int], other: str) -> None:
+def test_a_driver_whose_lease_was_taken_stops_and_leaves_it(store: Store, other: str) -> None:
     said: list[str] = []
-    with lease(store, "place", said.append):
-        if other == "runs":
-            leave(store, age=0)
-        else:
-            store.delete(LEASE_FILE)
-        deadline = time.monotonic() + 5
-        while not interrupts and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert interrupts == [signal.SIGINT]
+    with pytest.raises(KeyboardInterrupt), lease(store, "place", said.append):
+        lose(store, other == "runs", said)
     if other == "runs":
         assert said == ["the driver on there (process 7) has taken this study over: this one stops"]
         assert held(store)["host"] == "there"
@@ -116,6 +113,18 @@ def test_a_driver_whose_lease_was_taken_stops_and_leaves_it(store: Store, interr
         assert said[-1] == "the lease of this study is gone, as after another driver that took it over: this one stops"
         assert all("is tried again" in line for line in said[:-1]), "as where it went while it was read"
         assert store.read(LEASE_FILE) is None
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["", "stops already"])
+def test_trials_stop_in_order_where_the_lease_is_lost(tmp_path: Path, asked: bool) -> None:
+    store, said = open_store(str(tmp_path)), list[str]()
+    stop = SimpleNamespace(asked=asked)
+    with lease(store, "place", said.append), _signals(stop, said.append):  # type: ignore[arg-type]
+        lose(store, False, said)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [line for line in said if "once more" in line] == ([] if asked else ["stopping; once more to stop at once"])
 
 
 def test_of_two_drivers_that_begin_at_once_one_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +136,14 @@ def test_of_two_drivers_that_begin_at_once_one_runs(store: Store, monkeypatch: p
         lease(store, "place", print),
     ):
         raise AssertionError("the other one was later")
+
+
+def test_who_is_interrupted_while_it_looks_leaves_no_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = SimpleNamespace(time=time.time, sleep=lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(module, "time", interrupted)  # its own alone: a server of the tests sleeps, too
+    with pytest.raises(KeyboardInterrupt), lease(store, "place", print):
+        raise AssertionError("it went on")
+    assert store.read(LEASE_FILE) is None
 
 
 def test_a_lease_that_is_none_and_a_place_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:

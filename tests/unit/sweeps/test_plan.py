@@ -223,7 +223,9 @@ def test_a_plan_is_stale_when_another_driver_has_extended_its_study_or_ended_run
         "[]",
         '{"cells": [1]}',
         '{"cells": [], "choices": {}, "seeds": []}',
-        '{"cells": [], "choices": {"precision": {}}, "seeds": [], "schema_version": 2}',
+        '{"cells": [], "choices": {"precision": {}, "threads": 1}, "scales": [], "seeds": [], "schema_version": 2}',
+        '{"cells": [], "choices": {"precision": {}, "threads": 1}, "scales": ["cpu"], "seeds": []}',
+        '{"cells": [], "choices": {"precision": {"cpu": "fp32"}}, "scales": ["cpu"], "seeds": []}',
     ],
 )
 def test_a_broken_plan_is_said(plan_for: Callable[..., Plan], text: str) -> None:

@@ -80,12 +80,16 @@ def test_a_run_that_failed_and_does_not_fail_again_is_said(
     assert replayed() == (1, "baseline, seed 0: failed in the study (it broke), and came to its end here\n")
 
 
-def test_what_cannot_be_trained_again_is_one_line(replayed: Callable[..., tuple[int, str]], corpus_file: Path) -> None:
+def test_what_cannot_be_trained_again_is_one_line(
+    record: Path, replayed: Callable[..., tuple[int, str]], corpus_file: Path, plan_for: Callable[..., Plan]
+) -> None:
+    plan_for(variants="mlp", seeds=1).write()  # planned beside it, and not trained
     assert replayed("baselin", "0") == (
         2,
-        "error: unknown cell 'baselin': did you mean 'baseline'? known: baseline\n",
+        "error: unknown cell 'baselin': did you mean 'baseline'? known: baseline, mlp\n",
     )
     assert replayed("baseline", "3") == (2, "error: baseline has no run of seed 3 that has ended, but of 0\n")
+    assert replayed("mlp", "0") == (2, f"error: of mlp no run has ended in {record.parents[1].name}\n")
     Path("other.jsonl").write_text("".join(corpus_file.read_text().splitlines(keepends=True)[1:]))
     status, said = replayed(corpus="other.jsonl")
     assert (

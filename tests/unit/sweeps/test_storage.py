@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.schema import FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER
+from analysis.schema import FAILURES_FOLDER, FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
 from moe_models.errors import ConfigError
 from sweeps.engine.storage import Storage
 from tests.fakes import make_study
@@ -100,6 +101,21 @@ def test_a_failure_is_forgotten_in_both(study: Path, root: str) -> None:
     storage.forget(name)
     assert not storage.exchange()
     assert not (study / name).exists()
+
+
+def test_a_failure_that_another_driver_overcame_goes_from_both(study: Path, root: str, tmp_path: Path) -> None:
+    storage, here = Storage(study, root), Storage(tmp_path / "elsewhere" / "study", root)
+    storage.exchange()
+    here.exchange()
+    (name,) = storage.names(FAILURES_FOLDER)
+    record = dataclasses.replace(TrialRecord.read(study / name), status=FINISHED, error=None)
+    storage.forget(name)
+    record.write(study / RECORDS_FOLDER)
+    storage.exchange()
+    here.exchange()  # it knows the failure alone, and gives it back
+    here.sweep(60)
+    assert here.names(FAILURES_FOLDER) == []
+    assert record.config_hash in {Path(one).stem for one in here.names(RECORDS_FOLDER)}
 
 
 def test_what_killed_writers_left_is_swept_from_both(study: Path, local: str, tmp_path: Path) -> None:

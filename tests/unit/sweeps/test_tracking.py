@@ -339,6 +339,17 @@ def test_an_interrupted_study_leaves_nothing_running(tracked: Any) -> None:
     assert {run.info.status for run in all_runs(tracker.client)} == {"KILLED"}
 
 
+def test_a_run_that_another_driver_ended_stays_as_it_ended(tracked: Any) -> None:
+    """As where a machine slept until another one had taken the study over, with a folder of its own."""
+    plan, connect = tracked
+    run = plan.runs()[0]
+    slept = connect()
+    start(slept, run)
+    connect().end(record(plan, run))
+    slept.close(plan.folder, complete=False)
+    assert children(slept.client)[run.config_hash].info.status == "FINISHED"
+
+
 def test_an_interrupted_run_goes_on(tracked: Any) -> None:
     plan, connect = tracked
     first, run = connect(), plan.runs()[0]
