@@ -61,7 +61,7 @@ def write_store(folder: Path, cells: int, seeds: int) -> None:
         "schema_version": 1, "study": folder.name, "title": "Large store", "script": "large_store",
         "data_hash": "0", "protocol": "sound", "flaws": [], "factors": ["variant"],
         "seeds": list(range(seeds)), "metric": "val_loss", "direction": "min", "cells": entries,
-        "choices": {"precision": {"cpu": "fp32"}},
+        "scales": ["cpu"], "choices": {"precision": {"cpu": "fp32"}, "threads": 1},
     }  # fmt: skip
     (folder / PLAN_FILE).write_text(json.dumps(plan))
 
