@@ -139,8 +139,11 @@ def test_of_two_drivers_that_begin_at_once_one_runs(store: Store, monkeypatch: p
 
 
 def test_who_is_interrupted_while_it_looks_leaves_no_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted = SimpleNamespace(time=time.time, sleep=lambda _: signal.raise_signal(signal.SIGINT))
-    monkeypatch.setattr(module, "time", interrupted)  # its own alone: a server of the tests sleeps, too
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt  # no signal: where tests run in the background of a script, SIGINT is ignored
+
+    # Its own time alone: a server of the tests sleeps, too.
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=time.time, sleep=interrupted))
     with pytest.raises(KeyboardInterrupt), lease(store, "place", print):
         raise AssertionError("it went on")
     assert store.read(LEASE_FILE) is None
