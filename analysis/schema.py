@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -319,8 +320,8 @@ TEMPORARY = ".*.tmp"
 
 
 def temporary_name(name: str) -> str:
-    """Return the name that a file has until it is whole, this process's own: those of several machines may share it."""
-    return f".{name}.{socket.gethostname()}.{os.getpid()}.tmp"
+    """Return the name that a file has until it is whole, this thread's own: those of several machines may share it."""
+    return f".{name}.{socket.gethostname()}.{threading.get_native_id()}.tmp"
 
 
 @contextmanager

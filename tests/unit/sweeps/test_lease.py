@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +40,14 @@ def held(store: Store) -> dict[str, object]:
     return found
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for what another thread does, as long as a busy machine may take."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
 def leave(store: Store, age: float) -> None:
     """Leave the lease of a driver that died so many seconds ago."""
     with store.writing(LEASE_FILE) as file:
@@ -48,10 +58,9 @@ def test_a_lease_is_renewed_and_given_back(store: Store) -> None:
     said: list[str] = []
     with lease(store, "place", said.append):
         first = held(store)
-        time.sleep(0.3)
+        wait_until(lambda: held(store)["time"] > first["time"])  # type: ignore[operator]
         second = held(store)
         assert (second["owner"], second["pid"]) == (first["owner"], first["pid"])
-        assert second["time"] > first["time"]  # type: ignore[operator]
         with (
             pytest.raises(ConfigError, match=r"\(process \d+\) is running this study in place"),
             lease(store, "place", said.append),
@@ -73,9 +82,11 @@ def test_a_dead_drivers_lease_is_refused_while_fresh_then_taken_over(store: Stor
     leave(store, age=30)
     with lease(store, "place", said.append):
         assert held(store)["host"] != "there"
-    assert said == [
-        "the driver on there (process 7) has not renewed its lease of this study for 30 s: it is taken over"
-    ]
+    assert len(said) == 1
+    assert re.fullmatch(
+        r"the driver on there \(process 7\) has not renewed its lease of this study for [3-9]\d s: it is taken over",
+        said[0],
+    )
 
 
 @pytest.mark.parametrize("skew", [-500.0, 500.0], ids=["behind", "ahead"])
@@ -93,11 +104,13 @@ def lose(store: Store, to_another: bool, said: list[str]) -> None:
     """Take a driver's lease away, wait until it says so, and then for the signal that follows."""
     if to_another:
         leave(store, age=0)
-    deadline = time.monotonic() + 5
-    while not any("this one stops" in line for line in said) and time.monotonic() < deadline:
+
+    def said_so() -> bool:
         if not to_another:
             store.delete(LEASE_FILE)  # the driver may have been about to renew it
-        time.sleep(0.01)
+        return any("this one stops" in line for line in said)
+
+    wait_until(said_so)
     time.sleep(1)
 
 
@@ -165,10 +178,11 @@ def test_a_store_that_fails_for_a_while_is_said_once(tmp_path: Path) -> None:
     with lease(store, "place", said.append):
         (tmp_path / "place").rename(tmp_path / "away")
         (tmp_path / "place").write_text("in the way")
-        time.sleep(0.4)
+        wait_until(lambda: bool(said))
+        time.sleep(0.2)  # some more beats, of which nothing is said
         (tmp_path / "place").unlink()
         (tmp_path / "away").rename(tmp_path / "place")
-        time.sleep(0.2)
-        assert held(store)
+        before = held(store)
+        wait_until(lambda: held(store)["time"] > before["time"])  # type: ignore[operator]
     assert len(said) == 1
     assert "cannot be renewed, which is tried again" in said[0]

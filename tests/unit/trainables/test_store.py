@@ -116,6 +116,16 @@ def test_readers_see_whole_files_alone(store: Store) -> None:
     assert store.read("a") == contents[-1]
 
 
+def test_two_threads_may_write_one_file_at_a_time(store: Store) -> None:
+    other = threading.Thread(target=put, args=(store, "a", b"the other's"))
+    with store.writing("a") as file:
+        file.write(b"mine")
+        other.start()
+        other.join()
+        assert store.read("a") == b"the other's"
+    assert store.read("a") == b"mine"
+
+
 def test_what_killed_writers_left_is_swept_and_what_is_being_written_is_not(local: Store, tmp_path: Path) -> None:
     put(local, "records/a.json", b"1")
     (record,) = tmp_path.rglob("a.json")
