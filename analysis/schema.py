@@ -214,6 +214,8 @@ class TrialRecord:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)} but got '{self.status}'")
+        if self.status == FINISHED and (not self.rows or self.rows[-1].get(VAL_LOSS) is None):
+            raise ValueError(f"a {FINISHED} run's last row must have a {VAL_LOSS}")
 
     def result_row(self) -> dict[str, Any]:
         """Return this run's row of `results.csv`.

@@ -1,10 +1,11 @@
-"""Registered plans without a study behind them."""
+"""Registered plans without a study behind them, and records without a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.schema import FINISHED, STEP, VAL_LOSS, TrialRecord
 from analysis.study.registered import (
     AGAINST_BASELINE,
     AMENDMENTS,
@@ -16,6 +17,17 @@ from analysis.study.registered import (
     Registered,
     sha256,
 )
+from sweeps.engine.plan import Plan, PlannedRun
+from sweeps.engine.runner import labels_of
+
+
+def ended(plan: Plan, run: PlannedRun, **fields: Any) -> TrialRecord:
+    """Return the record of a run of a study, one that finished unless told otherwise."""
+    defaults = {
+        **labels_of(plan, run), "seed": run.seed, "config_hash": run.config_hash, "config": run.cell.config.to_dict(),
+        "status": FINISHED, "rows": [{STEP: 4, VAL_LOSS: 3.5}],
+    }  # fmt: skip
+    return TrialRecord(**{**defaults, **fields})
 
 
 def registered(

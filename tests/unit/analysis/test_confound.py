@@ -41,7 +41,8 @@ def study(
     records = [
         TrialRecord(
             study="s", cell=name, scale="cpu", factors={}, seed=seed, config_hash=f"{name}{seed}", status="finished",
-            rows=[{"step": 4, "params_total": (sizes or {}).get(name, 100), "flops_per_token": 600}], config=setting,
+            rows=[{"step": 4, "val_loss": 3.0, "params_total": (sizes or {}).get(name, 100), "flops_per_token": 600}],
+            config=setting,
         )
         for name, setting in trained.items() for seed in (0, 1)
     ]  # fmt: skip

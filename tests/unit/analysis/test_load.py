@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -151,6 +152,15 @@ def test_a_record_that_was_changed_is_named(study: Path, change: Callable[[str],
     assert change(text) != text
     path.write_text(change(text))
     with pytest.raises(AnalysisError, match=f"{path} is not a trial record: it was changed after it was written"):
+        load_results(study)
+
+
+@pytest.mark.parametrize("rows", [[], [{"step": 4, "train_loss": 3.0, "val_loss": None}]], ids=["none", "no loss"])
+def test_a_finished_run_without_its_last_loss_is_no_record(study: Path, rows: list[dict[str, Any]]) -> None:
+    path = next((study / RECORDS_FOLDER).glob("*.json"))
+    fields = {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
+    path.write_text(json.dumps({**fields, "rows": rows}))
+    with pytest.raises(AnalysisError, match=f"{path} is not a trial record: .*last row must have a val_loss"):
         load_results(study)
 
 

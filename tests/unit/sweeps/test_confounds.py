@@ -51,7 +51,7 @@ def found(study: Study, design: str, scale_name: str, flaws: tuple[str, ...] = (
     for cell in protocol.cells:
         config = protocol.configure(cell, scale, None, "fp32", corpus)
         counts = count(config.counted_model)
-        row = {"params_total": counts.params_total, "flops_per_token": counts.flops_per_token}
+        row = {"params_total": counts.params_total, "flops_per_token": counts.flops_per_token, "val_loss": 3.0}
         records.append(
             TrialRecord(
                 study="s",

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
+from analysis.schema import RECORDS_FOLDER
 from sweeps.engine import cli, lock, measure
 from sweeps.engine.cli import main
 from sweeps.engine.plan import Plan
 from sweeps.exp6_grid import STUDY
+from tests.fakes_plan import ended
 
 
 @pytest.fixture
@@ -39,10 +40,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 def end(plan: Plan) -> None:
     """Leave a record of each run."""
     for run in plan.runs():
-        TrialRecord(
-            study=plan.name, cell=run.cell.name, scale="cpu", factors=dict(run.cell.factors), seed=run.seed,
-            config_hash=run.config_hash, status=FINISHED,
-        ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+        ended(plan, run).write(plan.folder / RECORDS_FOLDER)
 
 
 def test_what_another_driver_did_while_this_one_planned_is_kept(

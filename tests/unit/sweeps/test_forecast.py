@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
+from analysis.schema import RECORDS_FOLDER
 from sweeps.engine.forecast import forecast
 from sweeps.engine.memory import footprint
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.probe import Estimate
 from sweeps.engine.resources import Resources
 from sweeps.engine.usage import Usage
+from tests.fakes_plan import ended
 from trainables.config import TrialConfig
 
 TWO = Resources(slots=2, gpus=0, gpus_per_trial=0.0, reason="")
@@ -63,10 +64,7 @@ def test_that_runs_which_share_a_gpu_slow_each_other_down_is_said(plan: Plan) ->
 
 def test_what_is_done_costs_nothing(plan: Plan) -> None:
     for run in plan.runs():
-        TrialRecord(
-            study=plan.name, cell=run.cell.name, scale="cpu", factors={}, seed=run.seed, config_hash=run.config_hash,
-            status=FINISHED,
-        ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+        ended(plan, run).write(plan.folder / RECORDS_FOLDER)
     found = forecast(plan, TWO)
     assert (found.seconds, found.memory_bytes, found.line()) == (0.0, 0, "nothing is left to train")
 

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from analysis.schema import FAILURES_FOLDER, FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
+from analysis.schema import FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER
 from moe_models.accounting import count
 from moe_models.errors import ConfigError
-from sweeps.engine.plan import Plan
+from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.race import open_runs
 from sweeps.engine.resources import Resources
 from sweeps.engine.study import Cell, Design, Study
 from sweeps.exp6_grid import STUDY
 from sweeps.scaling import STUDY as SCALING
+from tests.fakes_plan import ended
 from trainables.batches import training_batches
 from trainables.config import TrialConfig
 
@@ -124,10 +125,7 @@ def test_the_longest_runs_go_first_and_equal_ones_seed_by_seed(plan_for: Callabl
 def test_runs_with_a_record_are_not_open(plan_for: Callable[..., Plan]) -> None:
     plan = plan_for(variants="baseline,mlp")
     done = plan.runs()[0]
-    TrialRecord(
-        study=plan.name, cell=done.cell.name, scale="cpu", factors=dict(done.cell.factors), seed=done.seed,
-        config_hash=done.config_hash, status=FINISHED,
-    ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+    ended(plan, done).write(plan.folder / RECORDS_FOLDER)
     assert done.config_hash not in {run.config_hash for run in open_runs(plan)}
     assert len(open_runs(plan)) == 3
 
@@ -175,10 +173,7 @@ def test_changed_code_cannot_extend_a_study(plan_for: Callable[..., Plan]) -> No
     data["cells"][0]["hashes"]["0"] = "0123456789abcdef"
     path.write_text(json.dumps(data))
     run = plan.runs()[1]
-    TrialRecord(
-        study=plan.name, cell=run.cell.name, scale="cpu", factors={}, seed=1, config_hash=run.config_hash,
-        status=FINISHED, config=run.cell.config.to_dict(),
-    ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+    ended(plan, run).write(plan.folder / RECORDS_FOLDER)
     with pytest.raises(ConfigError, match=r"cell 'baseline' is configured differently.* there 0123456789abcdef; take"):
         plan_for(variants="baseline")
 
@@ -189,10 +184,7 @@ def test_what_changed_is_said_by_any_record_of_the_cell(plan_for: Callable[..., 
     cell = plan.cells[0]
     before = replace(cell, config=replace(cell.config, training=replace(cell.config.training, batch_size=7)))
     replace(plan, cells=(before,)).write()
-    TrialRecord(
-        study=plan.name, cell=cell.name, scale="cpu", factors=dict(cell.factors), seed=2,
-        config_hash=before.config.hash(2), status=FINISHED, config=before.config.to_dict(),
-    ).write(plan.folder / place)  # fmt: skip
+    ended(plan, PlannedRun(cell=before, seed=2)).write(plan.folder / place)
     size = cell.config.training.batch_size
     with pytest.raises(ConfigError, match=rf"training\.batch_size is {size}, there 7; take --output elsewhere"):
         plan_for(variants="baseline", seeds=3)
@@ -208,10 +200,7 @@ def test_a_plan_is_stale_when_another_driver_has_extended_its_study_or_ended_run
     second = plan_for(variants="mlp")
     assert not second.is_stale
     run = new.runs()[0]
-    TrialRecord(
-        study=new.name, cell=run.cell.name, scale="cpu", factors={}, seed=0, config_hash=run.config_hash,
-        status=FINISHED,
-    ).write(new.folder / RECORDS_FOLDER)  # fmt: skip
+    ended(new, run).write(new.folder / RECORDS_FOLDER)
     assert second.is_stale
 
 

@@ -18,16 +18,17 @@ from analysis.comparing.racing import race
 from analysis.loading.load import load_results
 from analysis.reporting.narrative import facts
 from analysis.reporting.render import content, markdown
-from analysis.schema import FINISHED, RECORDS_FOLDER, TrialRecord
+from analysis.schema import RECORDS_FOLDER
 from analysis.summary import analyse
 from moe_models.errors import ConfigError
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
 from sweeps.engine.race import open_runs, standing
-from sweeps.engine.runner import _RaceQueue, labels_of
+from sweeps.engine.runner import _RaceQueue
 from sweeps.engine.studies import find_plan
 from sweeps.exp6_grid import STUDY
 from sweeps.significance import looks_to, main
+from tests.fakes_plan import ended
 
 RACE = replace(STUDY, looks=(3, 5), equivalence_margin=None, label="race", first_seed=1000, published=None)
 CELLS = "baseline,mlp,attention"
@@ -42,9 +43,7 @@ def loss_of(run: PlannedRun) -> float:
 def record(plan: Plan, run: PlannedRun) -> None:
     row = {"step": 4, "train_loss": 3.0, "val_loss": loss_of(run), "train_seconds": 1.0}
     test = {"test_loss": loss_of(run) + 0.1, "test_accuracy": 0.2}
-    TrialRecord(
-        **labels_of(plan, run), seed=run.seed, config_hash=run.config_hash, status=FINISHED, rows=[row], test=test
-    ).write(plan.folder / RECORDS_FOLDER)
+    ended(plan, run, rows=[row], test=test).write(plan.folder / RECORDS_FOLDER)
 
 
 class Driver:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.schema import FINISHED, PLAN_FILE, RECORDS_FOLDER, TrialRecord
+from analysis.schema import PLAN_FILE, RECORDS_FOLDER
 from analysis.study.registered import SCALE_CHANGES, Comparison, registration
 from moe_models.errors import ConfigError
 from sweeps import (
@@ -29,6 +29,7 @@ from sweeps import (
 )
 from sweeps.engine.plan import Plan
 from sweeps.engine.registration import lines
+from tests.fakes_plan import ended
 
 
 def written(plan: Plan) -> dict[str, Any]:
@@ -40,10 +41,7 @@ def written(plan: Plan) -> dict[str, Any]:
 def end(plan: Plan, count: int) -> None:
     """Let the first runs of a plan end."""
     for run in plan.runs()[:count]:
-        TrialRecord(
-            study=plan.name, cell=run.cell.name, scale="cpu", factors=dict(run.cell.factors), seed=run.seed,
-            config_hash=run.config_hash, status=FINISHED,
-        ).write(plan.folder / RECORDS_FOLDER)  # fmt: skip
+        ended(plan, run).write(plan.folder / RECORDS_FOLDER)
 
 
 def test_a_ladder_registers_how_differences_change_with_scale(plan_for: Callable[..., Plan]) -> None:

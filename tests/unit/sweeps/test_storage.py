@@ -108,7 +108,9 @@ def test_a_failure_that_another_driver_overcame_goes_from_both(study: Path, root
     storage.exchange()
     here.exchange()
     (name,) = storage.names(FAILURES_FOLDER)
-    record = dataclasses.replace(TrialRecord.read(study / name), status=FINISHED, error=None)
+    record = dataclasses.replace(
+        TrialRecord.read(study / name), status=FINISHED, error=None, rows=[{"step": 4, "val_loss": 3.0}]
+    )
     storage.forget(name)
     record.write(study / RECORDS_FOLDER)
     storage.exchange()

@@ -40,6 +40,7 @@ from analysis.tracking.uris import holds_secret, public, tracking_uri
 from analysis.tuning_records import TuningRecord
 from sweeps.engine.cli import EXIT_BAD_INPUT, EXIT_DEFECT, guarded
 from sweeps.engine.plan import Plan, PlannedRun
+from tests.fakes_plan import ended
 from tests.unit.sweeps.test_race import RACE, loss_of
 
 ENVIRONMENT = {"git_commit": "abc", "versions": "python 3", "hardware": "2 cores"}
@@ -94,11 +95,8 @@ def row(step: int, **values: Any) -> dict[str, Any]:
 
 
 def record(plan: Plan, run: PlannedRun, status: str = FINISHED, **fields: Any) -> TrialRecord:
-    defaults = {"rows": [row(2), row(4, val_loss=3.5)], "config": run.cell.config.to_dict(), "environment": ENVIRONMENT}
-    return TrialRecord(
-        study=plan.name, cell=run.cell.name, scale="cpu", factors=dict(run.cell.factors), seed=run.seed,
-        config_hash=run.config_hash, status=status, **{**defaults, **fields},
-    )  # fmt: skip
+    defaults = {"rows": [row(2), row(4, val_loss=3.5)], "environment": ENVIRONMENT}
+    return ended(plan, run, status=status, **{**defaults, **fields})
 
 
 def steps(client: MlflowClient, run: Run, metric: str) -> list[int]:
