@@ -329,7 +329,7 @@ class Search:
                 self._say(f"tuning: {write_tuning_report(self.plan.folder)}")
         finally:
             self._copy([record for arm in self.arms for record in arm.records.values()])
-            tracker.close(self.plan.folder, complete=complete)
+            cli.close(tracker, self.plan, complete)
         return complete
 
     def _copy(self, records: Sequence[TuningRecord]) -> None:

@@ -19,6 +19,7 @@ from sweeps.engine.study import Study
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from analysis.tracking.tracker import MlflowTracker
     from sweeps.engine.plan import Plan, PlannedRun
     from sweeps.engine.resources import Resources
 EXIT_FAILURES = 1
@@ -250,7 +251,7 @@ def train(
             complete = not outcome.interrupted
             report = _write_report(plan, progress.say) if complete else None
         finally:
-            opening.result().close(plan.folder, complete=complete)
+            close(opening.result(), plan, complete)
     if outcome.interrupted:
         left = f"{'at most ' if plan.is_race else ''}{counted(len(open_runs(plan)), 'run')}"
         print(f"interrupted with {left} left: the same command continues the study", file=sys.stderr)
@@ -275,6 +276,14 @@ def train(
     spent = progress.usage.line(resources.cost_unit, "run")
     show_end(plan, summary, spent, options, console, tracker.experiment_id)
     return EXIT_FAILURES if plan.failed_runs() or outcome.failures else 0
+
+
+def close(tracker: MlflowTracker, plan: Plan, complete: bool) -> None:
+    """End a study's runs in MLflow, unless another driver has taken the study over: they are that one's then."""
+    from sweeps.engine.lease import lost
+
+    if not (plan.storage.apart and lost(plan.storage.store)):
+        tracker.close(plan.folder, complete=complete)
 
 
 def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 from analysis.schema import json_bytes
 from moe_models.errors import ConfigError, require
+from sweeps.engine.lock import STOP
 from trainables.store import Store
 
 LEASE_FILE = "driver.lease"
@@ -31,14 +31,11 @@ LOOK_SECONDS = 25.0
 """How long one looks at a lease that seems old, by clocks that may differ: who lives renews it meanwhile."""
 SETTLE_SECONDS = 2.0
 """How long two drivers that begin at once may differ in what they see."""
-LOST = signal.SIGUSR2
-"""Tells the process that its lease is lost: a SIGINT would stop at once a study that stops in order already, and a
-SIGUSR1 is Tune's."""
 
 
 @contextmanager
 def lease(store: Store, place: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a study's lease; where another driver takes it over, this one ends as by Ctrl-C.
+    """Hold a study's lease, within its `study_lock`; where another driver takes it over, this one stops in order.
 
     Args:
         store: the study's storage.
@@ -57,15 +54,23 @@ def lease(store: Store, place: str, say: Callable[[str], None]) -> Iterator[None
         holder.release()
         raise
     beats = threading.Thread(target=holder.beat, daemon=True)
-    before = signal.signal(LOST, signal.default_int_handler)
     beats.start()
     try:
         yield
     finally:
         holder.ended.set()
         beats.join()
-        signal.signal(LOST, before)
         holder.release()
+
+
+def lost(store: Store) -> bool:
+    """Return whether another driver has taken over the study that this process held the lease of, and may have ended
+    since; False where the storage does not tell."""
+    try:
+        held = json.loads(store.read(LEASE_FILE) or b"{}")
+    except (OSError, ValueError):
+        return False
+    return (held.get("host"), held.get("pid")) != (socket.gethostname(), os.getpid())
 
 
 class _Holder:
@@ -99,7 +104,7 @@ class _Holder:
             problem, lost = self._renew()
             if lost:
                 self._say(f"{lost}: this one stops")
-                os.kill(os.getpid(), LOST)
+                os.kill(os.getpid(), STOP)
                 return
             if problem is not None and not failing:
                 self._say(f"the lease of this study cannot be renewed, which is tried again: {problem}")

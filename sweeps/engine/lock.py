@@ -23,6 +23,9 @@ LOCK_FILE = ".lock"
 DRIVER_FILE = ".driver.json"
 LOCK_SECONDS = 1.0
 """How long a driver waits for its lock: who asks whether a study is driven holds it for a moment."""
+STOP = signal.SIGUSR2
+"""Stops a driver in order, however often it comes: a second SIGINT stops at once what stops already, and is ignored in
+the background of a script; SIGUSR1 is Tune's."""
 STOP_SECONDS = 120.0
 """How long a cancelled driver may take to keep what its runs have reached, and to write what it has."""
 
@@ -45,7 +48,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / LOCK_FILE, timeout=LOCK_SECONDS), _interruptible():
+        with FileLock(folder / LOCK_FILE, timeout=LOCK_SECONDS), _stoppable():
             write_json(folder / DRIVER_FILE, asdict(Driver(os.getpid(), socket.gethostname())))
             try:
                 yield
@@ -57,16 +60,13 @@ def study_lock(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Hear SIGINT, by which `cancel` stops a study: what runs in the background of a script has it ignored."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def _stoppable() -> Iterator[None]:
+    """Hear STOP as if it were Ctrl-C; by itself it would end the process."""
+    before = signal.signal(STOP, signal.default_int_handler)
     try:
         yield
     finally:
-        if before is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(STOP, before)
 
 
 def _remove(folder: Path, made: Sequence[Path]) -> None:
@@ -105,7 +105,7 @@ def _is_held(path: Path) -> bool:
 
 
 def cancel(folder: Path) -> bool:
-    """Stop a study in order, as Ctrl-C does in its terminal, and wait for it to end; False where nobody runs it.
+    """Stop a study in order, as one Ctrl-C does in its terminal, and wait for it to end; False where nobody runs it.
 
     Raises:
         ConfigError: its driver runs on another machine, or does not end.
@@ -116,7 +116,7 @@ def cancel(folder: Path) -> bool:
     require(driver.pid > 0, f"the driver of {folder} begins or ends just now: try again")
     host = socket.gethostname()
     require(driver.host == host, f"the driver of {folder} runs on {driver.host}, not here ({host}): cancel it there")
-    os.kill(driver.pid, signal.SIGINT)
+    os.kill(driver.pid, STOP)
     deadline = time.monotonic() + STOP_SECONDS
     while running_driver(folder) is not None:
         require(time.monotonic() < deadline, f"the driver of {folder} (process {driver.pid}) does not end")

@@ -25,7 +25,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from analysis.schema import error_line
 from moe_models.errors import ConfigError
-from sweeps.engine.lease import LOST
+from sweeps.engine.lock import STOP
 from sweeps.engine.ray_session import quiet, restart_ray
 from sweeps.engine.resources import Resources
 from sweeps.engine.suggestions import OnGpus, Suggestions
@@ -227,16 +227,16 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _signals(stop: _Stop, say: Callable[[str], None]) -> Iterator[None]:
-    """Make the first SIGINT or SIGTERM, or a lost lease, stop the study in order, a SIGINT or SIGTERM then at once."""
+    """Make the first SIGINT, SIGTERM or STOP stop the study in order, a SIGINT or SIGTERM then at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not stop.asked:
             stop.asked = True
             say("stopping; once more to stop at once")
-        elif number != LOST:
+        elif number != STOP:
             raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, LOST)
+    numbers = (signal.SIGINT, signal.SIGTERM, STOP)
     before = [signal.signal(number, handle) for number in numbers]
     try:
         yield

@@ -6,7 +6,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,16 +14,19 @@ import pytest
 
 from moe_models.errors import ConfigError
 from sweeps.engine import lease as module
-from sweeps.engine.lease import LEASE_FILE, lease
+from sweeps.engine.lease import LEASE_FILE, lease, lost
+from sweeps.engine.lock import _stoppable
 from sweeps.engine.trials import _signals
 from trainables.store import Store, open_store
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third of what it is, so that a busy machine is in time, and the waits a hundredth."""
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A third of what it is, so that a busy machine is in time, and the waits a hundredth; within a study's lock."""
     for name, seconds in {"BEAT": 0.05, "LEASE": 20.0, "LOOK": 0.25, "SETTLE": 0.1}.items():
         monkeypatch.setattr(module, f"{name}_SECONDS", seconds)
+    with _stoppable():
+        yield
 
 
 @pytest.fixture(params=["path", "url", "s3"])
@@ -98,6 +101,16 @@ def test_a_driver_that_lives_keeps_its_lease_however_wrong_its_clock(store: Stor
         with pytest.raises(ConfigError, match="is running this study"), lease(store, "place", print):
             raise AssertionError("it was alive")
         assert held(store)["owner"] == mine["owner"]
+
+
+def test_a_driver_can_ask_whether_its_lease_was_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 600.0)
+    with lease(store, "place", print):
+        assert not lost(store)
+        leave(store, age=0)
+        assert lost(store)
+        store.delete(LEASE_FILE)  # the other has ended
+        assert lost(store)
 
 
 def lose(store: Store, to_another: bool, said: list[str]) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from analysis.loading.load import load_results
 from sweeps.__main__ import main
+from sweeps.engine import lock
 from sweeps.engine.lock import DRIVER_FILE, study_lock
 from sweeps.engine.studies import find_studies, show_status
 from tests.fakes import make_study
@@ -32,6 +35,18 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 """A process that holds a study as its driver does, and stops as one by Ctrl-C."""
+STOPPING_DRIVER = """
+import pathlib, sys, time, types
+from sweeps.engine.lock import study_lock
+from sweeps.engine.trials import _signals
+
+mark = pathlib.Path(sys.argv[1], "stopping")
+with study_lock(mark.parent), _signals(types.SimpleNamespace(asked=True), print):
+    mark.touch()
+    while mark.exists():
+        time.sleep(0.05)
+"""
+"""One that was told to stop, and keeps what its runs have reached."""
 
 
 @pytest.fixture
@@ -136,6 +151,24 @@ def test_cancel_stops_the_driver_and_waits_for_its_end(study: Path, command: Cal
         time.sleep(0.05)
     assert command("cancel", study) == (0, "one: stopped, 1 run left\n")
     assert driver.wait(60) == 130
+
+
+def test_cancel_is_no_second_signal_to_a_driver_that_stops_already(
+    study: Path, command: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = subprocess.Popen([sys.executable, "-c", STOPPING_DRIVER, str(study)])
+    deadline = time.monotonic() + 60
+    while not (study / "stopping").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    def kill(pid: int, number: int) -> None:
+        os.kill(pid, number)
+        (study / "stopping").unlink()  # what it keeps takes until then
+
+    monkeypatch.setattr(lock, "os", SimpleNamespace(**{**vars(os), "kill": kill}))
+    assert command("cancel", study) == (0, "one: stopped, 1 run left\n")
+    assert driver.wait(60) == 0
 
 
 def test_cancel_stops_a_study_that_has_no_plan_yet(tmp_path: Path, command: Callable[..., tuple[int, str]]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import itertools
 import json
+import os
 import re
 import socket
 import sqlite3
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ from analysis.tracking.store import NoAnswerError, require_tracking, ui_command
 from analysis.tracking.tracker import MlflowTracker
 from analysis.tracking.uris import holds_secret, public, tracking_uri
 from analysis.tuning_records import TuningRecord
-from sweeps.engine.cli import EXIT_BAD_INPUT, EXIT_DEFECT, guarded
+from sweeps.engine.cli import EXIT_BAD_INPUT, EXIT_DEFECT, close, guarded
+from sweeps.engine.lease import LEASE_FILE
 from sweeps.engine.plan import Plan, PlannedRun
 from tests.fakes_plan import ended
 from tests.unit.sweeps.test_race import RACE, loss_of
@@ -334,6 +337,21 @@ def test_an_interrupted_study_leaves_nothing_running(tracked: Any) -> None:
     tracker = connect()
     start(tracker, plan.runs()[0])
     tracker.close(plan.folder, complete=False)
+    assert {run.info.status for run in all_runs(tracker.client)} == {"KILLED"}
+
+
+def test_a_driver_that_lost_its_study_ends_no_run_of_the_one_that_goes_on(tracked: Any, tmp_path: Path) -> None:
+    plan, connect = tracked
+    plan = replace(plan, storage_root=str(tmp_path / "storage"))
+    tracker = connect()
+    start(tracker, plan.runs()[0])
+    with plan.storage.store.writing(LEASE_FILE) as file:
+        file.write(b'{"owner": "a", "host": "there", "pid": 7, "time": 0.0}')
+    close(tracker, plan, complete=False)
+    assert {run.info.status for run in all_runs(tracker.client)} == {"RUNNING"}
+    with plan.storage.store.writing(LEASE_FILE) as file:
+        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+    close(tracker, plan, complete=False)
     assert {run.info.status for run in all_runs(tracker.client)} == {"KILLED"}
 
 
