@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
 from filelock import FileLock, Timeout
 
@@ -61,8 +62,13 @@ def study_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Hear STOP as if it were Ctrl-C; by itself it would end the process."""
-    before = signal.signal(STOP, signal.default_int_handler)
+    """Hear the first STOP as if it were Ctrl-C: what stops already is to end in order."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(STOP, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(STOP, stop)
     try:
         yield
     finally:

@@ -227,7 +227,10 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _signals(stop: _Stop, say: Callable[[str], None]) -> Iterator[None]:
-    """Make the first SIGINT, SIGTERM or STOP stop the study in order, a SIGINT or SIGTERM then at once."""
+    """Make the first SIGINT, SIGTERM or STOP stop the study in order, a SIGINT or SIGTERM then at once.
+
+    What a study still has to do once its trials have stopped, no STOP interrupts.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not stop.asked:
@@ -242,7 +245,7 @@ def _signals(stop: _Stop, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if stop.asked and number == STOP else handler)
 
 
 def lost_its_worker(trial: Trial) -> bool:

@@ -41,10 +41,18 @@ from sweeps.engine.lock import study_lock
 from sweeps.engine.trials import _signals
 
 mark = pathlib.Path(sys.argv[1], "stopping")
-with study_lock(mark.parent), _signals(types.SimpleNamespace(asked=True), print):
+
+def wait():
     mark.touch()
     while mark.exists():
         time.sleep(0.05)
+
+with study_lock(mark.parent):
+    with _signals(types.SimpleNamespace(asked=True), print):
+        if sys.argv[2] == "trials":
+            wait()
+    if sys.argv[2] != "trials":
+        wait()
 """
 """One that was told to stop, and keeps what its runs have reached."""
 
@@ -153,10 +161,11 @@ def test_cancel_stops_the_driver_and_waits_for_its_end(study: Path, command: Cal
     assert driver.wait(60) == 130
 
 
+@pytest.mark.parametrize("what", ["trials", "the rest"])
 def test_cancel_is_no_second_signal_to_a_driver_that_stops_already(
-    study: Path, command: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    study: Path, command: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    driver = subprocess.Popen([sys.executable, "-c", STOPPING_DRIVER, str(study)])
+    driver = subprocess.Popen([sys.executable, "-c", STOPPING_DRIVER, str(study), what])
     deadline = time.monotonic() + 60
     while not (study / "stopping").exists():
         assert time.monotonic() < deadline
