@@ -149,8 +149,21 @@ class Plan:
 
     def is_open(self, run: PlannedRun) -> bool:
         """Return whether a run has no record yet; one that failed is open only where it is to be tried again."""
-        ended = [RECORDS_FOLDER] if self.rerun_failed else [RECORDS_FOLDER, FAILURES_FOLDER]
-        return not any(self._has(folder, run) for folder in ended)
+        return not any(self._has(folder, run) for folder in self._ends)
+
+    def ended_in_storage(self) -> set[str]:
+        """Return the hashes of the runs of which the storage alone has how they ended: a start brings that.
+
+        Raises:
+            ConfigError: the storage cannot be read.
+        """
+        names = map(Path, self.storage.missing())
+        return {name.stem for name in names if name.parent.name in self._ends}
+
+    @property
+    def _ends(self) -> tuple[str, ...]:
+        """Folders in which a run that is not open has a file."""
+        return (RECORDS_FOLDER,) if self.rerun_failed else (RECORDS_FOLDER, FAILURES_FOLDER)
 
     def failed_runs(self) -> list[PlannedRun]:
         """Return the runs that an error ended."""

@@ -42,7 +42,9 @@ def show_dry_run(
 ) -> None:
     """Print what a study would train, and what that is expected to take. `facts` as of `cli.run`."""
     from sweeps.engine.forecast import forecast
+    from sweeps.engine.race import open_runs
 
+    there = len(plan.ended_in_storage() & {run.config_hash for run in open_runs(plan)})
     expected = forecast(plan, resources)
     if options.json:
         asked = {cell.name for cell in plan.cells}
@@ -59,6 +61,7 @@ def show_dry_run(
                     "cells": cells,
                     "runs": len(plan.runs()),
                     "runs_left": expected.runs,
+                    "runs_in_storage": there,
                     "slots": resources.slots,
                     "gpus_per_trial": resources.gpus_per_trial,
                     **measured(resources),
@@ -73,6 +76,10 @@ def show_dry_run(
     show_plan(plan, resources, console)
     _print_cells(plan, console)
     saying(console)(expected.line())
+    if there:
+        saying(console)(
+            f"{there} of them have ended in {plan.storage.place}: the start brings what they reached from there"
+        )
     console.print("dry run: nothing was trained")
 
 

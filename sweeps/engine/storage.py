@@ -99,10 +99,17 @@ class Storage:
             self.store.delete(name)
 
     def missing(self) -> list[str]:
-        """Return the names of records and failures that the storage has and the folder lacks."""
+        """Return the names of records and failures that the storage has and the folder lacks.
+
+        Raises:
+            ConfigError: the storage cannot be read.
+        """
         if not self.apart:
             return []
-        return [name for folder in KEPT_FOLDERS for name in _beyond(self.store, self._folder, folder)]
+        try:
+            return [name for folder in KEPT_FOLDERS for name in _beyond(self.store, self._folder, folder)]
+        except OSError as error:
+            raise ConfigError(f"the storage {self.place} cannot be read: {error}") from error
 
     def exchange(self) -> bool:
         """Have in both what one of them lacks: the plan, records and failures; return whether the folder lacked any.

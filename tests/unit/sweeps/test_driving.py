@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis.schema import RECORDS_FOLDER
+from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER
 from sweeps.engine import cli, lock, measure
 from sweeps.engine.cli import main
 from sweeps.engine.plan import Plan
@@ -124,3 +125,28 @@ def test_a_lock_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     with lock.study_lock(empty):
         pass
     assert [path.name for path in empty.iterdir()] == [lock.LOCK_FILE]
+
+
+@pytest.mark.parametrize("rerun", ["", "failed"])
+def test_a_dry_run_says_what_has_ended_in_the_storage(
+    arguments: list[str],
+    plan_for: Callable[..., Plan],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rerun: str,
+) -> None:
+    plan = plan_for(variants="baseline,attention")
+    done, failed, *_ = plan.runs()
+    there = tmp_path / "storage" / plan.name
+    ended(plan, done).write(there / RECORDS_FOLDER)
+    ended(plan, failed, status=FAILED).write(there / FAILURES_FOLDER)
+    options = [*arguments, "--dry-run", "--storage", str(tmp_path / "storage"), *(["--rerun", rerun] if rerun else [])]
+    assert main(STUDY, options) == 0
+    count = 1 if rerun else 2
+    assert f"{count} of them have ended in {there}: the start brings what they reached from there" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main(STUDY, [*options, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["runs_left"], said["runs_in_storage"]) == (4, count)
+    assert not plan.folder.exists()
