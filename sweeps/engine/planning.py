@@ -32,12 +32,12 @@ from sweeps.engine.plan import (
     scaled_name,
     what_changed,
 )
-from sweeps.engine.plan_file import read_plan
 from sweeps.engine.probe import faster_precision
 from sweeps.engine.protocol import Protocol
 from sweeps.engine.race import require_same_looks
 from sweeps.engine.registration import amendments, require_same_margin, sections
 from sweeps.engine.resources import Resources
+from sweeps.engine.storage import Storage
 from sweeps.engine.study import DEFAULT_DESIGN, Cell, Study
 from sweeps.engine.where import where_runs_train
 from trainables.config import stable_hash
@@ -83,7 +83,7 @@ def resolve(
     }
     protocol = options.find_protocol(study)
     folder = options.output.resolve() / study_name(protocol, options, scales, corpora)
-    existing = read_plan(folder / PLAN_FILE)
+    existing = Storage(folder, options.storage).plan()
     require_same_margin(existing, options.equivalence_margin, folder)
     wanted = options.cells(study)
     cells = [cell for cell in protocol.cells if cell.name in wanted]

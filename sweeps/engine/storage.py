@@ -6,15 +6,16 @@ there, and nothing here does anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from analysis.schema import CHECKPOINTS_FOLDER, FAILURES_FOLDER, PLAN_FILE, RECORDS_FOLDER, TrialRecord, replacing
 from analysis.tuning_records import RUNNING, TUNING_FOLDER, TuningRecord
 from moe_models.errors import ConfigError, require
-from sweeps.engine.plan_file import follows, plan_of
+from sweeps.engine.plan_file import follows, plan_of, read_plan
 from trainables.store import Folder, Store, is_url, open_store
 
 KEPT_FOLDERS = (RECORDS_FOLDER, FAILURES_FOLDER)
@@ -106,8 +107,26 @@ class Storage:
         """
         if not self.apart:
             return []
-        try:
+        with self._reading():
             return [name for folder in KEPT_FOLDERS for name in _beyond(self.store, self._folder, folder)]
+
+    def plan(self) -> dict[str, Any]:
+        """Return the plan of the study as either has it, the folder's first; empty where neither has one.
+
+        Raises:
+            ConfigError: it is none, or the storage cannot be read.
+        """
+        ours = read_plan(self.folder / PLAN_FILE)
+        if ours or not self.apart:
+            return ours
+        with self._reading():
+            theirs = self.store.read(PLAN_FILE)
+        return {} if theirs is None else plan_of(theirs, _below(self.place, PLAN_FILE))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ConfigError(f"the storage {self.place} cannot be read: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from analysis.schema import FAILED, FAILURES_FOLDER, RECORDS_FOLDER
-from sweeps.engine import cli, lock, measure
+from sweeps.engine import cli, lock, measure, planning
 from sweeps.engine.cli import main
 from sweeps.engine.plan import Plan
 from sweeps.exp6_grid import STUDY
@@ -149,4 +150,24 @@ def test_a_dry_run_says_what_has_ended_in_the_storage(
     assert main(STUDY, [*options, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["runs_left"], said["runs_in_storage"]) == (4, count)
+    assert not plan.folder.exists()
+
+
+def test_a_study_whose_plan_only_the_storage_has_keeps_what_it_chose(
+    arguments: list[str],
+    plan_for: Callable[..., Plan],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage = str(tmp_path / "storage")
+    monkeypatch.setattr(planning, "where_runs_train", lambda *_: "bf16")
+    plan = plan_for(precision="auto", variants="baseline,attention", storage=storage)
+    plan.write()
+    shutil.rmtree(plan.folder)
+    monkeypatch.setattr(planning, "where_runs_train", lambda *_: "fp32")
+    at = arguments.index("--precision")
+    auto = [*arguments[:at], *arguments[at + 2 :], "--storage", storage]
+    assert main(STUDY, [*auto, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["choices"]["precision"] == {"cpu": "bf16"}
     assert not plan.folder.exists()
