@@ -15,7 +15,7 @@ from rich.console import Console
 
 from analysis.errors import AnalysisError
 from analysis.help_page import CONFIG, PLAIN, Flag, Place, Word, one_line_an_argument, paragraphs
-from analysis.terminal import say
+from analysis.terminal import print_nothing_more, say
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
                 config=CONFIG,
             )
     except BrokenPipeError:  # who reads has seen enough, as `| head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        print_nothing_more()
         return EXIT_UNREAD
     except Exception as error:
         for_users = isinstance(error, AnalysisError)

@@ -94,9 +94,9 @@ def paragraphs(argv: Sequence[str]) -> Iterator[None]:
         # Boxes are as wide as the terminal already, and have colours that count as letters.
         lines = [
             textwrap.fill(line, width, break_long_words=False) if re.match(r"\w", line) else line
-            for line in page.getvalue().splitlines()
+            for line in re.sub(r"\n{3,}", "\n\n", page.getvalue()).splitlines()
         ]
-        print("\n".join(lines))
+        print("\n".join(lines), flush=True)
 
 
 class _Page(io.StringIO):

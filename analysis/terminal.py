@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +16,25 @@ NAMES = 24
 """Characters that the columns of words are left with together."""
 GAP = 2
 """Blanks behind each column."""
+
+
+class UnreadError(OSError):
+    """What read standard output has ended, as `| head` does, while there was more to do than to print."""
+
+
+class LastingConsole(Console):
+    """A console of a command that does more than print; where nobody reads any longer, printing raises UnreadError."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process without a word."""
+        self.quiet = True
+        print_nothing_more()
+        raise UnreadError("what read standard output has ended; the same command continues the study")
+
+
+def print_nothing_more() -> None:
+    """Let standard output go nowhere, once nobody reads it: Python complains at its end of what is left to print."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plain_table(words: Iterable[str], numbers: Iterable[str]) -> Table:

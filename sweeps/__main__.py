@@ -1,7 +1,4 @@
-"""What there is beside running a study: `python -m sweeps status`, `cancel`, `export`, `replay`.
-
-Slow imports wait until a command needs them.
-"""
+"""What there is beside running a study: `python -m sweeps status`, `cancel`, `export`, `replay`."""
 
 from __future__ import annotations
 

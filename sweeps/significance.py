@@ -5,9 +5,9 @@
     python sweeps/significance.py --variants baseline,attention --difference 0.01 --pilot results/exp6_grid-...
 
 The variants are cells of a study (`--study`, exp6_grid unless told), and the first one named is what the others are
-compared with. Seeds start at 1000: other studies count from 0, so whatever was seen there, these runs are fresh. With
-`--until-decided` every contender starts with a few seeds; at declared looks, what is decided stops and what is open
-goes on, up to `--seeds`. The error over all contenders and looks stays at 5 %.
+compared with. Seeds start at 1000: other studies count from 0, so whatever was seen there, these runs are fresh. In a
+race (`--until-decided`) every contender starts with a few seeds; at declared looks, what is decided stops and what is
+open goes on, up to `--seeds`. The error over all contenders and looks stays at 5 %.
 """
 
 from __future__ import annotations

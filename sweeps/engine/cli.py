@@ -27,6 +27,8 @@ EXIT_FAILURES = 1
 EXIT_DEFECT = 1
 """An error that is no user's, as where Python itself ends with one."""
 EXIT_BAD_INPUT = 2
+EXIT_UNREAD = 1
+"""As rich ends a command whose output nobody reads any more."""
 EXIT_INTERRUPTED = 130
 
 
@@ -52,6 +54,11 @@ def guarded(argv: Sequence[str], command: Callable[[list[str]], int]) -> int:
 
 def failed(error: Exception, debug: bool) -> int:
     """Print on standard error what ended a command: a line where it is for users; return the process's exit code."""
+    if type(error) is BrokenPipeError:  # of a `print`: who reads has seen enough, as `| head` has
+        from analysis.terminal import print_nothing_more
+
+        print_nothing_more()
+        return EXIT_UNREAD
     if debug or not for_users(error):
         from analysis.tracking.uris import print_traceback
 

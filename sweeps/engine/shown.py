@@ -26,8 +26,11 @@ def console_of(options: Options) -> Console:
     """Return where a command talks to people: standard error where standard output is for machines."""
     from rich.console import Console
 
-    console = Console(stderr=options.json, highlight=False)
-    return console if console.is_terminal else Console(stderr=options.json, highlight=False, width=PIPE_WIDTH)
+    from analysis.terminal import LastingConsole
+
+    kind = Console if options.dry_run else LastingConsole
+    console = kind(stderr=options.json, highlight=False)
+    return console if console.is_terminal else kind(stderr=options.json, highlight=False, width=PIPE_WIDTH)
 
 
 def saying(console: Console) -> Callable[[str], None]:

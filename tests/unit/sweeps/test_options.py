@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from moe_models.errors import ConfigError
+from sweeps import significance, tune
 from sweeps.engine.options import Options, parse, read
 from sweeps.exp6_grid import STUDY
 from sweeps.significance import SignificanceOptions
@@ -105,6 +108,47 @@ def test_help_fills_its_lines_with_whole_words(
     words = " ".join(re.sub("[\u2502|]", " ", found).split())
     assert words.endswith("`synthetic`, `recall`, `copy`, `modular` (docs/corpora.md). (default: web)")
     assert flags[flags.index(first) + 1] - first == {80: 5, 200: 2}[width]  # as few lines as hold it
+
+
+@pytest.mark.parametrize("command", [significance.main, tune.main])
+def test_help_on_a_command_breaks_its_sentences_alone(
+    command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines() if not line.startswith("    python ")) <= 80
+    assert "\n\n\n" not in text
+
+
+UNREAD = """
+import os, sys
+from sweeps.engine.cli import guarded
+from sweeps.engine.options import Options
+from sweeps.engine.shown import console_of
+from sweeps.exp6_grid import STUDY, main
+
+reading, writing = os.pipe()
+os.dup2(writing, sys.stdout.fileno())
+os.close(reading)
+options = Options(dry_run=sys.argv[1] == "dry run")
+sys.exit(main(STUDY, ["--help"]) if sys.argv[1] == "help" else guarded([], lambda _: console_of(options).print("a")))
+"""
+"""Prints to nobody."""
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "said"),
+    [
+        ("study", 2, "error: what read standard output has ended; the same command continues the study\n"),
+        ("dry run", 1, ""),
+        ("help", 1, ""),
+    ],
+)
+def test_where_nobody_reads_a_study_stops_and_says_so(what: str, status: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", UNREAD, what], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
 
 
 def test_what_is_read_is_of_the_kind_that_was_asked_for() -> None:
