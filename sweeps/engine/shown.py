@@ -78,7 +78,7 @@ def show_dry_run(
         return
     show_plan(plan, resources, console)
     _print_cells(plan, console)
-    saying(console)(expected.line())
+    saying(console)(("at most " if plan.is_race and expected.runs else "") + expected.line())
     if there:
         saying(console)(
             f"{there} of them have ended in {plan.storage.place}: the start brings what they reached from there"

@@ -251,8 +251,9 @@ def test_a_contender_by_itself_is_the_primary_comparison(
 ) -> None:
     fixed = ["--corpus", str(corpus_file), "--scale", "cpu", "--precision", "fp32", "--dry-run"]
     assert main(["--variants", *asked.split(), *fixed]) == 0
-    said = "primary comparison: mlp against baseline, tested alone at 5 %"
-    assert (said in capsys.readouterr().out) == primary
+    said = capsys.readouterr().out
+    assert ("primary comparison: mlp against baseline, tested alone at 5 %" in said) == primary
+    assert ("\nat most 20 runs to train: " in said) == ("--until-decided" in asked)
 
 
 def test_comparisons_share_their_error_over_all_sizes_of_a_ladder(
