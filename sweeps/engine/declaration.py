@@ -6,6 +6,7 @@ The first start writes it. A later one, on this machine or on another, has to ag
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 from analysis.schema import write_json
 from analysis.tuning_records import TUNING_FILE, parse_declaration, parse_tuning
 from moe_models.errors import ConfigError, require
+from sweeps.engine.plan import Plan
+from sweeps.engine.search import Budget
+from sweeps.engine.search_options import TuneOptions
+from sweeps.engine.space import Space, space_to_json
 from sweeps.engine.storage import Storage
 
 DECLARED = ("space", "trials", "random", "sweep", "rungs", "reduction", "updates", "max_tokens", "seed")
@@ -35,6 +40,33 @@ def read_declared(folder: Path) -> Mapping[str, Any]:
         return parse_tuning(folder) if (folder / TUNING_FILE).exists() else {}
     except ValueError as error:
         raise ConfigError(f"{error}: move its folder away, or use another --output") from error
+
+
+def declare(plan: Plan, space: Space, budget: Budget, options: TuneOptions) -> dict[str, Any]:
+    """Return the search's declaration, which `tuning.json` holds.
+
+    Raises:
+        ConfigError: the folder has a search that was declared otherwise.
+    """
+
+    whole = plan.to_json()
+    declared: dict[str, Any] = {
+        **{name: whole[name] for name in ("study", "script", "title", "data_hash", "protocol", "flaws")},
+        "cells": [cell.name for cell in plan.cells],
+        "space": space_to_json(space),
+        "trials": budget.trials,
+        "random": options.random,
+        "sweep": options.sweep,
+        "rungs": list(budget.milestones),
+        "reduction": budget.reduction,
+        "updates": budget.updates,
+        "trial_tokens": budget.trial_tokens,
+        "max_tokens": budget.tokens,
+        "seed": options.search_seed,
+        "guess_loss": math.log(plan.cells[0].config.model.vocab_size),
+        "choices": dict(plan.choices),
+    }
+    return continued(declared, plan.storage, plan.known_cells())
 
 
 def continued(declared: Mapping[str, Any], storage: Storage, known: Sequence[str]) -> dict[str, Any]:

@@ -15,15 +15,26 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analysis.schema import CONFIG_HASH, DIVERGED, FAILED, FINISHED, STEP, VAL_LOSS, Audit
-from analysis.tuning_records import RANDOM, RUNNING, SEARCH, STOPPED, TuningRecord, is_learning_rate, tokens_spent
+from analysis.tuning_records import (
+    RANDOM,
+    RUNNING,
+    SEARCH,
+    STOPPED,
+    TuningRecord,
+    is_learning_rate,
+    read_tuning_records,
+    tokens_spent,
+)
 from moe_models.errors import ConfigError, require
 from moe_models.streams import derive_seed
-from sweeps.engine.plan import PlannedCell, PlannedRun, what_changed
+from sweeps.engine.plan import Plan, PlannedCell, PlannedRun, what_changed
+from sweeps.engine.search_options import TuneOptions
 from sweeps.engine.space import Space
 from sweeps.engine.storage import Storage
 from trainables.config import TrialConfig
@@ -72,6 +83,36 @@ class Budget:
         """The updates at which the rungs lie, each a multiple of the first."""
         first = self.updates // self.reduction**self.rungs
         return tuple(first * self.reduction**place for place in range(self.rungs))
+
+
+def make_budget(plan: Plan, options: TuneOptions) -> Budget:
+    """Return what every cell's search may spend; ConfigError where no trial could finish."""
+
+    require(
+        len(plan.scales) == 1, f"--scale {options.scale}: a search has one scale, since the best differ between scales"
+    )
+    training = plan.cells[0].config.training
+    return Budget(
+        trials=options.trials,
+        updates=training.updates,
+        rungs=options.rungs,
+        reduction=options.reduction,
+        tokens_per_update=training.tokens_per_update,
+        tokens=options.max_tokens,
+    )
+
+
+def read_trials(folder: Path) -> list[TuningRecord]:
+    """Return the records of the searches in a study's folder.
+
+    Raises:
+        ConfigError: a file among them is none.
+    """
+
+    try:
+        return read_tuning_records(folder)
+    except ValueError as error:
+        raise ConfigError(f"{error}; delete it, in a storage, too: what then lacks a trial trains it again") from error
 
 
 def open_trials(

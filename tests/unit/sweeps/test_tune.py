@@ -17,7 +17,7 @@ from analysis.tracking.uris import tracking_uri
 from analysis.tuning_records import RUNNING, TUNING_FILE, TuningRecord
 from moe_models.errors import ConfigError
 from sweeps import tune
-from sweeps.engine import memory, planning, ray_session, tuning
+from sweeps.engine import memory, planning, ray_session, searches
 from sweeps.engine.plan import Plan
 from sweeps.engine.search import Arm
 from sweeps.engine.space import DEFAULT_SPACE, parse_space
@@ -94,13 +94,13 @@ def declarations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Searches end as soon as they are declared; what the folder then held of each."""
     found: list[dict[str, Any]] = []
 
-    class Declared(tune.Search):
+    class Declared(searches.Search):
         def run(self) -> bool:
             self._write_declared()
             found.append(json.loads((self.plan.folder / TUNING_FILE).read_text()))
             return False
 
-    monkeypatch.setattr(tune, "Search", Declared)
+    monkeypatch.setattr(searches, "Search", Declared)
     monkeypatch.setattr(ray_session, "ray_session", lambda resources: nullcontext())
     return found
 
@@ -177,7 +177,7 @@ def test_an_interrupted_search_keeps_what_goes_on_and_is_known_to_other_commands
                 kept[-1].touch()
         return True
 
-    monkeypatch.setattr(tuning, "run_arms", train_one_each)
+    monkeypatch.setattr(searches, "run_arms", train_one_each)
     monkeypatch.setattr(ray_session, "ray_session", lambda resources: nullcontext())
     assert tune.main([*fixed, "--steps", "9"]) == 130
     assert [path.exists() for path in kept] == [False, True] * 2
@@ -204,8 +204,8 @@ def test_a_search_with_records_goes_on_while_its_tracking_server_is_down(
         told["ended"](arms[0], arms[0].records[record.number])
         return True
 
-    monkeypatch.setattr(tuning, "run_arms", train_one)
-    monkeypatch.setattr(tuning, "line_of", lambda record: "diverged")
+    monkeypatch.setattr(searches, "run_arms", train_one)
+    monkeypatch.setattr(searches, "line_of", lambda record: "diverged")
     monkeypatch.setattr(ray_session, "ray_session", lambda resources: nullcontext())
     with monkeypatch.context() as down:
         down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -226,7 +226,7 @@ def test_a_search_with_records_goes_on_while_its_tracking_server_is_down(
 def test_a_search_that_lacks_trials_is_not_confirmed(
     fixed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tuning, "run_arms", lambda *_, **__: False)
+    monkeypatch.setattr(searches, "run_arms", lambda *_, **__: False)
     monkeypatch.setattr(ray_session, "ray_session", lambda resources: nullcontext())
     assert tune.main([*fixed, "--steps", "9", "--trials", "3"]) == 1
     assert "error: trials have not ended: 3 (baseline, search), 3 (mlp, search); the same" in capsys.readouterr().err
