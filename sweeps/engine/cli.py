@@ -289,7 +289,7 @@ def close(tracker: MlflowTracker, plan: Plan, complete: bool) -> None:
     """End a study's runs in MLflow, unless another driver has taken the study over: they are that one's then."""
     from sweeps.engine.lease import lost
 
-    if not (plan.storage.apart and lost(plan.storage.store)):
+    if not (plan.storage.apart and lost(plan.storage.store, plan.storage.place)):
         tracker.close(plan.folder, complete=complete)
 
 

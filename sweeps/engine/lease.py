@@ -63,14 +63,14 @@ def lease(store: Store, place: str, say: Callable[[str], None]) -> Iterator[None
         holder.release()
 
 
-def lost(store: Store) -> bool:
+def lost(store: Store, place: str) -> bool:
     """Return whether another driver has taken over the study that this process held the lease of, and may have ended
     since; False where the storage does not tell."""
     try:
-        held = json.loads(store.read(LEASE_FILE) or b"{}")
-    except (OSError, ValueError):
+        held = _held(store, place)
+    except (OSError, ConfigError):
         return False
-    return (held.get("host"), held.get("pid")) != (socket.gethostname(), os.getpid())
+    return held is None or (held["host"], held["pid"]) != (socket.gethostname(), os.getpid())
 
 
 class _Holder:
@@ -135,15 +135,7 @@ class _Holder:
             self._say(f"the lease of this study stays for {LEASE_SECONDS:.0f} s, it cannot be removed: {error}")
 
     def _read(self) -> dict[str, Any] | None:
-        content = self._store.read(LEASE_FILE)
-        if content is None:
-            return None
-        try:
-            found: dict[str, Any] = json.loads(content)
-            _ = found["owner"], found["host"], found["pid"], found["time"] + 0.0
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self._place}/{LEASE_FILE} is no lease of a driver ({error}): delete it") from error
-        return found
+        return _held(self._store, self._place)
 
     def _write(self) -> None:
         with self._store.writing(LEASE_FILE) as file:
@@ -155,6 +147,18 @@ class _Holder:
             f"{who} is running this study in {self._place}: wait for it to end; should it be dead, its lease is free "
             f"{LEASE_SECONDS:.0f} s after it was last renewed"
         )
+
+
+def _held(store: Store, place: str) -> dict[str, Any] | None:
+    content = store.read(LEASE_FILE)
+    if content is None:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(content)
+        _ = found["owner"], found["host"], found["pid"], found["time"] + 0.0
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{place}/{LEASE_FILE} is no lease of a driver ({error}): delete it") from error
+    return found
 
 
 def _name(held: dict[str, Any]) -> str:

@@ -106,11 +106,15 @@ def test_a_driver_that_lives_keeps_its_lease_however_wrong_its_clock(store: Stor
 def test_a_driver_can_ask_whether_its_lease_was_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_SECONDS", 600.0)
     with lease(store, "place", print):
-        assert not lost(store)
+        assert not lost(store, "place")
         leave(store, age=0)
-        assert lost(store)
+        assert lost(store, "place")
         store.delete(LEASE_FILE)  # the other has ended
-        assert lost(store)
+        assert lost(store, "place")
+        with store.writing(LEASE_FILE) as file:
+            file.write(b"[]")
+        assert not lost(store, "place")
+        store.delete(LEASE_FILE)
 
 
 def lose(store: Store, to_another: bool, said: list[str]) -> None:

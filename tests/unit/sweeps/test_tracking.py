@@ -350,7 +350,7 @@ def test_a_driver_that_lost_its_study_ends_no_run_of_the_one_that_goes_on(tracke
     close(tracker, plan, complete=False)
     assert {run.info.status for run in all_runs(tracker.client)} == {"RUNNING"}
     with plan.storage.store.writing(LEASE_FILE) as file:
-        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+        file.write(json.dumps({"owner": "b", "host": socket.gethostname(), "pid": os.getpid(), "time": 0.0}).encode())
     close(tracker, plan, complete=False)
     assert {run.info.status for run in all_runs(tracker.client)} == {"KILLED"}
 
