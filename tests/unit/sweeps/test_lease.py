@@ -119,12 +119,13 @@ def test_a_driver_can_ask_whether_its_lease_was_taken(store: Store, monkeypatch:
 
 def lose(store: Store, to_another: bool, said: list[str]) -> None:
     """Take a driver's lease away, wait until it says so, and then for the signal that follows."""
-    if to_another:
-        leave(store, age=0)
 
     def said_so() -> bool:
-        if not to_another:
-            store.delete(LEASE_FILE)  # the driver may have been about to renew it
+        # Again and again: the driver may have been about to renew it.
+        if to_another:
+            leave(store, age=0)
+        else:
+            store.delete(LEASE_FILE)
         return any("this one stops" in line for line in said)
 
     wait_until(said_so)
