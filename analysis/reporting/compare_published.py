@@ -34,7 +34,7 @@ COMPARISON_COLUMNS = {
     "variant": "the published name",
     "cell": "the cell that trains what the name says; under the published protocol the name's own cell",
     "n": "its finished runs (seeds); 0 where it has none",
-    "invalid": "its runs that an audit found invalid, which are left out; under the published protocol none is",
+    "invalid": "its runs that an audit found invalid, which are left out; of a study trained under flaws none is",
     "diverged": "its runs that diverged: such a cell has no rank",
     "val_loss": "mean validation loss, nats per token",
     "ci_low": "95 % t interval of the mean, lower end; null for n = 1",
@@ -132,8 +132,7 @@ def _compare_all(table: PublishedTable, results: Results) -> list[Comparison]:
     script = results.plan.get("script", table.study)
     if script != table.study:
         raise AnalysisError(f"the results '{results.study}' are of {script}, not of {table.study}")
-    # What audits find under the published protocol is what it was run to show.
-    results = dataclasses.replace(results, include_invalid=_protocol(results.plan) == PUBLISHED)
+    results = results.as_reported()
     return [compare(table, results, scale) for scale in results.scales.unique()]
 
 

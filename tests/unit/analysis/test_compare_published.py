@@ -219,7 +219,7 @@ def test_both_protocols_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.M
     assert not any(is_marked(cell) for row in others.rows for cell in row)
 
 
-def test_invalid_runs_are_left_out_of_sound_studies_alone(tmp_path: Path) -> None:
+def test_invalid_runs_are_left_out_of_studies_without_flaws_alone(tmp_path: Path) -> None:
     found = {("moe", seed): [Audit(name="causality", severity="invalid", evidence="it looks ahead")] for seed in (0, 1)}
     cells = ("baseline", "moe", "mlp")
     (sound,) = compare_published("exp6", str(make_study(tmp_path / "a", cells=cells, seeds=2, audits=found)))
@@ -228,6 +228,9 @@ def test_invalid_runs_are_left_out_of_sound_studies_alone(tmp_path: Path) -> Non
     published = make_study(tmp_path / "b", cells=cells, seeds=2, audits=found, plan=PUBLISHED_PLAN)
     (flawed,) = compare_published("exp6", str(published))
     assert flawed.rows.set_index("variant").loc["moe", ["n", "invalid", "flaws"]].tolist() == [2, 0, "audit.causality"]
+    undone = make_study(tmp_path / "c", cells=cells, seeds=2, audits=found, plan={**PUBLISHED_PLAN, "flaws": []})
+    (undone_all,) = compare_published("exp6", str(undone))
+    assert undone_all.rows.set_index("variant").loc["moe", ["n", "invalid", "flaws"]].tolist() == [0, 2, ""]
 
 
 def test_a_csv_of_anybody_s_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
