@@ -144,6 +144,19 @@ def test_without_a_source_the_newest_study_with_results_is_taken(
     assert "0.056 ✗" in written
 
 
+def test_a_design_whose_names_are_other_models_is_neither_taken_nor_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In exp4's `claimed` the baseline has ReLU experts, in exp6's `orthogonal` mlp is no dense layer."""
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results"
+    study(results / "exp6_grid-sound", written=1_000, design="default")
+    other = study(results / "exp6_grid-orthogonal", written=2_000, design="orthogonal")
+    assert newest_study("exp6_grid", SOUND) == Path("results/exp6_grid-sound")
+    with pytest.raises(AnalysisError, match="are of --design orthogonal, in which a cell need not train what its name"):
+        compare_published("exp6", str(other))
+
+
 def test_sound_studies_are_taken_unless_published_ones_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
