@@ -62,6 +62,8 @@ class Comparison:
     """SOUND or PUBLISHED."""
     scale: str
     """Empty where the source does not say."""
+    corpus: str
+    """What was trained on; empty where the source does not say."""
     rows: pd.DataFrame
     """COMPARISON_COLUMNS, in the published order."""
     tau: float | None
@@ -190,6 +192,7 @@ def compare(table: PublishedTable, results: Results, scale: str) -> Comparison:
         study=results.study,
         protocol=_protocol(results.plan),
         scale=scale or (planned[0] if len(planned) == 1 else ""),
+        corpus=str(results.plan.get("corpus") or ""),
         rows=rows[list(COMPARISON_COLUMNS)],
         tau=tau,
         tau_p=p,

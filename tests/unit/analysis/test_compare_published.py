@@ -56,6 +56,26 @@ def test_measured_derived_figures() -> None:
     assert math.isnan(figures["moe", CHANGE])
 
 
+def test_measured_derived_figures_are_said_to_be_of_the_means() -> None:
+    comparison = compared({"baseline": [2.0, 4.0], "mlp": [3.0, 3.0]}, train_seconds=60.0, params_total=1e6)
+    efficiencies = [figure for figure in comparison.derived if figure.figure == EFFICIENCY]
+    scores = {figure.variant: comparison.measured(figure) for figure in efficiencies}
+    assert scores["baseline"] == scores["mlp"] == pytest.approx(1 / 3), "the mean of the scores would be 3/8 and 1/3"
+    said = published_tables.sections(comparison)[-1].lines[1]
+    assert said.startswith("measured figures, perplexity too, are by their formula from the means over seeds above; a ")
+    without = published_tables.sections(compared({"baseline": [2.0], "gated_experts": [3.0]}, "exp5"))[-1].lines[1]
+    assert "efficiency" not in without
+
+
+@pytest.mark.parametrize(
+    ("corpus", "said"), [("web", "measured on web, printed of cosmopedia-v2"), ("smollm:1000", ""), ("", "")]
+)
+def test_losses_of_another_corpus_are_said_not_to_be_comparable(corpus: str, said: str) -> None:
+    results = make_results({"baseline": [2.0], "mlp": [3.0]}, plan={"corpus": corpus})
+    lines = published_tables.sections(compare(EXP6, results, ""))[0].lines
+    assert [line.startswith(said) for line in lines[1:]] == [True] * bool(said)
+
+
 def test_kendall_s_tau() -> None:
     """Printed order attention, baseline, moe, mlp; measured baseline, attention, mlp, moe: 4 of 6 pairs agree."""
     comparison = compared({"baseline": [1.0], "attention": [2.0], "mlp": [3.0], "moe": [4.0]})
