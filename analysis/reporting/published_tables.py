@@ -104,6 +104,10 @@ def _losses(comparison: Comparison) -> Section:
         title += f"; under the published protocol in {beside.study}"
         columns[4:6] = ["published protocol [95 %]", "sound [95 %]", "n (sound)"]
     lines = [_agreement(comparison), *_corpora(comparison)]
+    diverged = comparison.rows.loc[comparison.rows["diverged"] > 0, "variant"]
+    if len(diverged):
+        rule = "no rank where runs diverged, and all figures, here and below, of the runs that finished"
+        lines.append(f"{rule}: {listing(list(diverged))}")
     invalid = int(comparison.rows[INVALID].sum())
     if invalid:
         lines.append(f"runs left out because an audit found them invalid: {invalid}")

@@ -107,6 +107,9 @@ def test_a_diverged_cell_has_no_rank_and_says_so() -> None:
     assert rows.loc["baseline", "rank"] == 1
     text = {row[0]: row for row in published_tables.sections(comparison)[0].rows}
     assert "1 diverged" in text["mlp"][4]
+    said = "no rank where runs diverged, and all figures, here and below, of the runs that finished: mlp"
+    assert said in published_tables.sections(comparison)[0].lines
+    assert not any("diverged" in line for line in published_tables.sections(compared({"baseline": [2.0]}))[0].lines)
 
 
 def test_what_breaks_its_formula_is_marked_and_nothing_else() -> None:
