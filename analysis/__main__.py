@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -55,8 +54,7 @@ def report(
     from analysis.loading.load import load_results
     from analysis.reporting.report import write_report
 
-    results = load_results(source, study, baseline, metric, direction)
-    results = dataclasses.replace(results, include_invalid=include_invalid or bool(results.plan.get("flaws")))
+    results = load_results(source, study, baseline, metric, direction).as_reported(include_invalid)
     folder = Path(source) if Path(source).is_dir() else Path(f"report-{results.study}")
     written = write_report(results, output or folder, os.cpu_count() or 1)
     print(f"report of {results.study}: {written.html}")

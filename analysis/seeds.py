@@ -106,9 +106,11 @@ def plan_seeds(results: Results, difference: float, power: float = POWER) -> See
     table = analyse(results).comparisons
     table = table[table["cohens_d"].notna()].reset_index(drop=True)
     if table.empty:
+        invalid = int(results.left_out.sum())
+        why = f"; {text.counted(invalid, 'run')} found invalid by an audit are left out" if invalid else ""
         raise AnalysisError(
             f"study '{results.study}' has no comparison to plan from: a pilot needs {MIN_PAIRS} or more seeds that "
-            "finished in a cell and in its baseline"
+            f"finished in a cell and in its baseline{why}"
         )
     sd, df = table["sd_difference"].to_numpy(), _degrees(results, table)
     sds = {

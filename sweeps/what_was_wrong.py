@@ -165,10 +165,10 @@ def main(output: Path = Path("results"), seeds: int = 5, page: Path = Path("docs
 
     Args:
         output: Folder that holds the studies' folders.
-        seeds: Seeds of each condition.
+        seeds: Seeds of each condition, 2 or more.
         page: Folder that the page is written to.
     """
-    require(seeds >= 1, f"--seeds must be 1 or more but got {seeds}")
+    require(seeds >= 2, f"--seeds must be 2 or more, since every figure is given with its spread, but got {seeds}")
     from analysis.reporting.what_was_wrong import write_page
     from sweeps.engine.ray_session import ray_session
     from sweeps.engine.resources import find_resources

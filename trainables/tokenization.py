@@ -60,7 +60,7 @@ def tokenize(source: Source, vocab_size: int) -> Tokenization:
     if used < vocab_size:
         notes.append(
             f"corpus '{source.name}': the tokenizer has {used:,} entries of the {vocab_size:,} asked for; "
-            f"{vocab_size - used:,} rows of the embedding are never used"
+            f"{vocab_size - used:,} rows of the embedding are no token's: all that they learn is not to be predicted"
         )
     if empty:
         notes.append(f"corpus '{source.name}': {empty:,} empty document{'s' * (empty != 1)} left out")

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.comparing.marks import MARK_MEANING
-from analysis.schema import CELL, FLAWS, SEED, SEVERITIES
+from analysis.schema import CELL, FAILED, FLAWS, SEED, SEVERITIES, STATUS
 from analysis.study.results import Results, StudyAudit
 
 AUDIT_COLUMNS = {
     "audit": "name of the audit",
     "severity": "invalid: the run means nothing; warning: it may not mean what it seems to; note: worth knowing",
-    "runs": "runs that it found this about",
+    "runs": "runs that it found this about; where it compares runs, all of these cells that no error ended",
     "cells": "their cells; 'all' for the study as a whole",
     "evidence": "what it found; where it looks at each run, in the first of them",
     FLAWS: MARK_MEANING,
@@ -42,7 +42,7 @@ def audit_findings(results: Results, study: Sequence[StudyAudit]) -> pd.DataFram
                 }
             )
         for item in (item for item in study if item.audit.severity == severity):
-            about = results.runs[CELL].isin(item.cells or list(results.cells.index))
+            about = results.runs[CELL].isin(item.cells or list(results.cells.index)) & (results.runs[STATUS] != FAILED)
             rows.append(
                 {
                     "audit": item.audit.name,

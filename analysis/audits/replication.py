@@ -14,6 +14,8 @@ NAME = "replication"
 def audit(comparisons: pd.DataFrame) -> list[StudyAudit]:
     """Say of which comparisons no effect size exists: one finding a number of pairs, all below MIN_PAIRS.
 
+    A finding names the baselines, too: it may be they that lack seeds.
+
     Args:
         comparisons: `comparisons.compare`.
     """
@@ -22,5 +24,6 @@ def audit(comparisons: pd.DataFrame) -> list[StudyAudit]:
     for n, rows in few.groupby("n"):
         missing = ", no interval and no test" if n == 1 else " and no test"
         evidence = f"n = {n}: no effect size exists{missing}; train {MIN_PAIRS} or more seeds of each cell"
-        found.append(StudyAudit(Audit(name=NAME, severity=WARNING, evidence=evidence), tuple(rows["cell"])))
+        cells = tuple(dict.fromkeys([*rows["baseline"], *rows["cell"]]))
+        found.append(StudyAudit(Audit(name=NAME, severity=WARNING, evidence=evidence), cells))
     return found

@@ -27,6 +27,8 @@ MIN_COMMON_ROWS = 3
 """Fewer rows have no rank correlation worth a number."""
 RESULTS_FOLDER = Path("results")
 """Where studies are looked for when no source is named."""
+DEFAULT_DESIGN = "default"
+"""The design whose cells are the published ones."""
 SOUND, PUBLISHED = "sound", "published"
 """Protocols: a study done right, or under the flaws of the published one. Plans that do not say are sound."""
 
@@ -34,7 +36,7 @@ COMPARISON_COLUMNS = {
     "variant": "the published name",
     "cell": "the cell that trains what the name says; under the published protocol the name's own cell",
     "n": "its finished runs (seeds); 0 where it has none",
-    "invalid": "its runs that an audit found invalid, which are left out; under the published protocol none is",
+    "invalid": "its runs that an audit found invalid, which are left out; of a study trained under flaws none is",
     "diverged": "its runs that diverged: such a cell has no rank",
     "val_loss": "mean validation loss, nats per token",
     "ci_low": "95 % t interval of the mean, lower end; null for n = 1",
@@ -60,6 +62,8 @@ class Comparison:
     """SOUND or PUBLISHED."""
     scale: str
     """Empty where the source does not say."""
+    corpus: str
+    """What was trained on; empty where the source does not say."""
     rows: pd.DataFrame
     """COMPARISON_COLUMNS, in the published order."""
     tau: float | None
@@ -132,29 +136,39 @@ def _compare_all(table: PublishedTable, results: Results) -> list[Comparison]:
     script = results.plan.get("script", table.study)
     if script != table.study:
         raise AnalysisError(f"the results '{results.study}' are of {script}, not of {table.study}")
-    # What audits find under the published protocol is what it was run to show.
-    results = dataclasses.replace(results, include_invalid=_protocol(results.plan) == PUBLISHED)
+    if not _has_published_names(results.plan):
+        design = results.plan["design"]
+        raise AnalysisError(
+            f"the results '{results.study}' are of --design {design}, in which a cell need not train what its name "
+            f"says in {table.study}: compare those of the {DEFAULT_DESIGN} design"
+        )
+    results = results.as_reported()
     return [compare(table, results, scale) for scale in results.scales.unique()]
 
 
 def newest_study(script: str, protocol: str, folder: Path = RESULTS_FOLDER) -> Path | None:
     """Return the study of a script and protocol whose plan was written last, of those that have a record, or None.
 
-    A sound study is one without any flaw; of the published protocol the studies with the most flaws are taken, since
-    the others have some of them undone.
+    Of the default design: in others a published name may be another model. A sound study is one without any flaw; of
+    the published protocol the studies with the most flaws are taken, since the others have some of them undone.
     """
     found = []
     for path in folder.glob(f"{script}-*/{schema.PLAN_FILE}"):
         if any((path.parent / schema.RECORDS_FOLDER).glob("*.json")):
             plan = parse_plan(path.read_text(), str(path))
             flaws = len(plan.get("flaws", ()))
-            if _protocol(plan) == protocol and (flaws == 0 or protocol == PUBLISHED):
+            if _has_published_names(plan) and _protocol(plan) == protocol and (flaws == 0 or protocol == PUBLISHED):
                 found.append((flaws, path.stat().st_mtime, path.parent))
     return max(found)[-1] if found else None
 
 
 def _protocol(plan: Mapping[str, Any]) -> str:
     return str(plan.get("protocol", SOUND))
+
+
+def _has_published_names(plan: Mapping[str, Any]) -> bool:
+    """Return whether a cell of a published name trains what the name says."""
+    return plan.get("design", DEFAULT_DESIGN) == DEFAULT_DESIGN
 
 
 def compare(table: PublishedTable, results: Results, scale: str) -> Comparison:
@@ -178,6 +192,7 @@ def compare(table: PublishedTable, results: Results, scale: str) -> Comparison:
         study=results.study,
         protocol=_protocol(results.plan),
         scale=scale or (planned[0] if len(planned) == 1 else ""),
+        corpus=str(results.plan.get("corpus") or ""),
         rows=rows[list(COMPARISON_COLUMNS)],
         tau=tau,
         tau_p=p,

@@ -11,15 +11,19 @@ from rich.console import Console
 from rich.text import Text
 
 from analysis.comparing import marks
-from analysis.published.derived import CHANGE, FORMULAS, PERPLEXITY, Derived
+from analysis.published.derived import CHANGE, EFFICIENCY, FORMULAS, PERPLEXITY, Derived
 from analysis.reporting.compare_published import MIN_COMMON_ROWS, SOUND, Comparison
 from analysis.schema import FLAWS, INVALID
 from analysis.study.runs import records
 from analysis.terminal import plain_table, print_table, say
-from analysis.text import MINUS, NOTHING, estimate, number, probability, significant, whole
+from analysis.text import MINUS, NOTHING, estimate, listing, number, probability, significant, whole
 
 WRONG = "✗"
 """Ends a printed figure that does not follow its own formula."""
+PUBLISHED_CORPUS = "smollm"
+"""Begins the names of the corpora that are documents of the published one, with its vocabulary."""
+MEASURED = "measured figures, perplexity too, are by their formula from the means over seeds above"
+MEASURED_EFFICIENCY = "; a report's efficiency is the mean of each run's, and of live parameters alone"
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,27 @@ def _losses(comparison: Comparison) -> Section:
     if beside:
         title += f"; under the published protocol in {beside.study}"
         columns[4:6] = ["published protocol [95 %]", "sound [95 %]", "n (sound)"]
-    lines = [_agreement(comparison)]
+    lines = [_agreement(comparison), *_corpora(comparison)]
+    diverged = comparison.rows.loc[comparison.rows["diverged"] > 0, "variant"]
+    if len(diverged):
+        rule = "no rank where runs diverged, and all figures, here and below, of the runs that finished"
+        lines.append(f"{rule}: {listing(list(diverged))}")
     invalid = int(comparison.rows[INVALID].sum())
     if invalid:
         lines.append(f"runs left out because an audit found them invalid: {invalid}")
     return Section(title=title, columns=tuple(columns), rows=rows, words=3, lines=tuple(lines))
+
+
+def _corpora(comparison: Comparison) -> list[str]:
+    """Say what was trained on where that is not what the reports' losses are of."""
+    measured = [comparison.corpus, *([comparison.beside.corpus] if comparison.beside else ())]
+    others = [name for name in dict.fromkeys(measured) if name and not name.startswith(PUBLISHED_CORPUS)]
+    if not others:
+        return []
+    return [
+        f"measured on {listing(others)}, printed of cosmopedia-v2 with a vocabulary of 49,152: losses and "
+        "perplexities of two corpora or vocabularies are not comparable, the order of the cells is"
+    ]
 
 
 def _loss(row: Mapping[str, Any]) -> str:
@@ -164,13 +184,14 @@ def _derived_figures(comparison: Comparison) -> Section:
         for figure in figures
     ]
     wrong = [figure for figure in comparison.derived if not figure.follows]
-    words = dict.fromkeys(f"{name} = {FORMULAS[name].words}" for name in (f.figure for f in comparison.derived))
+    words = {figure.figure: f"{figure.figure} = {FORMULAS[figure.figure].words}" for figure in comparison.derived}
+    measured = MEASURED + (MEASURED_EFFICIENCY if EFFICIENCY in words else "")
     return Section(
         title="derived figures as printed, by their formula from printed inputs [range by rounding], and as measured",
         columns=("variant", "figure", "against", "remark", "printed", "by its formula", "measured"),
         rows=rows,
         words=4,
-        lines=("; ".join(words), _verdict(wrong)),
+        lines=("; ".join(words.values()), measured, _verdict(wrong)),
     )
 
 

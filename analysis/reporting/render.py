@@ -73,9 +73,10 @@ SECTIONS = {
     ),
     "efficiency": (
         "Efficiency",
-        "Means over seeds. Loss is the validation loss in nats per token; minutes are of training alone; live "
-        "parameters are all but those that training never reached. A high score is a good one. Loss per size, time or "
-        "memory is low for a good loss and for a high cost alike, so it ranks nothing: for that see What it costs.",
+        "Means over seeds of each run's own figure. Loss is the validation loss in nats per token; minutes are of "
+        "training alone; live parameters are all but those that training never reached. A high score is a good one. "
+        "Loss per size, time or memory is low for a good loss and for a high cost alike, so it ranks nothing: for that "
+        "see What it costs.",
     ),
     "pareto": (
         "What it costs",

@@ -168,7 +168,9 @@ def _of_pair(results: Results, found: Registration, cell: str, baseline: str) ->
     early = cell in _added(found, CELLS) and declared.get(cell) == baseline
     if not (is_primary or in_family or early):
         reason = NOT_NAMED
-    elif any(mark.startswith("audit.") for name in (cell, baseline) for mark in results.marks.get(name, ())):
+    elif not registered.takes_invalid and any(
+        mark.startswith("audit.") for name in (cell, baseline) for mark in results.marks.get(name, ())
+    ):
         reason = "runs that an audit found invalid are included"
     else:
         reason = _seeds(results, found, [cell, baseline], primary=is_primary)
@@ -248,10 +250,11 @@ def _items(
     done = "as planned" if used in (None, margin) else f"the plan's file says {used:g} nats: not used"
     yield "equivalence margin", _nats(margin), done, used in (None, margin)
     yield "divergence limit", _limits(registered.divergence_limit), "applied by each run at its end", True
-    included = results.include_invalid and bool((results.runs[schema.INVALID] != "").any())
+    invalid = bool((results.runs[schema.INVALID] != "").any())
     left_out = f"{text.counted(int(results.left_out.sum()), 'run')} left out as invalid"
-    done = "runs found invalid are included" if included else left_out
-    yield "exclusions", "; ".join(registered.exclusions), done, not included
+    done = "runs found invalid are included" if invalid and results.include_invalid else left_out
+    agrees = not invalid or results.include_invalid == registered.takes_invalid
+    yield "exclusions", "; ".join(registered.exclusions), done, agrees
     rates = "tuned for each cell" if registered.tuned else "one for all cells, not tuned"
     yield "learning rates", rates, "as planned", True
 
@@ -277,7 +280,8 @@ def _tests(
         done = f"{text.counted(made, 'test')}{unmade}"
         yield f"family: {family.name}", f"{text.counted(family.size, 'test')}, Holm", done, named == family.size
     extra = sum(is_exploratory(row) for table in (comparisons, *contrasts.values()) for row in table["plan"])
-    yield "anything else", "nothing", f"{extra} exploratory rows" if extra else "nothing", not extra
+    done = text.counted(extra, "exploratory row") if extra else "nothing"
+    yield "anything else", "nothing", done, not extra
 
 
 def _runs(results: Results, found: Registration) -> Iterator[tuple[str, str, str, bool]]:

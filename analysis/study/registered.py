@@ -25,6 +25,9 @@ SCALE_CHANGES = "changes from the smallest to the largest scale"
 """Names of families."""
 SEEDS, CELLS = "seeds", "cells"
 """What an amendment adds."""
+INVALID_LEFT_OUT = "runs that an audit finds invalid are in no number, and counted"
+INVALID_TAKEN_IN = "runs that an audit finds invalid are in the numbers, and marked: the study is to show what flaws do"
+"""The exclusion that a plan registers of them: the second one where it trains under flaws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,11 @@ class Registered:
     def seeds(self) -> range:
         """The seeds planned."""
         return range(self.first_seed, self.first_seed + self.n)
+
+    @property
+    def takes_invalid(self) -> bool:
+        """Whether runs that an audit finds invalid are to be in the numbers."""
+        return INVALID_TAKEN_IN in self.exclusions
 
     def to_json(self) -> dict[str, Any]:
         """Return the section as `plan.json` holds it.

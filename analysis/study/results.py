@@ -113,6 +113,14 @@ class Results:
             return self.cells[schema.SCALE].astype(str)
         return pd.Series("", index=self.cells.index, name=schema.SCALE, dtype=object)
 
+    def as_reported(self, include_invalid: bool = False) -> Results:
+        """Return these results as a report takes them.
+
+        Runs that an audit found invalid are in the numbers where that is asked for, or where the plan says that the
+        study was trained under flaws: what audits find there is what it is to show.
+        """
+        return dataclasses.replace(self, include_invalid=include_invalid or bool(self.plan.get("flaws")))
+
     @cached_property
     def left_out(self) -> pd.Series:
         """For each run whether it is in no number because an audit found it invalid."""

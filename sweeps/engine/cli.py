@@ -294,17 +294,13 @@ def close(tracker: MlflowTracker, plan: Plan, complete: bool) -> None:
 
 
 def _write_report(plan: Plan, say: Callable[[str], None]) -> str | None:
-    """Write the report and return its path; None where too little has ended, which is said.
-
-    Runs that the audits find invalid stay out of the numbers, unless they were asked for by their flaws.
-    """
+    """Write the report and return its path; None where too little has ended, which is said."""
     from analysis.errors import AnalysisError
     from analysis.loading.load import load_results
     from analysis.reporting.report import write_report
 
     try:
-        results = dataclasses.replace(load_results(plan.folder), include_invalid=bool(plan.protocol.flaws))
-        return str(write_report(results, plan.folder).html)
+        return str(write_report(load_results(plan.folder).as_reported(), plan.folder).html)
     except AnalysisError as error:
         say(f"no report: {error}")
         return None

@@ -189,7 +189,8 @@ class Plan:
         control = None if flaws else self.study.negative_control  # flaws may tell its two levels apart
         corpus = self.corpora[self.scales[0]]
         updates = [cell.config.training.updates for cell in self.cells]
-        notes = [*self.study.notes, *design.notes, *itertools.chain(*(c.notes for c in self.corpora.values()))]
+        of_cells = () if flaws else design.notes  # under flaws a cell may not be what its name says
+        notes = [*self.study.notes, *of_cells, *itertools.chain(*(c.notes for c in self.corpora.values()))]
         cells = self._all_cells()
         if design.fraction and len(cells) == len(self.known_cells()):  # of some of its cells it says nothing
             notes += design.fraction.describe()

@@ -14,6 +14,8 @@ from analysis.study.registered import (
     AMENDMENTS,
     CELLS,
     HASH,
+    INVALID_LEFT_OUT,
+    INVALID_TAKEN_IN,
     REGISTERED,
     SCALE_CHANGES,
     SEEDS,
@@ -33,12 +35,12 @@ DIVERGENCE_MARGIN = 1.0
 nothing yet is near it: logits of unit variance cost half a nat. Beyond a nat, e times the perplexity of guessing, a
 model is worse than before it was trained."""
 EXCLUSIONS = (
-    "runs that an audit finds invalid are in no number, and counted",
     "runs that an error ended are in no number, counted, and tried again by the same command",
     "a cell with a diverged run has no rank and no t test; diverged runs count as worst in a sign test",
     "a seed that one of two compared cells lacks is left out of their comparison, and counted",
     "no run is left out for its result",
 )
+"""Beside what is done with runs that an audit finds invalid."""
 
 
 def register(plan: Plan) -> Registered:
@@ -74,7 +76,7 @@ def register(plan: Plan) -> Registered:
         looks=looks,
         equivalence_margin=study.equivalence_margin if sound else None,
         divergence_limit=divergence_limits(plan) if sound else None,
-        exclusions=EXCLUSIONS,
+        exclusions=(INVALID_TAKEN_IN if plan.protocol.flaws else INVALID_LEFT_OUT, *EXCLUSIONS),
         tuned=study.tuned,
         final_test=sound,
     )

@@ -92,7 +92,8 @@ def audit(split: Split, scores: DocumentScores | None, witness: Witness) -> Audi
     available, scored = len(split.tokens) - 1, len(_losses(witness))
     if scored == available:
         return None
-    evidence = f"{scored:,} tokens were scored where the validation split has {available:,} ({scored / available:.1%})"
+    of_split = f" ({scored / available:.1%})" if scored < available else ": some are not its own, or count repeatedly"
+    evidence = f"{scored:,} tokens were scored where the validation split has {available:,}{of_split}"
     if scores is not None:
         evidence += f"; {_error(np.array(scores.losses), np.array(scores.tokens))}"
     return Audit(name=NAME, severity=WARNING, evidence=evidence)

@@ -56,6 +56,26 @@ def test_measured_derived_figures() -> None:
     assert math.isnan(figures["moe", CHANGE])
 
 
+def test_measured_derived_figures_are_said_to_be_of_the_means() -> None:
+    comparison = compared({"baseline": [2.0, 4.0], "mlp": [3.0, 3.0]}, train_seconds=60.0, params_total=1e6)
+    efficiencies = [figure for figure in comparison.derived if figure.figure == EFFICIENCY]
+    scores = {figure.variant: comparison.measured(figure) for figure in efficiencies}
+    assert scores["baseline"] == scores["mlp"] == pytest.approx(1 / 3), "the mean of the scores would be 3/8 and 1/3"
+    said = published_tables.sections(comparison)[-1].lines[1]
+    assert said.startswith("measured figures, perplexity too, are by their formula from the means over seeds above; a ")
+    without = published_tables.sections(compared({"baseline": [2.0], "gated_experts": [3.0]}, "exp5"))[-1].lines[1]
+    assert "efficiency" not in without
+
+
+@pytest.mark.parametrize(
+    ("corpus", "said"), [("web", "measured on web, printed of cosmopedia-v2"), ("smollm:1000", ""), ("", "")]
+)
+def test_losses_of_another_corpus_are_said_not_to_be_comparable(corpus: str, said: str) -> None:
+    results = make_results({"baseline": [2.0], "mlp": [3.0]}, plan={"corpus": corpus})
+    lines = published_tables.sections(compare(EXP6, results, ""))[0].lines
+    assert [line.startswith(said) for line in lines[1:]] == [True] * bool(said)
+
+
 def test_kendall_s_tau() -> None:
     """Printed order attention, baseline, moe, mlp; measured baseline, attention, mlp, moe: 4 of 6 pairs agree."""
     comparison = compared({"baseline": [1.0], "attention": [2.0], "mlp": [3.0], "moe": [4.0]})
@@ -87,6 +107,9 @@ def test_a_diverged_cell_has_no_rank_and_says_so() -> None:
     assert rows.loc["baseline", "rank"] == 1
     text = {row[0]: row for row in published_tables.sections(comparison)[0].rows}
     assert "1 diverged" in text["mlp"][4]
+    said = "no rank where runs diverged, and all figures, here and below, of the runs that finished: mlp"
+    assert said in published_tables.sections(comparison)[0].lines
+    assert not any("diverged" in line for line in published_tables.sections(compared({"baseline": [2.0]}))[0].lines)
 
 
 def test_what_breaks_its_formula_is_marked_and_nothing_else() -> None:
@@ -142,6 +165,19 @@ def test_without_a_source_the_newest_study_with_results_is_taken(
     )
     assert "0.056 ✗" in shown
     assert "0.056 ✗" in written
+
+
+def test_a_design_whose_names_are_other_models_is_neither_taken_nor_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In exp4's `claimed` the baseline has ReLU experts, in exp6's `orthogonal` mlp is no dense layer."""
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results"
+    study(results / "exp6_grid-sound", written=1_000, design="default")
+    other = study(results / "exp6_grid-orthogonal", written=2_000, design="orthogonal")
+    assert newest_study("exp6_grid", SOUND) == Path("results/exp6_grid-sound")
+    with pytest.raises(AnalysisError, match="are of --design orthogonal, in which a cell need not train what its name"):
+        compare_published("exp6", str(other))
 
 
 def test_sound_studies_are_taken_unless_published_ones_are_asked_for(
@@ -219,7 +255,7 @@ def test_both_protocols_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.M
     assert not any(is_marked(cell) for row in others.rows for cell in row)
 
 
-def test_invalid_runs_are_left_out_of_sound_studies_alone(tmp_path: Path) -> None:
+def test_invalid_runs_are_left_out_of_studies_without_flaws_alone(tmp_path: Path) -> None:
     found = {("moe", seed): [Audit(name="causality", severity="invalid", evidence="it looks ahead")] for seed in (0, 1)}
     cells = ("baseline", "moe", "mlp")
     (sound,) = compare_published("exp6", str(make_study(tmp_path / "a", cells=cells, seeds=2, audits=found)))
@@ -228,6 +264,9 @@ def test_invalid_runs_are_left_out_of_sound_studies_alone(tmp_path: Path) -> Non
     published = make_study(tmp_path / "b", cells=cells, seeds=2, audits=found, plan=PUBLISHED_PLAN)
     (flawed,) = compare_published("exp6", str(published))
     assert flawed.rows.set_index("variant").loc["moe", ["n", "invalid", "flaws"]].tolist() == [2, 0, "audit.causality"]
+    undone = make_study(tmp_path / "c", cells=cells, seeds=2, audits=found, plan={**PUBLISHED_PLAN, "flaws": []})
+    (undone_all,) = compare_published("exp6", str(undone))
+    assert undone_all.rows.set_index("variant").loc["moe", ["n", "invalid", "flaws"]].tolist() == [0, 2, ""]
 
 
 def test_a_csv_of_anybody_s_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from analysis.errors import AnalysisError
 from analysis.loading.load import load_results
 from analysis.reporting import narrative
 from analysis.study import plan_check
-from analysis.study.registered import HASH, REGISTERED, registration
+from analysis.study.registered import HASH, INVALID_LEFT_OUT, INVALID_TAKEN_IN, REGISTERED, registration
 from analysis.study.results import Results
 from analysis.summary import Analysis, analyse
 from tests.fakes import make_study
@@ -166,6 +166,28 @@ def test_all_agrees_where_the_study_is_as_planned() -> None:
         "seeds a cell", "looks", "equivalence margin", "divergence limit", "exclusions", "learning rates",
     }  # fmt: skip
     assert checked(analysis)["primary comparison"][0] == "alone, n = 5"
+
+
+@pytest.mark.parametrize(
+    ("registered_as", "flaws", "on_request", "plan", "done", "agrees"),
+    [
+        (INVALID_TAKEN_IN, ["leak"], False, "planned", "runs found invalid are included", "yes"),
+        (INVALID_LEFT_OUT, [], False, "planned", "5 runs left out as invalid", "yes"),
+        (
+            INVALID_LEFT_OUT, [], True, "exploratory: runs that an audit found invalid are included",
+            "runs found invalid are included", "no",
+        ),
+    ],
+)  # fmt: skip
+def test_invalid_runs_are_in_the_numbers_as_the_plan_says(
+    registered_as: str, flaws: list[str], on_request: bool, plan: str, done: str, agrees: str
+) -> None:
+    results = make_results(LOSSES, plan={**registered(CELLS, exclusions=(registered_as,)), "flaws": flaws})
+    results.runs.loc[results.runs["cell"] == "mlp", "invalid"] = "causality"
+    analysis = analyse(results.as_reported(on_request))
+    assert row(analysis, "mlp")["plan"] == plan
+    assert row(analysis, "mlp")["n"] == (0 if done.startswith("5") else 5)
+    assert checked(analysis)["exclusions"] == (done, agrees)
 
 
 def test_without_registration_all_is_as_it_was() -> None:

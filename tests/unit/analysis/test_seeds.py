@@ -105,6 +105,13 @@ def test_a_pilot_without_a_spread() -> None:
             plan_seeds(make_results(losses), 0.01)
 
 
+def test_a_pilot_of_invalid_runs_says_that_they_are_left_out() -> None:
+    results = make_results(LOSSES)
+    results.runs["invalid"] = "split_overlap"
+    with pytest.raises(AnalysisError, match=r"in its baseline; 20 runs found invalid by an audit are left out$"):
+        plan_seeds(results, 0.01)
+
+
 def test_a_race_is_no_pilot() -> None:
     race = make_results(LOSSES, plan=registered(list(LOSSES), primary=None, looks=(3, 5)))
     for plan in (lambda: plan_seeds(race, 0.02), lambda: spread(race, "baseline", ["a"])):

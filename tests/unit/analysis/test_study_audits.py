@@ -94,14 +94,21 @@ def test_too_few_seeds_for_an_effect_size_are_a_warning(seeds: int, words: str) 
     results = make_results({"baseline": [3.0, 3.1][:seeds], "a": [2.9, 3.2][:seeds], "b": [2.8, 3.0][:seeds]})
     analysis = analyse(results)
     (found,) = analysis.study_audits
-    assert (found.audit.name, found.audit.severity, found.cells) == (replication.NAME, WARNING, ("b", "a"))
+    assert (found.audit.name, found.audit.severity, found.cells) == (replication.NAME, WARNING, ("baseline", "b", "a"))
     assert found.audit.evidence.startswith(words)
     (row,) = analysis.audits.to_dict("records")
-    assert (row["audit"], row["cells"], row["runs"]) == ("replication", "b, a", 2 * seeds)
+    assert (row["audit"], row["cells"], row["runs"]) == ("replication", "baseline, b, a", 3 * seeds)
+
+
+def test_a_baseline_that_lacks_seeds_is_named_and_failed_runs_are_not_counted() -> None:
+    analysis = analyse(make_results({"baseline": [3.0, "failed", "failed"], "a": [2.9, 3.2, 3.1]}))
+    (row,) = (row for row in analysis.audits.to_dict("records") if row["audit"] == replication.NAME)
+    assert (row["cells"], row["runs"]) == ("baseline, a", 1 + 3)
+    assert row["evidence"].startswith("n = 1: ")
 
 
 def test_enough_seeds_and_no_seeds_say_nothing_of_replication() -> None:
-    assert replication.audit(pd.DataFrame({"cell": ["a", "b"], "n": [3, 0]})) == []
+    assert replication.audit(pd.DataFrame({"cell": ["a", "b"], "baseline": ["c", "c"], "n": [3, 0]})) == []
     assert analyse(make_results({"baseline": [3.0, 3.1, 3.2], "a": [2.9, 3.0, 3.1]})).study_audits == ()
 
 

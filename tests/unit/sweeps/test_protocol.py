@@ -238,6 +238,15 @@ def test_the_plan_says_under_what_it_trains(plan_for: Callable[..., Plan]) -> No
     assert labels_of(sound, sound.runs()[0])["flaws"] == []
 
 
+def test_what_a_design_says_of_its_cells_is_not_said_of_flawed_ones(plan_for: Callable[..., Plan]) -> None:
+    study = STUDIES["exp4_mlp"]
+    (note,) = study.designs["default"].notes
+    assert note in plan_for(study=study).to_json()["notes"]
+    assert note in plan_for(study=study, protocol="published", undo="all").to_json()["notes"]
+    flawed = plan_for(study=study, protocol="published", undo="leak.no_causal_mask").to_json()
+    assert note not in flawed["notes"], "'deepseek_mlp' had experts beside its dense layer"
+
+
 def test_the_protocol_and_what_is_undone_are_in_the_name(plan_for: Callable[..., Plan]) -> None:
     def words(undo: str | None) -> str:
         return plan_for(protocol="published", undo=undo).name.partition("-cpu-")[0]

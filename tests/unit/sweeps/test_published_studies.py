@@ -191,6 +191,7 @@ def test_dry_run_as_json(
 
 def test_what_was_wrong_refuses_in_one_line(tmp_path: Path) -> None:
     script = Path(__file__).parents[3] / "sweeps" / "what_was_wrong.py"
-    command = [sys.executable, str(script), "--seeds", "0", "--output", str(tmp_path / "results")]
+    command = [sys.executable, str(script), "--seeds", "1", "--output", str(tmp_path / "results")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stderr) == (2, "error: --seeds must be 1 or more but got 0\n")
+    why = "since every figure is given with its spread"
+    assert (done.returncode, done.stderr) == (2, f"error: --seeds must be 2 or more, {why}, but got 1\n")

@@ -12,7 +12,7 @@ import pytest
 
 from analysis.errors import AnalysisError
 from analysis.schema import PLAN_FILE, RECORDS_FOLDER
-from analysis.study.registered import SCALE_CHANGES, Comparison, registration
+from analysis.study.registered import INVALID_LEFT_OUT, INVALID_TAKEN_IN, SCALE_CHANGES, Comparison, registration
 from moe_models.errors import ConfigError
 from sweeps import (
     exp1_attention_768d,
@@ -189,6 +189,22 @@ def test_the_published_protocol_opens_no_test_and_has_no_primary_comparison(plan
     section = plan.to_json()["registered"]
     assert (section["primary"], section["divergence_limit"], section["final_test"]) == (None, None, False)
     assert section["equivalence_margin"] is None
+
+
+def test_invalid_runs_of_a_study_that_trains_under_flaws_are_registered_to_be_in_its_numbers(
+    plan_for: Callable[..., Plan],
+) -> None:
+    for words, options in (
+        (INVALID_LEFT_OUT, {}),
+        (INVALID_TAKEN_IN, {"protocol": "published"}),
+        (INVALID_TAKEN_IN, {"protocol": "published", "undo": "leak.no_causal_mask"}),
+        (INVALID_LEFT_OUT, {"protocol": "published", "undo": "all"}),
+    ):
+        plan = plan_for(**options)
+        found = registration(plan.to_json())
+        assert found is not None
+        assert [line for line in found.registered.exclusions if "an audit finds invalid" in line] == [words]
+        assert found.registered.takes_invalid == bool(plan.protocol.flaws)
 
 
 def test_a_changed_section_is_seen(plan_for: Callable[..., Plan]) -> None:

@@ -998,6 +998,15 @@ def test_the_last_evaluation_is_kept_by_document_and_group(corpus: TokenizedCorp
     assert sum(sums) / sum(tokens) == pytest.approx(trainer.rows[-1]["val_loss"], rel=1e-12)
 
 
+def test_more_tokens_scored_than_the_split_has_are_no_share_of_it(corpus: TokenizedCorpus) -> None:
+    overlapping = config(corpus)
+    overlapping = dataclasses.replace(overlapping, data=dataclasses.replace(overlapping.data, overlapping_windows=True))
+    found = audited(overlapping, corpus)["evaluation"]
+    assert found.severity == WARNING
+    assert ": some are not its own, or count repeatedly" in found.evidence
+    assert "%" not in found.evidence
+
+
 def test_no_document_is_scored_by_more_losses_than_there_are(corpus: TokenizedCorpus) -> None:
     trainer = Trainer(config(corpus), 0, corpus, CPU)
     trainer.evaluate()

@@ -89,7 +89,7 @@ def test_fewer_merges_than_asked_for_are_noted(tmp_path):
     assert used < 5000
     assert made.notes == [
         f"corpus 'grouped.jsonl': the tokenizer has {used:,} entries of the 5,000 asked for; "
-        f"{5000 - used:,} rows of the embedding are never used"
+        f"{5000 - used:,} rows of the embedding are no token's: all that they learn is not to be predicted"
     ]
 
 
