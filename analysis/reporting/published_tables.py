@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
@@ -80,7 +81,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 def _losses(comparison: Comparison) -> Section:
     beside = comparison.beside
     flawed = records(beside.rows) if beside else [None] * len(comparison.rows)
-    rows = []
+    rows, common = [], comparison.common
     for published, row, other in zip(comparison.table.rows, records(comparison.rows), flawed, strict=True):
         really = "; ".join(part for part in (published.really, published.remark) if part)
         rows.append(
@@ -92,8 +93,8 @@ def _losses(comparison: Comparison) -> Section:
                 *([_loss(other)] if other else []),
                 _loss(row),
                 str(row["n"]),
-                str(published.rank),
-                _measured(row, whole(row["rank"]) if row["rank"] == row["rank"] else NOTHING),
+                str(published.rank) if common == len(flawed) else _rank(row["rank_printed"]),
+                _measured(row, _rank(row["rank"])),
             )
         )
     where = f", scale {comparison.scale}" if comparison.scale else ""
@@ -108,10 +109,16 @@ def _losses(comparison: Comparison) -> Section:
     if len(diverged):
         rule = "no rank where runs diverged, and all figures, here and below, of the runs that finished"
         lines.append(f"{rule}: {listing(list(diverged))}")
+    if 1 < common < len(flawed):
+        lines.append(f"both ranks are among the {common} rows that have a measured one")
     invalid = int(comparison.rows[INVALID].sum())
     if invalid:
         lines.append(f"runs left out because an audit found them invalid: {invalid}")
     return Section(title=title, columns=tuple(columns), rows=rows, words=3, lines=tuple(lines))
+
+
+def _rank(rank: Any) -> str:
+    return NOTHING if pd.isna(rank) else whole(rank)
 
 
 def _corpora(comparison: Comparison) -> list[str]:
@@ -122,7 +129,7 @@ def _corpora(comparison: Comparison) -> list[str]:
         return []
     return [
         f"measured on {listing(others)}, printed of cosmopedia-v2 with a vocabulary of 49,152: losses and "
-        "perplexities of two corpora or vocabularies are not comparable, the order of the cells is"
+        "perplexities of two corpora or vocabularies are not comparable, at most the order of the cells"
     ]
 
 
