@@ -23,7 +23,7 @@ from analysis.comparing.paired import rounding
 from analysis.comparing.pareto import PARETO_COLUMNS, pareto
 from analysis.comparing.racing import RACE_COLUMNS, adjust, race, race_notes, race_table
 from analysis.comparing.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
-from analysis.comparing.ranking import RANKING_COLUMNS, level, rank_cells
+from analysis.comparing.ranking import RANKING_COLUMNS, has_orders, level, rank_cells
 from analysis.comparing.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
 from analysis.comparing.unpaired import PAIRED, UNPAIRED
 from analysis.comparing.variance_sources import VARIANCE_COLUMNS, variance_sources, why_not
@@ -149,6 +149,7 @@ def analyse(results: Results) -> Analysis:
         *_run_notes(ranking),
         *_gap_notes(results),
         *_spread_notes(results, ranking),
+        *_order_notes(results),
         *_tie_notes(results, ranking),
         *_unequal_notes(results, ranking),
         *race_notes(raced),
@@ -258,6 +259,12 @@ def _spread_notes(results: Results, ranking: pd.DataFrame) -> list[str]:
         f"no spread: all seeds gave the same {results.metric} in {', '.join(still)}; there is no interval of such a "
         "mean (were runs copied, or seeds not used?)"
     ]
+
+
+def _order_notes(results: Results) -> list[str]:
+    """Say why cells that are one model in several orders of the data have no ranks."""
+    why = "some cells are one model in several orders of the data, of which one is always the best"
+    return [f"no ranks: {why}; cells stand in the plan's order"] if has_orders(results) else []
 
 
 def _tie_notes(results: Results, ranking: pd.DataFrame) -> list[str]:

@@ -267,9 +267,9 @@ def _flawed(ranking: pd.DataFrame, compared: pd.DataFrame, unit: str) -> Finding
 
 
 def _best(results: Results, ranking: pd.DataFrame, unit: str) -> list[Finding]:
-    """Return the line on the best cell of those without a mark; none where all have one."""
+    """Return the line on the best cell of those without a mark; none where not one of these has a rank."""
     sound = ranking[ranking[FLAWS] == ""]
-    if sound.empty:
+    if sound["rank"].isna().all():
         return []
     first = sound[sound["rank"] == sound["rank"].min()]
     lowest = "Lowest" if results.direction == "min" else "Highest"
