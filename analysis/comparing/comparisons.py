@@ -23,6 +23,8 @@ from analysis.study import plan_check
 from analysis.study.results import Results
 from analysis.study.runs import records
 
+WITHOUT = "without "
+"""Begins the name of a contribution where the cell lacks what its baseline has."""
 OTHER_ORDER = "another order of the data alone: of several one is always the best"
 COMPARISON_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
@@ -99,7 +101,8 @@ CONTROL_COLUMNS = {
 
 CONTRIBUTION_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
-    "factor": "the one factor in whose level the cell differs from its baseline",
+    "factor": "the one factor in whose level the cell differs from its baseline; 'without' one that the baseline has "
+    "and the cell lacks",
     "cell": "name of the cell",
     "baseline": "the cell it is compared with",
     "n": "pairs: seeds that finished in both",
@@ -314,12 +317,21 @@ def contributions(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     compared = zip(comparisons["cell"], comparisons["baseline"], strict=True)
     changed = [changed_factors(results, cell, baseline) for cell, baseline in compared]
     single = comparisons.loc[[len(factors) == 1 for factors in changed]].copy()
-    single["factor"] = [factors[0] for factors in changed if len(factors) == 1]
+    named = zip(
+        single["cell"], single["baseline"], (factors[0] for factors in changed if len(factors) == 1), strict=True
+    )
+    single["factor"] = [(WITHOUT if _lacks(results, *row) else "") + row[-1] for row in named]
     accuracy = results.finished(schema.VAL_ACCURACY)
     change = accuracy.loc[single["cell"]].to_numpy() - accuracy.loc[single["baseline"]].to_numpy()
     by_seed = at_look(pd.DataFrame(change, single.index, accuracy.columns), results.looks)
     single["accuracy_change"] = plan_check.of_registered_seeds(by_seed, single["plan"], results).mean(axis=1)
     return single[list(CONTRIBUTION_COLUMNS)].reset_index(drop=True)
+
+
+def _lacks(results: Results, cell: str, baseline: str, factor: str) -> bool:
+    """Return whether a cell is without a factor that its baseline has."""
+    off, levels = results.off_level(factor, results.scales[cell]), results.cells[factor]
+    return bool(levels[cell] == off and levels[baseline] != off)
 
 
 def changed_factors(results: Results, cell: str, other: str) -> list[str]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis import text
 from analysis.comparing import marks, outcomes
+from analysis.comparing.comparisons import WITHOUT
 from analysis.comparing.unpaired import UNPAIRED
 from analysis.figures import style as figure_style
 from analysis.figures.curves import loss_figure
@@ -144,8 +145,10 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
         _label_rows(axes, table, name, after=_which(table, name))
         axes.set_title(title)
     levels = set(results.cells.drop(columns=SCALE, errors="ignore").to_numpy().flat)
-    ends = ("with", "without") if levels <= {0, 1} else ("cell", "baseline")
-    grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}, {ends[0]} {text.MINUS} {ends[1]}")
+    ends = f", with {text.MINUS} without" if levels <= {0, 1} else f", cell {text.MINUS} baseline"
+    if analysis.contributions["factor"].str.startswith(WITHOUT).any():
+        ends = ""  # names say it
+    grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}{ends}")
     _key(figure, results, [table for _, table, _ in parts])
     return figure
 

@@ -414,6 +414,28 @@ def test_additive_components_agree() -> None:
     assert not disagreement(lambda level: -0.1 * level["a"] + 0.2 * level["b"])
 
 
+def test_a_component_taken_out_is_set_beside_what_taking_it_out_does_on_average() -> None:
+    """Leave-one-out: the baseline has all components. Its differences are of the other sign than the grid's."""
+    noise = np.random.default_rng(0).normal(0, 0.005, (4, 6))
+
+    def warned(effect: Callable[[Mapping[str, int]], float]) -> tuple[list[str], list[str]]:
+        losses, levels = factorial_losses(
+            ("a", "b"), 6, lambda level, seed: 5 + effect(level) + noise[2 * level["a"] + level["b"], seed]
+        )
+        analysis = analyse(make_results(losses, levels=levels, plan=FACTORIAL, baseline="a_b"))
+        assert dict(zip(analysis.contributions["cell"], analysis.contributions["factor"], strict=True)) == {
+            "b": "without a", "a": "without b",
+        }  # fmt: skip
+        effects = analysis.main_effects.set_index("effect")["difference"]
+        return [line for line in analysis.notes if "averaged over the grid" in line], [f"{-effects['a']:+.4f}"]
+
+    assert warned(lambda level: -0.1 * level["a"] + 0.2 * level["b"])[0] == []
+    (line, *_), (average,) = warned(lambda level: 0.1 * level["a"] - 0.4 * level["a"] * level["b"])
+    assert line.startswith("WARNING: without a alone against the baseline (+0.29")
+    assert f"averaged over the grid ({average} [" in line
+    assert "different signs" not in line
+
+
 def test_a_level_of_the_feed_forward_part_is_set_beside_its_cell_alone() -> None:
     noise = np.random.default_rng(0).normal(0, 0.005, (8, 6))
 
