@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
+from analysis.comparing import outcomes
 from analysis.comparing.unpaired import PAIRED, TESTED_COLUMNS, UNPAIRED
 from analysis.statistics import looks, significance
 from analysis.statistics.effects import MIN_PAIRS
@@ -141,7 +142,8 @@ def _verdict(row: Mapping[Any, Any], results: Results) -> str:
         return f"before the first look ({n} of {results.looks[0]} pairs)"
     if row["n_tested"] < MIN_PAIRS:
         added = f"{text.counted(row['n_tested'], 'seed')} {'was' if row['n_tested'] == 1 else 'were'} added"
-        return f"not tested: {added} after results were known, {MIN_PAIRS} are needed for a test of their own"
+        needed = f"{MIN_PAIRS} are needed for a test of their own"
+        return f"{outcomes.TOO_FEW_ADDED}{added} after results were known, {needed}"
     if np.isnan(row["p"]):
         same = "nothing varies over seeds" if apart else "the same difference in all seeds"
         return f"{same}: no t test exists"

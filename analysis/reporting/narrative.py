@@ -179,11 +179,13 @@ def _primary(results: Results, rows: pd.DataFrame, unit: str) -> list[Finding]:
 
 def _with_verdict(row: dict[str, Any], unit: str) -> str:
     """Return a comparison's verdict, and its figures where there are any: the p is that of what is said."""
+    n, tested = text.whole(row["n"]), text.whole(row["n_tested"])
+    if row["verdict"].startswith(outcomes.TOO_FEW_ADDED):
+        return f"{_figures(row, unit)} over all {n} seeds; {row['verdict']}"
     if pd.isna(row["p"]):
         return str(row["verdict"])
     equivalent = outcomes.outcome(row["verdict"]) == outcomes.EQUIVALENT
     p = text.probability(row["p_equivalence"] if equivalent else row["p_holm"])
-    n, tested = text.whole(row["n"]), text.whole(row["n_tested"])
     said = (f"p {p}" if p.startswith("<") else f"p = {p}") + (" of equivalence" if equivalent else "")
     alone = "" if tested == n else f" by the {tested} added seeds alone"
     return f"{row['verdict']}: {_figures(row, unit)}, {said}{alone}, n = {n}"

@@ -205,6 +205,20 @@ def test_seeds_added_after_results_make_all_but_the_primary_comparison_explorato
         "2 seeds were added to the plan on 2026-01-02, after 20 runs had ended" in note for note in analysis.notes
     )
     assert not any("left out are" in note for note in analysis.notes)
+    (words,) = (finding.cells for finding in narrative.verdict(results, analysis)[""] if finding.kind == "exploratory")
+    assert dict(words)["mlp"].startswith("+0.0297 [+0.0249, ")  # estimates are of all seeds
+    assert " nats over all 7 seeds; not tested: 2 seeds were added" in dict(words)["mlp"]
+
+
+def test_too_few_added_seeds_promise_no_test_of_a_flawed_comparison() -> None:
+    results, _ = analysed(LATER, amendments=[added("seeds", [5, 6], ended=20)])
+    flaws = results.runs["cell"].map(lambda cell: "leak.no_causal_mask" if cell == "mlp" else "")
+    results = dataclasses.replace(results, runs=results.runs.assign(flaws=flaws))
+    analysis = analyse(results)
+    assert row(analysis, "mlp")["verdict"] == "flawed: no finding"
+    assert row(analysis, "moe")["verdict"].startswith("not tested: 2 seeds were added")
+    (words,) = (finding.cells for finding in narrative.verdict(results, analysis)[""] if finding.kind == "flawed")
+    assert dict(words) == {"mlp \u2020": "+0.0297 [+0.0249, +0.0345] nats"}
 
 
 def test_seeds_added_after_results_are_tested_by_themselves() -> None:
