@@ -226,7 +226,8 @@ def _laws(laws: pd.DataFrame) -> list[Finding]:
     """Return the line on how each cell's loss falls with its parameters."""
     rows = laws[(laws[FLAWS] == "") & (laws["against"] == ABSCISSAS[PARAMS_TOTAL])]
     cells = tuple((str(row["cell"]), f"b = {_exponent(row)}; {row['verdict']}") for row in records(rows))
-    return [Finding("scaling", "Loss against parameters, as a x^-b", cells)] if cells else []
+    plan = next((f"; {row['plan']}" for row in records(rows) if row["plan"]), "")
+    return [Finding("scaling", f"Loss against parameters, as a x^-b{plan}", cells)] if cells else []
 
 
 def _exponent(row: dict[str, Any]) -> str:

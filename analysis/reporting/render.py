@@ -258,11 +258,14 @@ def _ink(row: list[str]) -> list[str]:
 def _render(template: str, made: Content, pictures: Mapping[str, tuple[str, int]], autoescape: bool) -> str:
     warning = f". {made.warning}" if made.warning else ""
     rates = f", {made.rates}" if made.rates else ""
+    places = {figure: where for figure, (where, _) in FIGURES.items()}
+    if "contributions" not in made.tables:  # of a fraction without a cell of one component it shows the averages alone
+        places["contributions"] = "main_effects"
     placed = {
         name: [
             Picture(pictures[f][0], words + (rates if f in OF_COMPONENTS else "") + warning, pictures[f][1])
-            for f, (where, words) in FIGURES.items()
-            if where == name and f in pictures
+            for f, (_, words) in FIGURES.items()
+            if places[f] == name and f in pictures
         ]
         for name in SECTIONS
     }

@@ -19,6 +19,7 @@ from analysis import text
 from analysis.factors.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.factors.interactions import INTERACTION_COLUMNS, interactions
 from analysis.factors.shapley import SHAPLEY_COLUMNS, TOTAL, shapley, shapley_weights
+from analysis.reporting.render import content, markdown
 from analysis.reporting.tables import tables
 from analysis.statistics.design import standard_fraction
 from analysis.summary import analyse
@@ -87,7 +88,12 @@ def test_an_effect_within_the_margin_is_a_finding_and_a_sum_of_interactions_is_n
     row = table.set_index("effect").loc["a"]
     interval = stats.t.interval(1 - 0.05 / len(table), 5, a.mean(), stats.sem(a))
     assert (row["simultaneous_low"], row["simultaneous_high"]) == pytest.approx(interval, abs=1e-9)
-    shown = tables(results, analyse(results))["main_effects"]
+    analysis = analyse(results)
+    shown = tables(results, analysis)["main_effects"]
+    # Not one cell has a single factor on: the figure of contributions has no section of its own.
+    written = markdown(content(results, analysis), ["contributions"])
+    assert "one at a time" not in written
+    assert "contributions.png" in written.partition("## Components, averaged over the others")[2]
     assert text.interval(*interval, sign=True) in shown.rows[table["effect"].tolist().index("a")]
 
 

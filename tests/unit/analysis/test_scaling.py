@@ -17,6 +17,7 @@ from analysis.comparing.comparisons import negative_control
 from analysis.comparing.scaling import scaling as scaling_with
 from analysis.figures.scaling import scaling_figure
 from analysis.figures.style import style
+from analysis.reporting.narrative import OVER_SCALES, verdict
 from analysis.reporting.report import write_report
 from analysis.reporting.tables import tables
 from analysis.study.registered import SCALE_CHANGES, Family
@@ -235,6 +236,15 @@ def test_the_figure_says_which_laws_are_of_survivors() -> None:
     assert {words.get_text() for words in figure.legends[0].get_texts()[1:]} == {"mlp (survivors)", "moe (survivors)"}
     drawn = [line for line in figure.axes[0].lines if line.get_linestyle() in (":", "-")]
     assert sorted(str(line.get_linestyle()) for line in drawn) == ["-", ":"]
+
+
+def test_the_verdict_says_that_no_plan_names_a_law() -> None:
+    results = results_of(power)
+    plan = registered(list(results.cells.index), n=SEEDS, primary=None)
+    planned = dataclasses.replace(results, plan={**plan, "cells": []})  # the levels are those of the runs
+    found = verdict(planned, analyse(planned))[OVER_SCALES]
+    claims = [finding.claim for finding in found if finding.kind == "scaling"]
+    assert claims == ["Loss against parameters, as a x^-b; exploratory: not in the plan"]
 
 
 def test_flawed_cells_make_no_finding() -> None:

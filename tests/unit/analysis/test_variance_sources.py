@@ -81,6 +81,17 @@ def test_nor_have_models_where_one_of_them_was_trained_in_several_orders() -> No
     assert list(analyse(alone).ranking["rank"]) == [1, 2]
 
 
+def test_pairs_of_models_are_of_one_order_of_the_data() -> None:
+    """Of several orders one is always the best: across them a pair would be of models and of luck."""
+    rng = np.random.default_rng(0)
+    cells = {f"{model}_{order}": {"model": model, "data_order": order} for model in "abc" for order in range(3)}
+    results = make_results({name: list(rng.normal(4, 0.1, 4)) for name in cells}, levels=cells, baseline="a_0")
+    pairs = analyse(results).all_pairs
+    assert {frozenset(pair) for pair in zip(pairs["cell"], pairs["partner"], strict=True)} == {
+        frozenset((f"{one}_{order}", f"{other}_{order}")) for one, other in ("ab", "ac", "bc") for order in range(3)
+    }
+
+
 def test_mean_squares_are_those_of_a_two_way_analysis_of_variance() -> None:
     values = grid(np.random.default_rng(1), 5, 4)
     long = pd.DataFrame([(i, j, values[i, j]) for i in range(5) for j in range(4)], columns=["seed", "order", "y"])
