@@ -68,7 +68,8 @@ COMPARISON_COLUMNS = {
     "that the cell is the primary comparison's model and has its verdict",
     "p_holm": "p, Holm-corrected over the family; of the plan's primary comparison, which is tested alone, p itself",
     "family": "comparisons in the family, without the primary one (1): all that are tested in this table; those that "
-    "diverged runs leave to a sign test; and those of a registered plan that too few seeds have finished for so far",
+    "diverged runs leave to a sign test; those of a registered plan that too few seeds have finished for so far; and "
+    "those to which too few seeds for a test were added",
     "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
     "assumes equal variances; of the plan's primary comparison by itself, with the residual of all cells; null with "
     "less than two models to compare, where one lacks a seed that others have under all its names, and for a name that "
@@ -228,16 +229,17 @@ def _joint(
         return joint
     late = plan_check.late_seeds(results)
 
-    def family(rows: pd.Series, values: pd.DataFrame) -> pd.DataFrame:
+    def family(rows: pd.Series, values: pd.DataFrame, others: int) -> pd.DataFrame:
         paired = table["pairing"] == PAIRED
         by_seed, apart = ({cell: pairs[cell] for cell in table.index[rows & kind]} for kind in (paired, ~paired))
         # Only one of the two is there, so that their promise is for all comparisons.
         return joint_table(values, by_seed, models, others) if by_seed else dunnett_table(values, apart, others)
 
-    estimates = family(table["estimated"] & ~primary, values)
+    estimates = family(table["estimated"] & ~primary, values, others)
     joint.loc[estimates.index] = estimates
     if late:
-        tests = family(table["p"].notna() & ~primary, _of_added_seeds(values, pairs, results))
+        tested, awaiting = table["p"].notna() & ~primary, int(table["awaits"].sum())
+        tests = family(tested, _of_added_seeds(values, pairs, results), others + awaiting)
         joint["p_joint"], joint["joint_family"] = tests["p_joint"], tests["joint_family"]
     compared = {cell: pairs[cell] for cell in table.index[table["estimated"] & (table["pairing"] == PAIRED)]}
     for name in table.index[primary & table["p"].notna()]:  # one or none

@@ -210,6 +210,23 @@ def test_seeds_added_after_results_make_all_but_the_primary_comparison_explorato
     assert " nats over all 7 seeds; not tested: 2 seeds were added" in dict(words)["mlp"]
 
 
+def test_a_seed_added_to_some_cells_makes_no_test_of_the_others_easier() -> None:
+    """What was found to be little could be taken out of the family by a seed more, and Holm's steps would be larger."""
+    planned = row(analysed()[1], "mlp")
+    losses = {**LOSSES, **{cell: LATER[cell][:6] for cell in ("baseline", "moe")}}
+    _, analysis = analysed(losses, amendments=[added("seeds", [5], ended=20)], equivalence_margin=0.02)
+    assert row(analysis, "moe")["verdict"].startswith("not tested: 1 seed was added")
+    later = row(analysis, "mlp")
+    assert (later["plan"], later["family"], planned["family"]) == ("planned", 2, 2)
+    assert (later["p"], later["p_holm"]) == (planned["p"], planned["p_holm"]) == (planned["p"], 2 * planned["p"])
+    assert later["detectable"] == planned["detectable"]
+    _, before = analysed(equivalence_margin=0.02)
+    names = ["simultaneous_low", "simultaneous_high", "p_equivalence", "showable_margin"]
+    assert list(later[names[:2]]) == pytest.approx(list(row(before, "mlp")[names[:2]]))
+    smallest = min(row(before, cell)["p_equivalence"] for cell in ("mlp", "moe"))
+    assert later["p_equivalence"] >= row(before, "mlp")["p_equivalence"] >= smallest
+
+
 def test_too_few_added_seeds_promise_no_test_of_a_flawed_comparison() -> None:
     results, _ = analysed(LATER, amendments=[added("seeds", [5, 6], ended=20)])
     flaws = results.runs["cell"].map(lambda cell: "leak.no_causal_mask" if cell == "mlp" else "")
