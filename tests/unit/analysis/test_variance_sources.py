@@ -15,6 +15,7 @@ from analysis.__main__ import main
 from analysis.comparing.variance_sources import BOTH, DOCUMENTS, INITIALISATION, ORDER, components, variance_sources
 from analysis.figures.pareto import pareto_figure
 from analysis.figures.plots import ranking_figure
+from analysis.figures.variance import variance_figure
 from analysis.reporting.narrative import verdict
 from analysis.reporting.render import content, markdown
 from analysis.schema import DocumentScores
@@ -90,6 +91,23 @@ def test_pairs_of_models_are_of_one_order_of_the_data() -> None:
     assert {frozenset(pair) for pair in zip(pairs["cell"], pairs["partner"], strict=True)} == {
         frozenset((f"{one}_{order}", f"{other}_{order}")) for one, other in ("ab", "ac", "bc") for order in range(3)
     }
+
+
+def test_the_figure_has_room_for_the_intervals_of_all_models() -> None:
+    rng = np.random.default_rng(2)
+    cells, losses = {}, {}
+    for model, size in (("a", 1), ("b", 20)):
+        values = grid(rng, 4, 3, {source: size * sd for source, sd in SDS.items()})
+        cells |= {f"{model}_{order}": {"model": model, "data_order": order} for order in range(3)}
+        losses |= {f"{model}_{order}": list(values[:, order]) for order in range(3)}
+    results = make_results(losses, levels=cells, baseline="a_0")
+    analysis = analyse(results)
+    figure = variance_figure(results, analysis)
+    assert figure is not None
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        assert low == 0
+        assert high > analysis.variance["sd_high"].max()
 
 
 def test_mean_squares_are_those_of_a_two_way_analysis_of_variance() -> None:
