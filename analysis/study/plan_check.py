@@ -133,15 +133,21 @@ def standing(results: Results, pairs: Mapping[str, str]) -> pd.Series:
     return pd.Series(said, index=list(pairs), dtype=object)
 
 
-def standing_of(results: Results, name: str) -> str:
-    """Return what the plan says of a family that is not of comparisons: WHOLE_FACTORS or SCALE_CHANGES."""
+def standing_of(results: Results, name: str, cells: Sequence[str] = ()) -> str:
+    """Return what the plan says of a family that is not of comparisons.
+
+    Args:
+        results: the study.
+        name: WHOLE_FACTORS or SCALE_CHANGES.
+        cells: those that a test of it is made of; all registered ones where none are named.
+    """
     found = registration(results.plan)
     if found is None:
         return ""
     reason = _whole_study(results, found)
     if not reason and all(family.name != name for family in found.registered.families):
         reason = NOT_NAMED
-    reason = reason or _seeds(results, found, list(found.registered.cells), primary=False)
+    reason = reason or _seeds(results, found, list(cells or found.registered.cells), primary=False)
     return f"{EXPLORATORY}: {reason}" if reason else PLANNED
 
 
