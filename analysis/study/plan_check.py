@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import schema, text
+from analysis.statistics.effects import MIN_PAIRS
 from analysis.study.registered import (
     CELLS,
     HASH,
@@ -332,8 +333,9 @@ def _consequence(amendment: Mapping[str, Any], of_seeds: Sequence[Mapping[str, A
     if amendment["what"] != SEEDS:
         return "their comparisons are exploratory"
     if amendment is not of_seeds[-1]:
-        return "a look that was not declared; tests rest on seeds that were added later"
-    return "a look that was not declared; tests rest on these seeds alone, estimates and intervals on all"
+        return "a look that was not declared; tests rest on seeds that were added later, of cells with any"
+    shown = "estimates and intervals are of all"
+    return f"a look that was not declared; of cells with {MIN_PAIRS} or more of them tests rest on these alone; {shown}"
 
 
 def _untuned(results: Results) -> list[str]:
