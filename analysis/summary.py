@@ -23,8 +23,8 @@ from analysis.comparing.paired import rounding
 from analysis.comparing.pareto import PARETO_COLUMNS, pareto
 from analysis.comparing.racing import RACE_COLUMNS, adjust, race, race_notes, race_table
 from analysis.comparing.rank_probabilities import RANK_PROBABILITY_COLUMNS, rank_probabilities
-from analysis.comparing.ranking import RANKING_COLUMNS, level, rank_cells
-from analysis.comparing.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, scaling
+from analysis.comparing.ranking import RANKING_COLUMNS, has_orders, level, rank_cells
+from analysis.comparing.scaling import GROWTH_COLUMNS, SCALING_COLUMNS, at_ends, scaling
 from analysis.comparing.unpaired import PAIRED, UNPAIRED
 from analysis.comparing.variance_sources import VARIANCE_COLUMNS, variance_sources, why_not
 from analysis.factors.factorial import MAIN_EFFECT_COLUMNS, disagreements, main_effects
@@ -37,6 +37,7 @@ from analysis.statistics.significance import ALPHA, detectable_effect, sign_flip
 from analysis.study import plan_check
 from analysis.study.registered import SCALE_CHANGES, WHOLE_FACTORS
 from analysis.study.results import NATS, Results, StudyAudit
+from analysis.study.runs import records
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def analyse(results: Results) -> Analysis:
     beyond = plan_check.standing_beyond(results)
     laws, growth = scaling(results, control)
     laws = laws.assign(plan=beyond)
-    growth = growth.assign(plan=plan_check.standing_of(results, SCALE_CHANGES))
+    growth = growth.assign(
+        plan=[plan_check.standing_of(results, SCALE_CHANGES, at_ends(row)) for row in records(growth)]
+    )
     errors = noise.evaluation_noise(results, order)
     found = (*noise.audit(errors), *replication.audit(comparisons))
     names = {item.audit.name for item in found}
@@ -149,6 +152,7 @@ def analyse(results: Results) -> Analysis:
         *_run_notes(ranking),
         *_gap_notes(results),
         *_spread_notes(results, ranking),
+        *_order_notes(results),
         *_tie_notes(results, ranking),
         *_unequal_notes(results, ranking),
         *race_notes(raced),
@@ -258,6 +262,12 @@ def _spread_notes(results: Results, ranking: pd.DataFrame) -> list[str]:
         f"no spread: all seeds gave the same {results.metric} in {', '.join(still)}; there is no interval of such a "
         "mean (were runs copied, or seeds not used?)"
     ]
+
+
+def _order_notes(results: Results) -> list[str]:
+    """Say why cells that are one model in several orders of the data have no ranks."""
+    why = "some cells are one model in several orders of the data, of which one is always the best"
+    return [f"no ranks: {why}; cells stand in the plan's order"] if has_orders(results) else []
 
 
 def _tie_notes(results: Results, ranking: pd.DataFrame) -> list[str]:

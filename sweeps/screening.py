@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 FACTORS = ("attention", "norm", "final_norm", "placement", "gating", "routing")
 NORM = ("rmsnorm", "layernorm")
+NOTES = (
+    "gating: a gated expert has half as many parameters again; 'gating.py --design matched' has equal ones.",
+    "norm, final_norm: LayerNorm's eps is torch's, 1e-5, and RMSNorm's 1e-6.",
+)
 
 
 def build(
@@ -54,7 +58,7 @@ STUDY = Study(
         "gating": ("model.feed_forward",),
         "routing": ("model.feed_forward",),
     },
-    designs={"default": fractional_design(FACTORS, build)},
+    designs={"default": fractional_design(FACTORS, build, NOTES)},
 )
 
 if __name__ == "__main__":

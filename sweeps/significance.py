@@ -54,6 +54,8 @@ class SignificanceOptions(Options):
     difference: float | None = None
     """Smallest difference that matters, nats. Smaller ones count as none: "no difference" can then be a finding, and
     a race stops a contender that cannot reach it."""
+    equivalence_margin: float | None = None
+    """Not taken here: --difference is the margin."""
     pilot: Path | None = None
     """Folder of a study that has the same cells: how its differences vary from seed to seed says what can be found.
     Planned on the upper 80 % bound of their sd."""

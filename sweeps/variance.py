@@ -8,8 +8,8 @@ combinations are trained, and `python -m analysis variance` splits the variance 
 - `default`: the baseline of the other studies;
 - `--design components`: the same for the baseline and for the model with all of exp6's components.
 
-Cells of one model are not compared, since of five orders of the data one is always the best; two models are compared
-with each other at each order, so that both have seen the same data in the same order.
+Cells of one model are neither compared nor ranked, since of five orders of the data one is always the best; two models
+are compared with each other at each order, so that both have seen the same data in the same order.
 """
 
 from __future__ import annotations

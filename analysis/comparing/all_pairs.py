@@ -56,7 +56,7 @@ ALL_PAIRS_COLUMNS = {
 def all_pairs(
     results: Results, order: Sequence[str], models: Mapping[str, str]
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Compare all pairs of different models within each scale.
+    """Compare all pairs of different models within each scale, and each order of the data.
 
     Args:
         results: the study.
@@ -70,8 +70,8 @@ def all_pairs(
     finished = results.count(schema.FINISHED)
     distinct = list({models[cell]: cell for cell in reversed([c for c in order if finished[c] > 0])}.values())[::-1]
     found = [pair for pair in itertools.combinations(distinct, 2) if results.scales[pair[0]] == results.scales[pair[1]]]
-    if schema.DATA_ORDER in results.factors:  # of several orders of one model one is always the best
-        found = [pair for pair in found if changed_factors(results, *pair) != [schema.DATA_ORDER]]
+    if schema.DATA_ORDER in results.factors:  # of several orders one is always the best
+        found = [pair for pair in found if schema.DATA_ORDER not in changed_factors(results, *pair)]
     empty = pd.DataFrame(columns=list(ALL_PAIRS_COLUMNS))
     if len(found) < 2:
         return empty, ()

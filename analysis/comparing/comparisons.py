@@ -23,6 +23,8 @@ from analysis.study import plan_check
 from analysis.study.results import Results
 from analysis.study.runs import records
 
+WITHOUT = "without "
+"""Begins the name of a contribution where the cell lacks what its baseline has."""
 OTHER_ORDER = "another order of the data alone: of several one is always the best"
 COMPARISON_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
@@ -66,7 +68,8 @@ COMPARISON_COLUMNS = {
     "that the cell is the primary comparison's model and has its verdict",
     "p_holm": "p, Holm-corrected over the family; of the plan's primary comparison, which is tested alone, p itself",
     "family": "comparisons in the family, without the primary one (1): all that are tested in this table; those that "
-    "diverged runs leave to a sign test; and those of a registered plan that too few seeds have finished for so far",
+    "diverged runs leave to a sign test; those of a registered plan that too few seeds have finished for so far; and "
+    "those to which too few seeds for a test were added",
     "p_joint": "p of the joint analysis (cell + seed block, pooled residual; Dunnett), adjusted for all comparisons: "
     "assumes equal variances; of the plan's primary comparison by itself, with the residual of all cells; null with "
     "less than two models to compare, where one lacks a seed that others have under all its names, and for a name that "
@@ -99,7 +102,8 @@ CONTROL_COLUMNS = {
 
 CONTRIBUTION_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
-    "factor": "the one factor in whose level the cell differs from its baseline",
+    "factor": "the one factor in whose level the cell differs from its baseline; 'without' one that the baseline has "
+    "and the cell lacks",
     "cell": "name of the cell",
     "baseline": "the cell it is compared with",
     "n": "pairs: seeds that finished in both",
@@ -225,16 +229,17 @@ def _joint(
         return joint
     late = plan_check.late_seeds(results)
 
-    def family(rows: pd.Series, values: pd.DataFrame) -> pd.DataFrame:
+    def family(rows: pd.Series, values: pd.DataFrame, others: int) -> pd.DataFrame:
         paired = table["pairing"] == PAIRED
         by_seed, apart = ({cell: pairs[cell] for cell in table.index[rows & kind]} for kind in (paired, ~paired))
         # Only one of the two is there, so that their promise is for all comparisons.
         return joint_table(values, by_seed, models, others) if by_seed else dunnett_table(values, apart, others)
 
-    estimates = family(table["estimated"] & ~primary, values)
+    estimates = family(table["estimated"] & ~primary, values, others)
     joint.loc[estimates.index] = estimates
     if late:
-        tests = family(table["p"].notna() & ~primary, _of_added_seeds(values, pairs, results))
+        tested, awaiting = table["p"].notna() & ~primary, int(table["awaits"].sum())
+        tests = family(tested, _of_added_seeds(values, pairs, results), others + awaiting)
         joint["p_joint"], joint["joint_family"] = tests["p_joint"], tests["joint_family"]
     compared = {cell: pairs[cell] for cell in table.index[table["estimated"] & (table["pairing"] == PAIRED)]}
     for name in table.index[primary & table["p"].notna()]:  # one or none
@@ -314,12 +319,21 @@ def contributions(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     compared = zip(comparisons["cell"], comparisons["baseline"], strict=True)
     changed = [changed_factors(results, cell, baseline) for cell, baseline in compared]
     single = comparisons.loc[[len(factors) == 1 for factors in changed]].copy()
-    single["factor"] = [factors[0] for factors in changed if len(factors) == 1]
+    named = zip(
+        single["cell"], single["baseline"], (factors[0] for factors in changed if len(factors) == 1), strict=True
+    )
+    single["factor"] = [(WITHOUT if _lacks(results, *row) else "") + row[-1] for row in named]
     accuracy = results.finished(schema.VAL_ACCURACY)
     change = accuracy.loc[single["cell"]].to_numpy() - accuracy.loc[single["baseline"]].to_numpy()
     by_seed = at_look(pd.DataFrame(change, single.index, accuracy.columns), results.looks)
     single["accuracy_change"] = plan_check.of_registered_seeds(by_seed, single["plan"], results).mean(axis=1)
     return single[list(CONTRIBUTION_COLUMNS)].reset_index(drop=True)
+
+
+def _lacks(results: Results, cell: str, baseline: str, factor: str) -> bool:
+    """Return whether a cell is without a factor that its baseline has."""
+    off, levels = results.off_level(factor, results.scales[cell]), results.cells[factor]
+    return bool(levels[cell] == off and levels[baseline] != off)
 
 
 def changed_factors(results: Results, cell: str, other: str) -> list[str]:

@@ -116,14 +116,15 @@ def equivalence(comparisons: pd.DataFrame, margin: float | None, looks: Sequence
         others: comparisons of the family that are tested elsewhere, or will be: both leave room for them.
     """
     estimated, tested = comparisons["estimated"], comparisons["p"].notna()
+    untested = others + int(comparisons["awaits"].sum())
     moments = comparisons["difference"], comparisons["t_sd"], comparisons["t_n"].where(estimated, 0)
     low, high = repeated_t_interval(*moments, looks, level=1 - ALPHA / max(int(estimated.sum()) + others, 1))
     moments = comparisons["tested_difference"], comparisons["tested_sd"], comparisons["tested_n"].where(tested, 0)
     p, showable = np.full(tested.shape, np.nan), np.full(tested.shape, np.nan)
     if margin is not None and tested.any():
-        p = holm(tost(*moments, margin, looks), others)
+        p = holm(tost(*moments, margin, looks), untested)
         _, sd, n = (column[tested] for column in moments)
-        alpha = ALPHA / (int(tested.sum()) + others)
+        alpha = ALPHA / (int(tested.sum()) + untested)
         at_look = dict(zip(looks, levels(looks, alpha) / 2, strict=True)) if looks else {}
         showable[tested] = sd * showable_margin(n, [at_look.get(pairs, alpha) for pairs in n])
     return pd.DataFrame(dict(zip(EQUIVALENCE_COLUMNS, (low, high, p, showable), strict=True)), index=comparisons.index)

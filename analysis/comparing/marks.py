@@ -43,9 +43,14 @@ def mark_rows(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     ]
     table = table.assign(**{FLAWS: pd.Series(marks, index=table.index, dtype=object)})
     if "verdict" in table:
-        claims = table["verdict"].map(outcomes.outcome).isin(CLAIMS)
-        table["verdict"] = table["verdict"].mask(claims & (table[FLAWS] != ""), NO_FINDING)
+        is_claim = table["verdict"].map(_is_claim).astype(bool)
+        table["verdict"] = table["verdict"].mask(is_claim & (table[FLAWS] != ""), NO_FINDING)
     return table
+
+
+def _is_claim(verdict: str) -> bool:
+    """Return whether a verdict says what a test found, or awaits more seeds: none make a test of a marked row."""
+    return outcomes.outcome(verdict) in CLAIMS or verdict.startswith(outcomes.TOO_FEW_ADDED)
 
 
 def marked(name: str, flaws: str) -> str:

@@ -9,6 +9,8 @@ EQUIVALENT = "equivalent"
 """The difference is shown to be smaller than the plan's margin."""
 FLAWED = "flawed"
 """Not a finding, whatever the test says: see marks.py."""
+TOO_FEW_ADDED = "not tested: "
+"""Begins the verdict of an estimate whose test awaits more of the seeds that were added after results were known."""
 SAME_AS_PRIMARY = "the same model as the primary "
 """Begins the verdict of a cell that is the primary comparison's model under another name: that verdict follows."""
 BEGINNINGS = {

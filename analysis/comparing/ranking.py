@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from analysis import schema
 from analysis.comparing.paired import rounding
 from analysis.comparing.racing import Race
+from analysis.comparing.variance_sources import models_by_order
 from analysis.statistics.significance import clopper_pearson, t_interval
 from analysis.study.results import Results
 
@@ -14,7 +16,8 @@ RANKING_COLUMNS = {
     "scale": "scale of the model; empty where scale is no factor of the study",
     "cell": "name of the cell",
     "rank": "1 is best, within the scale, flawed cells apart; means equal up to rounding share the better rank; "
-    "null with diverged runs or without finished ones",
+    "null with diverged runs or without finished ones, and for all cells where some are one model in several orders of "
+    "the data",
     "n": "runs (seeds) that the mean is over: finished, and none that an audit found invalid unless included",
     "mean": "mean of the metric over them",
     "sd": "standard deviation over seeds (n - 1); null for n = 1",
@@ -36,10 +39,12 @@ def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
     """Rank the cells within their scale by the mean of the metric over finished seeds.
 
     A cell with diverged runs has no rank: the mean of its survivors would flatter it. Means that are equal up to
-    rounding share a rank. Cells that were trained under flaws are ranked apart: they take no place from a result.
+    rounding share a rank. Cells that were trained under flaws are ranked apart: they take no place from a result. Of
+    several orders of the data one is always the best: where cells are one model in several, none has a rank.
 
     Returns:
         RANKING_COLUMNS, by rank within each scale; flawed cells after the others, of each those without a rank last.
+        With several orders of the data as in the plan.
     """
     values = results.finished(results.metric)
     table = pd.DataFrame({"scale": results.scales, "cell": values.index}, index=values.index)
@@ -61,7 +66,7 @@ def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
     table["missing"] = (planned - results.statuses.notna().sum(axis=1)).clip(lower=0)
     baselines = {base for cell, base in results.baselines.items() if cell != base}
     table["is_baseline"] = table["cell"].isin(baselines)
-    table["level"] = level(mean, rounding(results))
+    table["level"] = np.nan if has_orders(results) else level(mean, rounding(results))
     rankable = table["level"].where(table[schema.DIVERGED] == 0)
     flawed = table["cell"].isin(results.runs.loc[results.runs[schema.FLAWS] != "", schema.CELL])
     ranks = rankable.groupby([table["scale"], flawed]).rank(method="min", ascending=results.direction == "min")
@@ -73,6 +78,11 @@ def rank_cells(results: Results, race: Race | None = None) -> pd.DataFrame:
         ["order", "rank", "level"], kind="stable", ascending=[True, True, results.direction == "min"]
     )
     return table[list(RANKING_COLUMNS)].reset_index(drop=True)
+
+
+def has_orders(results: Results) -> bool:
+    """Return whether some cells are one model in several orders of the data."""
+    return any(len(cells) > 1 for cells in models_by_order(results))
 
 
 def level(means: pd.Series, tolerance: float) -> pd.Series:

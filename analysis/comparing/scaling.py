@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,11 @@ def scaling(results: Results, control: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
     families = _families(results)
     laws = [row for family in families for row in _laws(results, family)]
     return pd.DataFrame(laws, columns=list(SCALING_COLUMNS)), _growth(results, families, control)
+
+
+def at_ends(row: Mapping[str, Any]) -> list[str]:
+    """Return the cells that a row of GROWTH_COLUMNS is made of."""
+    return [f"{row[name]}@{row[scale]}" for name in ("cell", "baseline") for scale in ("from_scale", "to_scale")]
 
 
 def points(results: Results, against: str) -> pd.DataFrame:

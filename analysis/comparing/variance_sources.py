@@ -56,7 +56,7 @@ def variance_sources(results: Results) -> pd.DataFrame:
     mean squares need the complete grid (`why_not` says so).
     """
     rows: list[dict[str, object]] = []
-    for cells in _models(results):
+    for cells in models_by_order(results):
         grid = results.finished(results.metric).loc[cells].dropna(axis=1, how="all")
         if min(grid.shape) < 2 or grid.isna().any(axis=None):
             continue
@@ -76,7 +76,7 @@ def variance_sources(results: Results) -> pd.DataFrame:
 def why_not(results: Results) -> list[str]:
     """Name the models whose sources of variance cannot be told apart, and why."""
     notes = []
-    for cells in _models(results):
+    for cells in models_by_order(results):
         grid = results.finished(results.metric).loc[cells].dropna(axis=1, how="all")
         missing = int(grid.isna().sum().sum())
         if min(grid.shape) < 2:
@@ -89,8 +89,8 @@ def why_not(results: Results) -> list[str]:
     return notes
 
 
-def _models(results: Results) -> list[list[str]]:
-    """Return the cells of each model: those that differ in the order of the data alone."""
+def models_by_order(results: Results) -> list[list[str]]:
+    """Return the cells of each model, those that differ in the order of the data alone; empty without DATA_ORDER."""
     if DATA_ORDER not in results.factors:
         return []
     others = [factor for factor in results.factors if factor != DATA_ORDER]

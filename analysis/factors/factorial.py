@@ -11,6 +11,7 @@ from scipy import stats
 
 from analysis import schema, text
 from analysis.comparing import equivalence, outcomes
+from analysis.comparing.comparisons import WITHOUT
 from analysis.comparing.paired import WITHIN_TOLERANCE, paired_table, rounding
 from analysis.factors.grid import FEED_FORWARD, NEITHER, ON, Grid, complete_grids
 from analysis.statistics.design import pair_sum
@@ -131,23 +132,27 @@ def disagreements(comparisons: pd.DataFrame, contributions: pd.DataFrame, effect
     whole_factors = effects[effects["kind"].isin((MAIN_EFFECT, LEVEL_EFFECT))].set_index(["scale", "effect"])
     lines = []
     for alone in records(contributions):
-        factor = alone["factor"]
+        factor = alone["factor"].removeprefix(WITHOUT)
+        sign = 1 if factor == alone["factor"] else -1  # the grid's contrast is of what is there, less what is not
         # A factor that is one of the feed-forward part's is averaged as its level.
-        keys = [(alone["scale"], effect) for effect in (factor, _against_neither(factor))]
+        effects_of = (factor, _against_neither(factor)) if sign > 0 else (factor,)
+        keys = [(alone["scale"], effect) for effect in effects_of]
         key = next((key for key in keys if key in whole_factors.index), None)
         if key is None:
             continue
         whole, compared = whole_factors.loc[key], together.loc[alone["cell"]]
         resolved = all(outcomes.outcome(row["verdict"]) in (outcomes.BETTER, outcomes.WORSE) for row in (alone, whole))
         reasons = []
-        if resolved and (alone["difference"] < 0) != (whole["difference"] < 0):
+        average = sign * whole["difference"]
+        average_low, average_high = sorted(sign * whole[end] for end in ("simultaneous_low", "simultaneous_high"))
+        if resolved and (alone["difference"] < 0) != (average < 0):
             reasons.append("both are resolved, with different signs")
         low, high = compared["simultaneous_low"], compared["simultaneous_high"]
-        if whole["simultaneous_high"] < low or high < whole["simultaneous_low"]:
+        if average_high < low or high < average_low:
             reasons.append("their simultaneous intervals do not overlap")
         if reasons:
             one = text.estimate(alone["difference"], low, high, sign=True)
-            all_ = text.estimate(whole["difference"], whole["simultaneous_low"], whole["simultaneous_high"], sign=True)
+            all_ = text.estimate(average, average_low, average_high, sign=True)
             where = f" at scale {alone['scale']}" if alone["scale"] else ""
             lines.append(
                 f"WARNING: {alone['factor']}{where} alone against the baseline ({one}) and averaged over the grid "

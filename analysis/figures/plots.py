@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis import text
 from analysis.comparing import marks, outcomes
+from analysis.comparing.comparisons import WITHOUT
 from analysis.comparing.unpaired import UNPAIRED
 from analysis.figures import style as figure_style
 from analysis.figures.curves import loss_figure
@@ -52,14 +53,15 @@ MOST_ROWS = 60
 
 
 def ranking_figure(results: Results, analysis: Analysis) -> Figure:
-    """Each cell's mean with its interval and every seed as a dot, best on top, one panel a scale."""
+    """Each cell's mean with its interval and every seed as a dot, in the ranking's order, one panel a scale."""
     table = analysis.ranking
+    ranked = table["rank"].notna().any()
     unpaired = (analysis.comparisons["pairing"] == UNPAIRED).any()
     colours = dict(zip(analysis.comparisons["cell"], verdict_colours(analysis.comparisons), strict=True))
     figure, panels = _rows_figure(
         results,
         table,
-        f"Ranking by {results.metric.replace('val_', 'validation ')}",
+        f"{'Ranking by' if ranked else 'Means of'} {results.metric.replace('val_', 'validation ')}",
         "Diamond and bar: mean with its 95 % interval; dots: seeds; dashes: the baseline's mean. "
         f"Colour: the comparison{'' if unpaired else ' paired by seed'}.",
     )
@@ -78,7 +80,7 @@ def ranking_figure(results: Results, analysis: Analysis) -> Figure:
                 axes.axvline(row["mean"], color=ink, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
             lost = [f"{row[word]} {word}" for word in ("diverged", "failed", INVALID) if row[word]]
             _beside(axes, place, ", ".join([text.estimate(row["mean"], row["ci_low"], row["ci_high"]), *lost]))
-        ranks = [text.whole(row["rank"]).rjust(2, FIGURE_SPACE) for row in records(rows)]
+        ranks = [text.whole(row["rank"]).rjust(2, FIGURE_SPACE) for row in records(rows)] if ranked else []
         _label_rows(axes, rows, "cell", rows["is_baseline"].tolist(), after=ranks)
         axes.set_xlabel(metric_label(results))
     _key(figure, results, [analysis.comparisons], {"baseline": INK})
@@ -143,8 +145,10 @@ def contributions_figure(results: Results, analysis: Analysis) -> Figure | None:
         _label_rows(axes, table, name, after=_which(table, name))
         axes.set_title(title)
     levels = set(results.cells.drop(columns=SCALE, errors="ignore").to_numpy().flat)
-    ends = ("with", "without") if levels <= {0, 1} else ("cell", "baseline")
-    grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}, {ends[0]} {text.MINUS} {ends[1]}")
+    ends = f", with {text.MINUS} without" if levels <= {0, 1} else f", cell {text.MINUS} baseline"
+    if analysis.contributions["factor"].str.startswith(WITHOUT).any():
+        ends = ""  # names say it
+    grid[-1, 0].set_xlabel(f"difference in {metric_label(results)}{ends}")
     _key(figure, results, [table for _, table, _ in parts])
     return figure
 

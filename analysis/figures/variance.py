@@ -47,12 +47,12 @@ def variance_figure(results: Results, analysis: Analysis) -> Figure | None:
         axes.set_yticks(range(len(rows)), list(rows["source"]))
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        axes.set_xlim(left=0)
         first = rows.iloc[0]
         name = marks.marked(str(first["cell"]), first[FLAWS])
         axes.set_title(
             f"{name}: {first['seeds']} initialisations x {first['orders']} orders of the data",
             **({"color": FLAWED} if first[FLAWS] else {}),
         )
+    grid[-1, 0].set_xlim(left=0)  # once all is drawn: the panels have one scale, and it no longer grows after this
     grid[-1, 0].set_xlabel(f"standard deviation of {metric_label(results)}")
     return figure

@@ -179,11 +179,13 @@ def _primary(results: Results, rows: pd.DataFrame, unit: str) -> list[Finding]:
 
 def _with_verdict(row: dict[str, Any], unit: str) -> str:
     """Return a comparison's verdict, and its figures where there are any: the p is that of what is said."""
+    n, tested = text.whole(row["n"]), text.whole(row["n_tested"])
+    if row["verdict"].startswith(outcomes.TOO_FEW_ADDED):
+        return f"{_figures(row, unit)} over all {n} seeds; {row['verdict']}"
     if pd.isna(row["p"]):
         return str(row["verdict"])
     equivalent = outcomes.outcome(row["verdict"]) == outcomes.EQUIVALENT
     p = text.probability(row["p_equivalence"] if equivalent else row["p_holm"])
-    n, tested = text.whole(row["n"]), text.whole(row["n_tested"])
     said = (f"p {p}" if p.startswith("<") else f"p = {p}") + (" of equivalence" if equivalent else "")
     alone = "" if tested == n else f" by the {tested} added seeds alone"
     return f"{row['verdict']}: {_figures(row, unit)}, {said}{alone}, n = {n}"
@@ -224,7 +226,8 @@ def _laws(laws: pd.DataFrame) -> list[Finding]:
     """Return the line on how each cell's loss falls with its parameters."""
     rows = laws[(laws[FLAWS] == "") & (laws["against"] == ABSCISSAS[PARAMS_TOTAL])]
     cells = tuple((str(row["cell"]), f"b = {_exponent(row)}; {row['verdict']}") for row in records(rows))
-    return [Finding("scaling", "Loss against parameters, as a x^-b", cells)] if cells else []
+    plan = next((f"; {row['plan']}" for row in records(rows) if row["plan"]), "")
+    return [Finding("scaling", f"Loss against parameters, as a x^-b{plan}", cells)] if cells else []
 
 
 def _exponent(row: dict[str, Any]) -> str:
@@ -267,9 +270,9 @@ def _flawed(ranking: pd.DataFrame, compared: pd.DataFrame, unit: str) -> Finding
 
 
 def _best(results: Results, ranking: pd.DataFrame, unit: str) -> list[Finding]:
-    """Return the line on the best cell of those without a mark; none where all have one."""
+    """Return the line on the best cell of those without a mark; none where not one of these has a rank."""
     sound = ranking[ranking[FLAWS] == ""]
-    if sound.empty:
+    if sound["rank"].isna().all():
         return []
     first = sound[sound["rank"] == sound["rank"].min()]
     lowest = "Lowest" if results.direction == "min" else "Highest"

@@ -115,6 +115,8 @@ JOINT_LEAD = (
     "equal variances."
 )
 """Follows the comparisons' lead where they have a joint analysis."""
+UNRANKED = "Means"
+"""Title of the ranking where no cell has a rank."""
 LEADS = ("audits", "final_test")
 """Sections that stand even without a table: their lead is made for each study."""
 OF_COMPONENTS = ("comparisons", "contributions", "main_effects", "shapley")
@@ -257,11 +259,14 @@ def _ink(row: list[str]) -> list[str]:
 def _render(template: str, made: Content, pictures: Mapping[str, tuple[str, int]], autoescape: bool) -> str:
     warning = f". {made.warning}" if made.warning else ""
     rates = f", {made.rates}" if made.rates else ""
+    places = {figure: where for figure, (where, _) in FIGURES.items()}
+    if "contributions" not in made.tables:  # of a fraction without a cell of one component it shows the averages alone
+        places["contributions"] = "main_effects"
     placed = {
         name: [
             Picture(pictures[f][0], words + (rates if f in OF_COMPONENTS else "") + warning, pictures[f][1])
-            for f, (where, words) in FIGURES.items()
-            if where == name and f in pictures
+            for f, (_, words) in FIGURES.items()
+            if places[f] == name and f in pictures
         ]
         for name in SECTIONS
     }
@@ -274,9 +279,10 @@ def _render(template: str, made: Content, pictures: Mapping[str, tuple[str, int]
     compared = made.tables.get("comparisons")
     if compared is not None and JOINT_P in compared.headers:
         leads["comparisons"] += JOINT_LEAD
-    sections = [
-        Section(name, title, leads[name], made.tables.get(name), placed[name]) for name, (title, _) in SECTIONS.items()
-    ]
+    titles = {name: title for name, (title, _) in SECTIONS.items()}
+    if "rank" not in made.tables["ranking"].headers:
+        titles["ranking"] = UNRANKED
+    sections = [Section(name, titles[name], leads[name], made.tables.get(name), placed[name]) for name in SECTIONS]
     said = [part for part in sections if part.table or part.figures or (part.name in LEADS and part.lead)]
     return _environment(autoescape).get_template(template).render(content=made, sections=said)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import schema, text
+from analysis.statistics.effects import MIN_PAIRS
 from analysis.study.registered import (
     CELLS,
     HASH,
@@ -133,15 +134,21 @@ def standing(results: Results, pairs: Mapping[str, str]) -> pd.Series:
     return pd.Series(said, index=list(pairs), dtype=object)
 
 
-def standing_of(results: Results, name: str) -> str:
-    """Return what the plan says of a family that is not of comparisons: WHOLE_FACTORS or SCALE_CHANGES."""
+def standing_of(results: Results, name: str, cells: Sequence[str] = ()) -> str:
+    """Return what the plan says of a family that is not of comparisons.
+
+    Args:
+        results: the study.
+        name: WHOLE_FACTORS or SCALE_CHANGES.
+        cells: those that a test of it is made of; all registered ones where none are named.
+    """
     found = registration(results.plan)
     if found is None:
         return ""
     reason = _whole_study(results, found)
     if not reason and all(family.name != name for family in found.registered.families):
         reason = NOT_NAMED
-    reason = reason or _seeds(results, found, list(found.registered.cells), primary=False)
+    reason = reason or _seeds(results, found, list(cells or found.registered.cells), primary=False)
     return f"{EXPLORATORY}: {reason}" if reason else PLANNED
 
 
@@ -330,8 +337,9 @@ def _consequence(amendment: Mapping[str, Any], of_seeds: Sequence[Mapping[str, A
     if amendment["what"] != SEEDS:
         return "their comparisons are exploratory"
     if amendment is not of_seeds[-1]:
-        return "a look that was not declared; tests rest on seeds that were added later"
-    return "a look that was not declared; tests rest on these seeds alone, estimates and intervals on all"
+        return "a look that was not declared; tests rest on seeds that were added later, of cells with any"
+    shown = "estimates and intervals are of all"
+    return f"a look that was not declared; of cells with {MIN_PAIRS} or more of them tests rest on these alone; {shown}"
 
 
 def _untuned(results: Results) -> list[str]:

@@ -43,7 +43,8 @@ class Options:
     the study declares (0.01 unless it says otherwise, 1 % of perplexity). It is registered before the first run and
     then stays."""
     design: str = DEFAULT_DESIGN
-    """What the factors mean, where a study has several designs (exp6_grid: `default` or `orthogonal`)."""
+    """Which cells there are, and what the factors mean, where a study has several designs (exp6_grid: `default` or
+    `orthogonal`)."""
     protocol: Literal["sound", "published"] = "sound"
     """`published` rebuilds what was really run, under the published names: with every flaw of the study, each of which
     can be undone. Its numbers are no findings, and are marked wherever they are shown."""
@@ -163,7 +164,8 @@ def read(kind: type[Kind], argv: Sequence[str], script: str, description: str) -
             return tyro.cli(
                 help_page.described(kind) if help_page.is_asked(argv) else kind,
                 prog=f"python sweeps/{script}.py",
-                description=description,
+                # What a quoted name or a bracket begins would be a paragraph of its own.
+                description=re.sub(r"(?<=\S)\n(?=[`(])", " ", description),
                 args=list(argv),
                 config=help_page.CONFIG,
             )
@@ -174,12 +176,17 @@ def read(kind: type[Kind], argv: Sequence[str], script: str, description: str) -
 
 
 def _description(study: Study) -> str:
-    cells = ", ".join(cell.name for cell in study.designs[DEFAULT_DESIGN].cells)
-    return (
+    cells = []
+    for name, design in study.designs.items():
+        of_design = "" if name == DEFAULT_DESIGN else f" of --design {name}"
+        cells.append(f"Cells{of_design}: {', '.join(cell.name for cell in design.cells)}.")
+    ladder = [f"Sizes of --scale auto: {', '.join(study.ladder)}."] if study.ladder else []
+    above = (
         f"{study.title}.\n\nTrains every cell with every seed, ranks and compares them, and writes a report. Without "
         "options it runs the whole study at a size that suits this machine; the same command again continues an "
-        f"interrupted study, and trains nothing twice.\n\nCells: {cells}."
+        "interrupted study, and trains nothing twice."
     )
+    return "\n\n".join([above, *cells, *ladder])
 
 
 def flag_of(name: str) -> str:

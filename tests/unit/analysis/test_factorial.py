@@ -19,6 +19,7 @@ from analysis import text
 from analysis.factors.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.factors.interactions import INTERACTION_COLUMNS, interactions
 from analysis.factors.shapley import SHAPLEY_COLUMNS, TOTAL, shapley, shapley_weights
+from analysis.reporting.render import content, markdown
 from analysis.reporting.tables import tables
 from analysis.statistics.design import standard_fraction
 from analysis.summary import analyse
@@ -87,7 +88,12 @@ def test_an_effect_within_the_margin_is_a_finding_and_a_sum_of_interactions_is_n
     row = table.set_index("effect").loc["a"]
     interval = stats.t.interval(1 - 0.05 / len(table), 5, a.mean(), stats.sem(a))
     assert (row["simultaneous_low"], row["simultaneous_high"]) == pytest.approx(interval, abs=1e-9)
-    shown = tables(results, analyse(results))["main_effects"]
+    analysis = analyse(results)
+    shown = tables(results, analysis)["main_effects"]
+    # Not one cell has a single factor on: the figure of contributions has no section of its own.
+    written = markdown(content(results, analysis), ["contributions"])
+    assert "one at a time" not in written
+    assert "contributions.png" in written.partition("## Components, averaged over the others")[2]
     assert text.interval(*interval, sign=True) in shown.rows[table["effect"].tolist().index("a")]
 
 
@@ -412,6 +418,28 @@ def test_a_component_that_does_more_in_company_is_a_warning() -> None:
 
 def test_additive_components_agree() -> None:
     assert not disagreement(lambda level: -0.1 * level["a"] + 0.2 * level["b"])
+
+
+def test_a_component_taken_out_is_set_beside_what_taking_it_out_does_on_average() -> None:
+    """Leave-one-out: the baseline has all components. Its differences are of the other sign than the grid's."""
+    noise = np.random.default_rng(0).normal(0, 0.005, (4, 6))
+
+    def warned(effect: Callable[[Mapping[str, int]], float]) -> tuple[list[str], list[str]]:
+        losses, levels = factorial_losses(
+            ("a", "b"), 6, lambda level, seed: 5 + effect(level) + noise[2 * level["a"] + level["b"], seed]
+        )
+        analysis = analyse(make_results(losses, levels=levels, plan=FACTORIAL, baseline="a_b"))
+        assert dict(zip(analysis.contributions["cell"], analysis.contributions["factor"], strict=True)) == {
+            "b": "without a", "a": "without b",
+        }  # fmt: skip
+        effects = analysis.main_effects.set_index("effect")["difference"]
+        return [line for line in analysis.notes if "averaged over the grid" in line], [f"{-effects['a']:+.4f}"]
+
+    assert warned(lambda level: -0.1 * level["a"] + 0.2 * level["b"])[0] == []
+    (line, *_), (average,) = warned(lambda level: 0.1 * level["a"] - 0.4 * level["a"] * level["b"])
+    assert line.startswith("WARNING: without a alone against the baseline (+0.29")
+    assert f"averaged over the grid ({average} [" in line
+    assert "different signs" not in line
 
 
 def test_a_level_of_the_feed_forward_part_is_set_beside_its_cell_alone() -> None:

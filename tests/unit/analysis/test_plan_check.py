@@ -227,6 +227,37 @@ def test_seeds_added_after_results_make_all_but_the_primary_comparison_explorato
         "2 seeds were added to the plan on 2026-01-02, after 20 runs had ended" in note for note in analysis.notes
     )
     assert not any("left out are" in note for note in analysis.notes)
+    (words,) = (finding.cells for finding in narrative.verdict(results, analysis)[""] if finding.kind == "exploratory")
+    assert dict(words)["mlp"].startswith("+0.0297 [+0.0249, ")  # estimates are of all seeds
+    assert " nats over all 7 seeds; not tested: 2 seeds were added" in dict(words)["mlp"]
+
+
+def test_a_seed_added_to_some_cells_makes_no_test_of_the_others_easier() -> None:
+    """What was found to be little could be taken out of the family by a seed more, and Holm's steps would be larger."""
+    planned = row(analysed()[1], "mlp")
+    losses = {**LOSSES, **{cell: LATER[cell][:6] for cell in ("baseline", "moe")}}
+    _, analysis = analysed(losses, amendments=[added("seeds", [5], ended=20)], equivalence_margin=0.02)
+    assert row(analysis, "moe")["verdict"].startswith("not tested: 1 seed was added")
+    later = row(analysis, "mlp")
+    assert (later["plan"], later["family"], planned["family"]) == ("planned", 2, 2)
+    assert (later["p"], later["p_holm"]) == (planned["p"], planned["p_holm"]) == (planned["p"], 2 * planned["p"])
+    assert later["detectable"] == planned["detectable"]
+    _, before = analysed(equivalence_margin=0.02)
+    names = ["simultaneous_low", "simultaneous_high", "p_equivalence", "showable_margin"]
+    assert list(later[names[:2]]) == pytest.approx(list(row(before, "mlp")[names[:2]]))
+    smallest = min(row(before, cell)["p_equivalence"] for cell in ("mlp", "moe"))
+    assert later["p_equivalence"] >= row(before, "mlp")["p_equivalence"] >= smallest
+
+
+def test_too_few_added_seeds_promise_no_test_of_a_flawed_comparison() -> None:
+    results, _ = analysed(LATER, amendments=[added("seeds", [5, 6], ended=20)])
+    flaws = results.runs["cell"].map(lambda cell: "leak.no_causal_mask" if cell == "mlp" else "")
+    results = dataclasses.replace(results, runs=results.runs.assign(flaws=flaws))
+    analysis = analyse(results)
+    assert row(analysis, "mlp")["verdict"] == "flawed: no finding"
+    assert row(analysis, "moe")["verdict"].startswith("not tested: 2 seeds were added")
+    (words,) = (finding.cells for finding in narrative.verdict(results, analysis)[""] if finding.kind == "flawed")
+    assert dict(words) == {"mlp \u2020": "+0.0297 [+0.0249, +0.0345] nats"}
 
 
 def test_seeds_added_after_results_are_tested_by_themselves() -> None:
@@ -272,8 +303,12 @@ def test_of_several_additions_the_last_alone_is_tested() -> None:
     assert (row(analysis, "mlp")["n"], row(analysis, "moe")["n"]) == (11, 8)
     assert (row(analysis, "attention")["plan"], row(analysis, "attention")["n"]) == ("primary", 5)
     earlier, later = (note for note in analysis.notes if "seeds were added to the plan" in note)
-    assert earlier.endswith("a look that was not declared; tests rest on seeds that were added later")
-    assert "tests rest on these seeds alone" in later
+    assert earlier.endswith(
+        "a look that was not declared; tests rest on seeds that were added later, of cells with any"
+    )
+    assert later.endswith(
+        "of cells with 3 or more of them tests rest on these alone; estimates and intervals are of all"
+    )
     assert checked(analysis)["looks"] == ("2 undeclared: seeds were added", "no")
 
 

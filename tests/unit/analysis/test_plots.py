@@ -178,6 +178,11 @@ def test_contributions_say_what_is_taken_from_what(tmp_path: Path) -> None:
         assert figure is not None
         said.append(figure.axes[-1].get_xlabel().partition(", ")[2])
     assert said == ["cell \u2212 baseline", "with \u2212 without"]
+    taken_out = {cell: {name: 1 - on for name, on in levels.items()} for cell, levels in switched.items()}
+    figure = plots.contributions_figure(made := make_results(losses, levels=taken_out), analyse(made))
+    assert figure is not None
+    assert figure.axes[-1].get_xlabel() == "difference in validation loss (nats per token)"
+    assert [label.get_text().strip() for label in figure.axes[0].get_yticklabels()] == ["without wide", "without deep"]
 
 
 @pytest.mark.parametrize("warning", ["", "trained under " + ", ".join(f"confound.flaw_{i}" for i in range(12))])

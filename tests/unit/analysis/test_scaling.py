@@ -17,23 +17,26 @@ from analysis.comparing.comparisons import negative_control
 from analysis.comparing.scaling import scaling as scaling_with
 from analysis.figures.scaling import scaling_figure
 from analysis.figures.style import style
+from analysis.reporting.narrative import OVER_SCALES, verdict
 from analysis.reporting.report import write_report
 from analysis.reporting.tables import tables
-from analysis.study.registered import SCALE_CHANGES, Family
+from analysis.study.registered import SCALE_CHANGES, Family, registration
 from analysis.study.results import Results
 from analysis.study.runs import curves_table
 from analysis.summary import analyse
-from tests.fakes_plan import registered
+from tests.fakes_plan import added, registered
 from tests.fakes_results import make_results
 
 SIZES = {"s1": 1e5, "s2": 3e5, "s3": 1e6, "s4": 4e6}
 SEEDS = 4
 
 
-def results_of(loss: Callable[[str, float, int], float], cells: tuple[str, ...] = ("baseline", "mlp")) -> Results:
+def results_of(
+    loss: Callable[[str, float, int], float], cells: tuple[str, ...] = ("baseline", "mlp"), seeds: int = SEEDS
+) -> Results:
     """Make a study at all SIZES in which a cell's loss is a function of its name, the parameters and the seed."""
     names = [(f"{cell}@{scale}", cell, scale) for scale in SIZES for cell in cells]
-    losses = {name: [loss(cell, SIZES[scale], seed) for seed in range(SEEDS)] for name, cell, scale in names}
+    losses = {name: [loss(cell, SIZES[scale], seed) for seed in range(seeds)] for name, cell, scale in names}
     results = make_results(
         losses,
         levels={name: {"model": cell, "scale": scale} for name, cell, scale in names},
@@ -45,6 +48,10 @@ def results_of(loss: Callable[[str, float, int], float], cells: tuple[str, ...] 
 
 def power(cell: str, size: float, seed: int) -> float:
     return (20 + seed) * size ** -(0.1 + 0.01 * seed if cell == "baseline" else 0.12)
+
+
+def noisy(cell: str, size: float, seed: int) -> float:
+    return power(cell, size, seed) + 0.01 * np.random.default_rng([seed, int(size), len(cell)]).normal()
 
 
 def scaling(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -235,6 +242,31 @@ def test_the_figure_says_which_laws_are_of_survivors() -> None:
     assert {words.get_text() for words in figure.legends[0].get_texts()[1:]} == {"mlp (survivors)", "moe (survivors)"}
     drawn = [line for line in figure.axes[0].lines if line.get_linestyle() in (":", "-")]
     assert sorted(str(line.get_linestyle()) for line in drawn) == ["-", ":"]
+
+
+def test_the_verdict_says_that_no_plan_names_a_law() -> None:
+    results = results_of(power)
+    plan = registered(list(results.cells.index), n=SEEDS, primary=None)
+    planned = dataclasses.replace(results, plan={**plan, "cells": []})  # the levels are those of the runs
+    found = verdict(planned, analyse(planned))[OVER_SCALES]
+    claims = [finding.claim for finding in found if finding.kind == "scaling"]
+    assert claims == ["Loss against parameters, as a x^-b; exploratory: not in the plan"]
+
+
+def test_a_change_that_rests_on_added_seeds_is_exploratory_and_the_others_are_not() -> None:
+    """Of three planned seeds the baseline and `mlp` had three more, after results were known; `moe` had none."""
+    results = results_of(noisy, ("baseline", "mlp", "moe"), seeds=6)
+    for scale in SIZES:
+        results = without(results, f"moe@{scale}", (3, 4, 5), status=None)
+    changes = Family(name=SCALE_CHANGES, metric="val_loss", size=2)
+    plan = registered(list(results.cells.index), n=3, primary=None, amendments=[added("seeds", [3, 4, 5], ended=36)])
+    families = (*registration(plan).registered.families, changes)
+    plan = registered(list(results.cells.index), n=3, primary=None, amendments=plan["amendments"], families=families)
+    growth = analyse(dataclasses.replace(results, plan={**plan, "cells": []})).growth.set_index("cell")
+    assert growth.loc["mlp", ["n", "n_tested"]].tolist() == [6, 3]
+    assert growth.loc["mlp", "plan"] == "exploratory: seeds were added after the plan"
+    assert growth.loc["moe", ["n", "n_tested"]].tolist() == [3, 3]
+    assert growth.loc["moe", "plan"] == "planned"
 
 
 def test_flawed_cells_make_no_finding() -> None:

@@ -13,6 +13,11 @@ from statsmodels.stats.anova import anova_lm
 
 from analysis.__main__ import main
 from analysis.comparing.variance_sources import BOTH, DOCUMENTS, INITIALISATION, ORDER, components, variance_sources
+from analysis.figures.pareto import pareto_figure
+from analysis.figures.plots import ranking_figure
+from analysis.figures.variance import variance_figure
+from analysis.reporting.narrative import verdict
+from analysis.reporting.render import content, markdown
 from analysis.schema import DocumentScores
 from analysis.study.results import Results
 from analysis.summary import analyse
@@ -43,6 +48,66 @@ def test_orders_of_the_data_are_not_compared() -> None:
     table = analysis.comparisons
     assert set(table["verdict"]) == {"another order of the data alone: of several one is always the best"}
     assert table["p"].isna().all()
+
+
+def test_orders_of_one_model_have_no_rank_and_nothing_that_is_made_of_ranks() -> None:
+    """In the plan's order: sorted by their means they would be a ranking all the same."""
+    values = grid(np.random.default_rng(0), 10, 4, {INITIALISATION: 0.01, ORDER: 0.2, BOTH: 0.001})
+    results = study(values)
+    analysis = analyse(results)
+    assert list(analysis.ranking["cell"]) == ["baseline", "baseline_1", "baseline_2", "baseline_3"]
+    assert list(analysis.ranking["mean"]) == pytest.approx(list(values.mean(axis=0)))
+    assert analysis.ranking[["rank", "p_best", "rank_low", "groups"]].isna().all(axis=None)
+    assert analysis.mean_ranks == ()
+    assert analysis.pareto["train_seconds_front"].isna().all()
+    assert "best" not in [finding.kind for finding in verdict(results, analysis)[""]]
+    assert any(note.startswith("no ranks: some cells are one model in several orders") for note in analysis.notes)
+    assert pareto_figure(results, analysis) is None
+    assert "Means of validation loss" in [words.get_text() for words in ranking_figure(results, analysis).texts]
+    assert "## Ranking" not in (written := markdown(content(results, analysis), []))
+    assert "## Means" in written
+
+
+def test_nor_have_models_where_one_of_them_was_trained_in_several_orders() -> None:
+    """It is there with the best of its orders."""
+    values = grid(np.random.default_rng(0), 5, 2)
+    results = study(values)
+    levels = results.cells.to_dict("index") | {"other": {"model": "other", "data_order": 0}}
+    losses = {name: list(column) for name, column in zip(results.cells.index, values.T, strict=True)}
+    mixed = make_results(losses | {"other": [5.0, 5.1, 5.2, 5.0, 5.1]}, levels=levels)
+    assert analyse(mixed).ranking["rank"].isna().all()
+    alone = make_results({"baseline": losses["baseline"], "other": [5.0, 5.1, 5.2, 5.0, 5.1]}, levels={
+        name: levels[name] for name in ("baseline", "other")
+    })  # fmt: skip
+    assert list(analyse(alone).ranking["rank"]) == [1, 2]
+
+
+def test_pairs_of_models_are_of_one_order_of_the_data() -> None:
+    """Of several orders one is always the best: across them a pair would be of models and of luck."""
+    rng = np.random.default_rng(0)
+    cells = {f"{model}_{order}": {"model": model, "data_order": order} for model in "abc" for order in range(3)}
+    results = make_results({name: list(rng.normal(4, 0.1, 4)) for name in cells}, levels=cells, baseline="a_0")
+    pairs = analyse(results).all_pairs
+    assert {frozenset(pair) for pair in zip(pairs["cell"], pairs["partner"], strict=True)} == {
+        frozenset((f"{one}_{order}", f"{other}_{order}")) for one, other in ("ab", "ac", "bc") for order in range(3)
+    }
+
+
+def test_the_figure_has_room_for_the_intervals_of_all_models() -> None:
+    rng = np.random.default_rng(2)
+    cells, losses = {}, {}
+    for model, size in (("a", 1), ("b", 20)):
+        values = grid(rng, 4, 3, {source: size * sd for source, sd in SDS.items()})
+        cells |= {f"{model}_{order}": {"model": model, "data_order": order} for order in range(3)}
+        losses |= {f"{model}_{order}": list(values[:, order]) for order in range(3)}
+    results = make_results(losses, levels=cells, baseline="a_0")
+    analysis = analyse(results)
+    figure = variance_figure(results, analysis)
+    assert figure is not None
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        assert low == 0
+        assert high > analysis.variance["sd_high"].max()
 
 
 def test_mean_squares_are_those_of_a_two_way_analysis_of_variance() -> None:

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from moe_models.errors import ConfigError
-from sweeps import significance, tune
 from sweeps.engine.options import Options, parse, read
+from sweeps.engine.study import find_study
 from sweeps.exp6_grid import STUDY
 from sweeps.significance import SignificanceOptions
 from sweeps.tune import TuneOptions
@@ -110,18 +111,6 @@ def test_help_fills_its_lines_with_whole_words(
     assert flags[flags.index(first) + 1] - first == {80: 5, 200: 2}[width]  # as few lines as hold it
 
 
-@pytest.mark.parametrize("command", [significance.main, tune.main])
-def test_help_on_a_command_breaks_its_sentences_alone(
-    command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit):
-        command(["--help"])
-    text = capsys.readouterr().out
-    assert max(len(line) for line in text.splitlines() if not line.startswith("    python ")) <= 80
-    assert "\n\n\n" not in text
-
-
 UNREAD = """
 import os, sys
 from sweeps.engine.cli import guarded
@@ -149,6 +138,34 @@ sys.exit(main(STUDY, ["--help"]) if sys.argv[1] == "help" else guarded([], lambd
 def test_where_nobody_reads_a_study_stops_and_says_so(what: str, status: int, said: str) -> None:
     done = subprocess.run([sys.executable, "-c", UNREAD, what], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
+
+
+@pytest.mark.parametrize("script", ["significance", "tune", "gating", "variance", "scaling"])
+def test_what_stands_above_the_options_is_as_wide_as_the_page(
+    script: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tyro takes a line that begins with a quoted name for a paragraph of its own."""
+    monkeypatch.setenv("COLUMNS", "90")
+    module = importlib.import_module(f"sweeps.{script}")
+    ask = partial(parse, module.STUDY) if hasattr(module, "STUDY") else module.main
+    with pytest.raises(SystemExit):
+        ask(["--help"])
+    text = capsys.readouterr().out
+    lines = [line for line in text.splitlines() if not line.startswith("    python ")]
+    assert max(map(len, lines)) <= 90
+    assert not any(line.startswith("`") for line in lines)
+    assert "\n\n\n" not in text
+
+
+def test_help_names_the_cells_of_every_design_and_the_scales_of_a_ladder(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, said in (
+        ("gating", "Cells of --design matched: baseline, silu, gate, silu_gate."),
+        ("variance", "Cells of --design components: baseline, baseline_1,"),
+        ("scaling", "Sizes of --scale auto: ladder_1, ladder_2, ladder_3, ladder_4."),
+    ):
+        with pytest.raises(SystemExit):
+            parse(find_study(name), ["--help"])
+        assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_is_read_is_of_the_kind_that_was_asked_for() -> None:

@@ -28,6 +28,7 @@ def test_the_plan_holds_the_fraction_and_its_aliases(plan_for: Callable[..., Pla
     assert data["cells"][0]["name"] == "baseline"
     assert any("Fractional design 2^(6 - 2): 16 of 64 cells, resolution IV" in note for note in data["notes"])
     assert any("cannot be told apart: attention x norm = final_norm x gating" in note for note in data["notes"])
+    assert any(note.startswith("gating: a gated expert has half as many parameters again") for note in data["notes"])
     whole = next(family for family in data["registered"]["families"] if family["name"] == "effects of whole factors")
     assert whole["size"] == 6 + 7
     # Each cell is the model that its levels say.
