@@ -19,6 +19,7 @@ from analysis import text
 from analysis.factors.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.factors.interactions import INTERACTION_COLUMNS, interactions
 from analysis.factors.shapley import SHAPLEY_COLUMNS, TOTAL, shapley, shapley_weights
+from analysis.figures.plots import contributions_figure
 from analysis.reporting.render import content, markdown
 from analysis.reporting.tables import tables
 from analysis.statistics.design import standard_fraction
@@ -94,6 +95,11 @@ def test_an_effect_within_the_margin_is_a_finding_and_a_sum_of_interactions_is_n
     written = markdown(content(results, analysis), ["contributions"])
     assert "one at a time" not in written
     assert "contributions.png" in written.partition("## Components, averaged over the others")[2]
+    figure = contributions_figure(results, analysis)
+    assert figure is not None
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
+        "averaged over the other components"
+    ]
     assert text.interval(*interval, sign=True) in shown.rows[table["effect"].tolist().index("a")]
 
 
