@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
                 config=CONFIG,
             )
     except BrokenPipeError:  # who reads has seen enough, as `| head` has
-        print_nothing_more()
+        print_nothing_more(sys.stdout)
         return EXIT_UNREAD
     except Exception as error:
         for_users = isinstance(error, AnalysisError)

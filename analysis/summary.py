@@ -134,13 +134,14 @@ def analyse(results: Results) -> Analysis:
     comparisons = adjust(results, raced, pairs.compare(results, order, control, models))
     alone = pairs.contributions(results, comparisons)
     effects, effect_notes = main_effects(results)
-    effects = effects.assign(plan=plan_check.standing_of(results, WHOLE_FACTORS))
+    at_scale = {scale: list(results.scales.index[results.scales == scale]) for scale in results.scales.unique()}
+    of_effects = [at_scale[scale] for scale in effects["scale"]]
+    effects = effects.assign(plan=plan_check.standing_of(results, WHOLE_FACTORS, of_effects))
     beyond = plan_check.standing_beyond(results)
     laws, growth = scaling(results, control)
     laws = laws.assign(plan=beyond)
-    growth = growth.assign(
-        plan=[plan_check.standing_of(results, SCALE_CHANGES, at_ends(row)) for row in records(growth)]
-    )
+    of_growth = [at_ends(row) for row in records(growth)]
+    growth = growth.assign(plan=plan_check.standing_of(results, SCALE_CHANGES, of_growth))
     errors = noise.evaluation_noise(results, order)
     found = (*noise.audit(errors), *replication.audit(comparisons))
     names = {item.audit.name for item in found}

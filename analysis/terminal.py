@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import IO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -19,7 +19,7 @@ GAP = 2
 
 
 class UnreadError(OSError):
-    """What read standard output has ended, as `| head` does, while there was more to do than to print."""
+    """What read a command's output has ended, as `| head` does, while there was more to do than to print."""
 
 
 class LastingConsole(Console):
@@ -28,13 +28,13 @@ class LastingConsole(Console):
     def on_broken_pipe(self) -> None:
         """Rich would end the process without a word."""
         self.quiet = True
-        print_nothing_more()
+        print_nothing_more(self.file)
         raise UnreadError("what read standard output has ended; the same command continues the study")
 
 
-def print_nothing_more() -> None:
-    """Let standard output go nowhere, once nobody reads it: Python complains at its end of what is left to print."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def print_nothing_more(stream: IO[str]) -> None:
+    """Let an output go nowhere, once nobody reads it: Python complains at its end of what is left to print."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def plain_table(words: Iterable[str], numbers: Iterable[str]) -> Table:

@@ -322,7 +322,8 @@ def contributions(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     named = zip(
         single["cell"], single["baseline"], (factors[0] for factors in changed if len(factors) == 1), strict=True
     )
-    single["factor"] = [(WITHOUT if _lacks(results, *row) else "") + row[-1] for row in named]
+    names = [(WITHOUT if _lacks(results, *row) else "") + row[-1] for row in named]
+    single["factor"] = pd.Series(names, index=single.index, dtype=object)
     accuracy = results.finished(schema.VAL_ACCURACY)
     change = accuracy.loc[single["cell"]].to_numpy() - accuracy.loc[single["baseline"]].to_numpy()
     by_seed = at_look(pd.DataFrame(change, single.index, accuracy.columns), results.looks)

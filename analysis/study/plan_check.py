@@ -134,22 +134,25 @@ def standing(results: Results, pairs: Mapping[str, str]) -> pd.Series:
     return pd.Series(said, index=list(pairs), dtype=object)
 
 
-def standing_of(results: Results, name: str, cells: Sequence[str] = ()) -> str:
-    """Return what the plan says of a family that is not of comparisons.
+def standing_of(results: Results, name: str, tests: Sequence[Sequence[str]]) -> list[str]:
+    """Return what the plan says of each test of a family that is not of comparisons.
+
+    None is as planned before the seeds planned of all cells have ended: the family would be smaller than registered.
 
     Args:
         results: the study.
         name: WHOLE_FACTORS or SCALE_CHANGES.
-        cells: those that a test of it is made of; all registered ones where none are named.
+        tests: the cells that each is made of.
     """
     found = registration(results.plan)
     if found is None:
-        return ""
+        return [""] * len(tests)
     reason = _whole_study(results, found)
     if not reason and all(family.name != name for family in found.registered.families):
         reason = NOT_NAMED
-    reason = reason or _seeds(results, found, list(cells or found.registered.cells), primary=False)
-    return f"{EXPLORATORY}: {reason}" if reason else PLANNED
+    reason = reason or _seeds(results, found, found.registered.cells, primary=False)
+    reasons = [reason or _seeds(results, found, cells, primary=False) for cells in tests]
+    return [f"{EXPLORATORY}: {reason}" if reason else PLANNED for reason in reasons]
 
 
 def standing_beyond(results: Results) -> str:
@@ -186,7 +189,7 @@ def _of_pair(results: Results, found: Registration, cell: str, baseline: str) ->
     return PRIMARY if is_primary else PLANNED
 
 
-def _seeds(results: Results, found: Registration, cells: list[str], *, primary: bool) -> str:
+def _seeds(results: Results, found: Registration, cells: Sequence[str], *, primary: bool) -> str:
     """Return why tests on the seeds of these cells are none that was planned, or empty text.
 
     A fixed design has one look, when all planned seeds have ended. With several, the analysis takes the last that was

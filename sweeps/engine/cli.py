@@ -57,7 +57,7 @@ def failed(error: Exception, debug: bool) -> int:
     if type(error) is BrokenPipeError:  # of a `print`: who reads has seen enough, as `| head` has
         from analysis.terminal import print_nothing_more
 
-        print_nothing_more()
+        print_nothing_more(sys.stdout)
         return EXIT_UNREAD
     if debug or not for_users(error):
         from analysis.tracking.uris import print_traceback

@@ -14,10 +14,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from analysis.schema import json_bytes
+from analysis.terminal import UnreadError
 from moe_models.errors import ConfigError, require
 from sweeps.engine.lock import STOP
 from trainables.store import Store
@@ -48,6 +49,8 @@ def lease(store: Store, place: str, say: Callable[[str], None]) -> Iterator[None
     holder = _Holder(store, place, say)
     try:
         holder.acquire()
+    except UnreadError:
+        raise
     except OSError as error:
         raise ConfigError(f"the storage {place} cannot be read and written: {error}") from error
     except KeyboardInterrupt:
@@ -103,12 +106,17 @@ class _Holder:
         while not self.ended.wait(BEAT_SECONDS):
             problem, lost = self._renew()
             if lost:
-                self._say(f"{lost}: this one stops")
+                self._say_aside(f"{lost}: this one stops")
                 os.kill(os.getpid(), STOP)
                 return
             if problem is not None and not failing:
-                self._say(f"the lease of this study cannot be renewed, which is tried again: {problem}")
+                self._say_aside(f"the lease of this study cannot be renewed, which is tried again: {problem}")
             failing = problem is not None
+
+    def _say_aside(self, line: str) -> None:
+        """Say it in the thread that renews the lease, which goes on where nobody reads."""
+        with suppress(UnreadError):
+            self._say(line)
 
     def _renew(self) -> tuple[Exception | None, str]:
         """Write the lease anew; return what went wrong, or how it was lost.

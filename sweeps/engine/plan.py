@@ -106,7 +106,7 @@ class Plan:
     existing: Mapping[str, Any]
     """The plan found in the folder; empty where there was none."""
     ended: int
-    """Runs that had a record when this was planned."""
+    """Runs that had a record when this was planned, in the folder or in the storage."""
     amendments: tuple[Mapping[str, Any], ...]
     """What is asked for now beyond what was planned before."""
     tuning: Mapping[str, Any] = field(default_factory=dict)

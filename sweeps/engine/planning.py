@@ -83,7 +83,8 @@ def resolve(
     }
     protocol = options.find_protocol(study)
     folder = options.output.resolve() / study_name(protocol, options, scales, corpora)
-    existing = Storage(folder, options.storage).plan()
+    storage = Storage(folder, options.storage)
+    existing = storage.plan()
     require_same_margin(existing, options.equivalence_margin, folder)
     wanted = options.cells(study)
     cells = [cell for cell in protocol.cells if cell.name in wanted]
@@ -105,7 +106,7 @@ def resolve(
         f"--seeds must be {looks[-1] if looks else 0} or less at first, the study's last look, but got {options.seeds}",
     )
     seeds = tuple(range(study.first_seed, study.first_seed + options.seeds))
-    ended = ended_runs(folder)
+    ended = ended_runs(folder) + sum(Path(name).parent.name == RECORDS_FOLDER for name in storage.missing())
     plan = Plan(
         study=study,
         protocol=protocol,

@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from analysis.schema import error_line
+from analysis.terminal import UnreadError
 from moe_models.errors import ConfigError
 from sweeps.engine.lock import STOP
 from sweeps.engine.ray_session import quiet, restart_ray
@@ -235,7 +236,8 @@ def _signals(stop: _Stop, say: Callable[[str], None]) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if not stop.asked:
             stop.asked = True
-            say("stopping; once more to stop at once")
+            with suppress(UnreadError):  # Ctrl-C ends what the output is piped into, too
+                say("stopping; once more to stop at once")
         elif number != STOP:
             raise KeyboardInterrupt
 

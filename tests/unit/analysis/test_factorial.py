@@ -19,11 +19,12 @@ from analysis import text
 from analysis.factors.factorial import MAIN_EFFECT_COLUMNS, main_effects
 from analysis.factors.interactions import INTERACTION_COLUMNS, interactions
 from analysis.factors.shapley import SHAPLEY_COLUMNS, TOTAL, shapley, shapley_weights
+from analysis.figures.plots import contributions_figure
 from analysis.reporting.render import content, markdown
 from analysis.reporting.tables import tables
 from analysis.statistics.design import standard_fraction
 from analysis.summary import analyse
-from tests.fakes_plan import registered
+from tests.fakes_plan import added, registered
 from tests.fakes_results import factorial_losses, make_results
 
 FACTORS = ("attention", "norm", "mlp", "moe")
@@ -94,6 +95,11 @@ def test_an_effect_within_the_margin_is_a_finding_and_a_sum_of_interactions_is_n
     written = markdown(content(results, analysis), ["contributions"])
     assert "one at a time" not in written
     assert "contributions.png" in written.partition("## Components, averaged over the others")[2]
+    figure = contributions_figure(results, analysis)
+    assert figure is not None
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
+        "averaged over the other components"
+    ]
     assert text.interval(*interval, sign=True) in shown.rows[table["effect"].tolist().index("a")]
 
 
@@ -235,6 +241,26 @@ def test_effects_are_within_a_scale() -> None:
     table, _ = main_effects(results)
     assert table["scale"].tolist() == ["small", "large"]
     assert table["difference"].tolist() == pytest.approx([-1.0, 1.0333333333])
+
+
+def test_effects_that_rest_on_added_seeds_are_exploratory_and_those_of_another_scale_are_not() -> None:
+    """Of three planned seeds the cells at `large` had three more, after results were known."""
+    levels = {
+        f"{cell}@{scale}": {"a": a, "scale": scale} for scale in ("small", "large") for a, cell in enumerate("ba")
+    }
+    losses = {
+        name: [round(4 + 0.1 * seed + 0.01 * (seed % 2) * level["a"] - 0.1 * level["a"], 6) for seed in range(count)]
+        for name, level in levels.items()
+        for count in [6 if level["scale"] == "large" else 3]
+    }
+    plan = registered(list(losses), n=3, primary=None, effects=2, amendments=[added("seeds", [3, 4, 5], ended=12)])
+    results = make_results(
+        losses, levels=levels, plan=FACTORIAL | plan | {"cells": []}, baseline=lambda cell: f"b{cell[1:]}"
+    )
+    table = analyse(results).main_effects.set_index("scale")
+    assert table["n_tested"].tolist() == [3, 3]
+    assert table.loc["small", "plan"] == "planned"
+    assert table.loc["large", "plan"] == "exploratory: seeds were added after the plan"
 
 
 def test_another_baseline_does_not_turn_an_effect_round() -> None:

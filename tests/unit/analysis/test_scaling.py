@@ -269,6 +269,17 @@ def test_a_change_that_rests_on_added_seeds_is_exploratory_and_the_others_are_no
     assert growth.loc["moe", "plan"] == "planned"
 
 
+def test_no_change_is_as_planned_while_seeds_of_another_cell_are_to_come() -> None:
+    """It would be tested in a smaller family than the one registered, and could be lost again."""
+    results = without(results_of(noisy, ("baseline", "mlp", "moe")), "moe@s4", (3,), status=None)
+    plan = registered(list(results.cells.index), n=SEEDS, primary=None)
+    changes = Family(name=SCALE_CHANGES, metric="val_loss", size=2)
+    families = (*registration(plan).registered.families, changes)
+    plan = registered(list(results.cells.index), n=SEEDS, primary=None, families=families)
+    growth = analyse(dataclasses.replace(results, plan={**plan, "cells": []})).growth
+    assert set(growth["plan"]) == {f"exploratory: tested after 3 of the {SEEDS} seeds planned"}
+
+
 def test_flawed_cells_make_no_finding() -> None:
     full = results_of(power)
     flaws = full.runs["flaws"].mask(full.runs["cell"] == "mlp@s2", "leak.no_causal_mask")

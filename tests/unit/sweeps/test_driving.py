@@ -171,3 +171,18 @@ def test_a_study_whose_plan_only_the_storage_has_keeps_what_it_chose(
     assert main(STUDY, [*auto, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["choices"]["precision"] == {"cpu": "bf16"}
     assert not plan.folder.exists()
+
+
+def test_a_dry_run_says_what_is_beyond_a_plan_that_only_the_storage_has(
+    arguments: list[str], plan_for: Callable[..., Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = str(tmp_path / "storage")
+    plan = plan_for(variants="baseline,attention", storage=storage)
+    plan.write()
+    for run in plan.runs():
+        ended(plan, run).write(Path(plan.storage.place) / RECORDS_FOLDER)
+    shutil.rmtree(plan.folder)
+    more = [*arguments, "--variants", "baseline,attention,mlp"]
+    assert main(STUDY, [*more, "--storage", storage, "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "beyond the registered plan, after 4 runs: 1 more cell; what they change is exploratory" in said

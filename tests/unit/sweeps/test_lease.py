@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from analysis.terminal import UnreadError
 from moe_models.errors import ConfigError
 from sweeps.engine import lease as module
 from sweeps.engine.lease import LEASE_FILE, lease, lost
@@ -156,6 +157,40 @@ def test_trials_stop_in_order_where_the_lease_is_lost(tmp_path: Path, asked: boo
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert [line for line in said if "once more" in line] == ([] if asked else ["stopping; once more to stop at once"])
+
+
+def test_a_signal_stops_trials_in_order_where_nobody_reads() -> None:
+    """Ctrl-C in a terminal ends what a study's output is piped into, too."""
+    stop = SimpleNamespace(asked=False)
+
+    def unread(line: str) -> None:
+        raise UnreadError
+
+    with _signals(stop, unread):  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+    assert stop.asked
+
+
+def test_a_lease_is_kept_where_nobody_reads(tmp_path: Path) -> None:
+    store, said = open_store(str(tmp_path)), list[str]()
+
+    def unread(line: str) -> None:
+        said.append(line)
+        raise UnreadError
+
+    with lease(store, "place", unread):
+        ours = json.dumps(held(store)).encode()
+        for content in (b"[]", ours):  # it cannot be read for a while, which is said
+            time.sleep(0.5)
+            (tmp_path / LEASE_FILE).write_bytes(content)
+        assert said
+        first = held(store)
+        wait_until(lambda: held(store)["time"] > first["time"])  # type: ignore[operator]
+    with pytest.raises(KeyboardInterrupt), lease(store, "place", unread):
+        lose(store, True, said)
+    leave(store, age=100)
+    with pytest.raises(UnreadError), lease(store, "place", unread):
+        raise AssertionError("it went on")
 
 
 def test_of_two_drivers_that_begin_at_once_one_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,25 @@ def test_where_nobody_reads_a_study_stops_and_says_so(what: str, status: int, sa
     assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
 
 
+UNREAD_ASIDE = """
+import os, sys
+from sweeps.engine.cli import guarded
+from sweeps.engine.options import Options
+from sweeps.engine.shown import console_of
+
+reading, writing = os.pipe()
+os.dup2(writing, sys.stderr.fileno())
+os.close(reading)
+print("ends with", guarded([], lambda _: console_of(Options(json=True)).print("a")))
+"""
+"""Prints to nobody what stands beside `--json`."""
+
+
+def test_where_nobody_reads_what_stands_beside_it_standard_output_is_still_read() -> None:
+    done = subprocess.run([sys.executable, "-c", UNREAD_ASIDE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ends with 2\n")
+
+
 @pytest.mark.parametrize("script", ["significance", "tune", "gating", "variance", "scaling"])
 def test_what_stands_above_the_options_is_as_wide_as_the_page(
     script: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
