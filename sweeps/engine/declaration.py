@@ -48,7 +48,6 @@ def declare(plan: Plan, space: Space, budget: Budget, options: TuneOptions) -> d
     Raises:
         ConfigError: the folder has a search that was declared otherwise.
     """
-
     whole = plan.to_json()
     declared: dict[str, Any] = {
         **{name: whole[name] for name in ("study", "script", "title", "data_hash", "protocol", "flaws")},

@@ -108,7 +108,6 @@ def read_trials(folder: Path) -> list[TuningRecord]:
     Raises:
         ConfigError: a file among them is none.
     """
-
     try:
         return read_tuning_records(folder)
     except ValueError as error:
