@@ -72,7 +72,8 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(STOP, before)
+        # By itself it would end a process that leaves already, as one that `cancel` had just read about.
+        signal.signal(STOP, signal.SIG_IGN if before is signal.SIG_DFL else before)
 
 
 def _remove(folder: Path, made: Sequence[Path]) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.schema import (
+    DATA_ORDER,
     DIVERGED,
     FAILED,
     FINISHED,
@@ -157,7 +158,8 @@ class Progress:
     def _count(self, record: TrialRecord) -> None:
         self.counts[record.status] += 1
         row = record.result_row()
-        if row[VAL_LOSS] is not None and not row[INVALID]:
+        # Of several orders of the data one is always the best.
+        if row[VAL_LOSS] is not None and not row[INVALID] and DATA_ORDER not in record.factors:
             self._losses[record.scale, record.cell].append(row[VAL_LOSS])
 
     @property

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from analysis.schema import DIVERGED, FAILED, FINISHED, INVALID, NOTE, Audit, Tr
 from sweeps.engine import usage as module
 from sweeps.engine.plan import Plan, PlannedRun
 from sweeps.engine.progress import Progress
+from sweeps.variance import STUDY as VARIANCE
 
 
 class Clock:
@@ -124,6 +126,14 @@ def test_the_best_cell_has_the_lowest_mean(plan_for: Callable[..., Plan]) -> Non
     for run in plan.runs():
         progress.ended(run, record(run, losses[run.cell.name, run.seed]))
     assert progress.best() == [("cpu", "baseline", pytest.approx(3.1), 2)]
+
+
+def test_of_several_orders_of_the_data_none_is_the_best(plan_for: Callable[..., Plan]) -> None:
+    plan = plan_for(study=VARIANCE, variants="baseline,baseline_1")
+    progress, _ = make(plan, terminal=False)
+    for run in plan.runs():
+        progress.ended(run, dataclasses.replace(record(run), factors=dict(run.cell.factors)))
+    assert progress.best() == []
 
 
 @pytest.mark.parametrize("terminal", [False, True])

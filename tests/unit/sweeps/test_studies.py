@@ -180,6 +180,22 @@ def test_cancel_is_no_second_signal_to_a_driver_that_stops_already(
     assert driver.wait(60) == 0
 
 
+def test_a_cancel_that_comes_too_late_ends_nothing(tmp_path: Path) -> None:
+    leaving = """
+import os, pathlib, sys
+from sweeps.engine.lock import STOP, study_lock
+
+with study_lock(pathlib.Path(sys.argv[1])):
+    pass
+os.kill(os.getpid(), STOP)
+print("left")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", leaving, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "left\n")
+
+
 def test_cancel_stops_a_study_that_has_no_plan_yet(tmp_path: Path, command: Callable[..., tuple[int, str]]) -> None:
     folder = tmp_path / "one"
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder)])
