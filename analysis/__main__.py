@@ -14,12 +14,10 @@ from rich.console import Console
 
 from analysis.errors import AnalysisError
 from analysis.help_page import CONFIG, PLAIN, Flag, Place, Word, one_line_an_argument, paragraphs
-from analysis.terminal import print_nothing_more, say
+from analysis.terminal import EXIT_UNREAD, print_nothing_more, say
 
 PIPE_WIDTH = 160
 """Characters a line where there is no terminal to say."""
-EXIT_UNREAD = 1
-"""As rich ends a command whose output nobody reads any more."""
 Direction = Literal["min", "max"]
 
 app = tyro.extras.SubcommandApp()

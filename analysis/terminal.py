@@ -16,9 +16,11 @@ NAMES = 24
 """Characters that the columns of words are left with together."""
 GAP = 2
 """Blanks behind each column."""
+EXIT_UNREAD = 1
+"""As rich ends a command whose output nobody reads any more."""
 
 
-class UnreadError(OSError):
+class UnreadError(Exception):
     """What read a command's output has ended, as `| head` does, while there was more to do than to print."""
 
 

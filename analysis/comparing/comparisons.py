@@ -319,10 +319,7 @@ def contributions(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     compared = zip(comparisons["cell"], comparisons["baseline"], strict=True)
     changed = [changed_factors(results, cell, baseline) for cell, baseline in compared]
     single = comparisons.loc[[len(factors) == 1 for factors in changed]].copy()
-    named = zip(
-        single["cell"], single["baseline"], (factors[0] for factors in changed if len(factors) == 1), strict=True
-    )
-    names = [(WITHOUT if _lacks(results, *row) else "") + row[-1] for row in named]
+    names = [_named(results, *pair) for pair in zip(single["cell"], single["baseline"], strict=True)]
     single["factor"] = pd.Series(names, index=single.index, dtype=object)
     accuracy = results.finished(schema.VAL_ACCURACY)
     change = accuracy.loc[single["cell"]].to_numpy() - accuracy.loc[single["baseline"]].to_numpy()
@@ -331,10 +328,11 @@ def contributions(results: Results, comparisons: pd.DataFrame) -> pd.DataFrame:
     return single[list(CONTRIBUTION_COLUMNS)].reset_index(drop=True)
 
 
-def _lacks(results: Results, cell: str, baseline: str, factor: str) -> bool:
-    """Return whether a cell is without a factor that its baseline has."""
+def _named(results: Results, cell: str, baseline: str) -> str:
+    """Return the one factor in which two cells differ; 'without' it where the baseline has it and the cell lacks it."""
+    (factor,) = changed_factors(results, cell, baseline)
     off, levels = results.off_level(factor, results.scales[cell]), results.cells[factor]
-    return bool(levels[cell] == off and levels[baseline] != off)
+    return f"{WITHOUT if levels[cell] == off and levels[baseline] != off else ''}{factor}"
 
 
 def changed_factors(results: Results, cell: str, other: str) -> list[str]:

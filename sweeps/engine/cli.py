@@ -27,8 +27,6 @@ EXIT_FAILURES = 1
 EXIT_DEFECT = 1
 """An error that is no user's, as where Python itself ends with one."""
 EXIT_BAD_INPUT = 2
-EXIT_UNREAD = 1
-"""As rich ends a command whose output nobody reads any more."""
 EXIT_INTERRUPTED = 130
 
 
@@ -55,7 +53,7 @@ def guarded(argv: Sequence[str], command: Callable[[list[str]], int]) -> int:
 def failed(error: Exception, debug: bool) -> int:
     """Print on standard error what ended a command: a line where it is for users; return the process's exit code."""
     if type(error) is BrokenPipeError:  # of a `print`: who reads has seen enough, as `| head` has
-        from analysis.terminal import print_nothing_more
+        from analysis.terminal import EXIT_UNREAD, print_nothing_more
 
         print_nothing_more(sys.stdout)
         return EXIT_UNREAD
@@ -72,8 +70,9 @@ def failed(error: Exception, debug: bool) -> int:
 def for_users(error: Exception) -> bool:
     """Return whether an error's message is written for users; any other is a defect, and its traceback is shown."""
     from analysis.errors import AnalysisError
+    from analysis.terminal import UnreadError
 
-    return isinstance(error, (ConfigError, AnalysisError, OSError))
+    return isinstance(error, (ConfigError, AnalysisError, UnreadError, OSError))
 
 
 def run(study: Study, options: Options, facts: Mapping[str, Any] | None = None) -> int:

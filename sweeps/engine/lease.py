@@ -49,8 +49,6 @@ def lease(store: Store, place: str, say: Callable[[str], None]) -> Iterator[None
     holder = _Holder(store, place, say)
     try:
         holder.acquire()
-    except UnreadError:
-        raise
     except OSError as error:
         raise ConfigError(f"the storage {place} cannot be read and written: {error}") from error
     except KeyboardInterrupt:
@@ -104,9 +102,9 @@ class _Holder:
         """Renew the lease until the study ends, or stop the study where it was lost."""
         failing = False
         while not self.ended.wait(BEAT_SECONDS):
-            problem, lost = self._renew()
-            if lost:
-                self._say_aside(f"{lost}: this one stops")
+            problem, taken = self._renew()
+            if taken:
+                self._say_aside(f"{taken}: this one stops")
                 os.kill(os.getpid(), STOP)
                 return
             if problem is not None and not failing:

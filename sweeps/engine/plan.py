@@ -95,6 +95,8 @@ class Plan:
     why_scale: str
     folder: Path
     """Absolute; its name is the study's."""
+    storage: Storage
+    """Where runs keep their records and checkpoints."""
     seeds: tuple[int, ...]
     """Those asked for now."""
     cells: tuple[PlannedCell, ...]
@@ -104,7 +106,7 @@ class Plan:
     choices: Mapping[str, Any]
     """What is chosen once and kept: `planning.choose`."""
     existing: Mapping[str, Any]
-    """The plan found in the folder; empty where there was none."""
+    """The plan found in the folder, or else in the storage; empty where there was none."""
     ended: int
     """Runs that had a record when this was planned, in the folder or in the storage."""
     amendments: tuple[Mapping[str, Any], ...]
@@ -115,8 +117,6 @@ class Plan:
     """Whether runs that an error ended are tried again."""
     registration: Mapping[str, Any] = field(default_factory=dict)
     """The sections of `plan.json` on registration; empty for a plan that was begun without."""
-    storage_root: str | None = None
-    """Under which runs keep their records and checkpoints; None: in the study's folder."""
 
     @property
     def is_stale(self) -> bool:
@@ -132,11 +132,6 @@ class Plan:
     def name(self) -> str:
         """The study's name, which is its folder's."""
         return self.folder.name
-
-    @cached_property
-    def storage(self) -> Storage:
-        """Where runs keep their records and checkpoints."""
-        return Storage(self.folder, self.storage_root)
 
     def runs(self) -> list[PlannedRun]:
         """Return the runs asked for, the longest first, so that no slot waits long at the end; else seed by seed."""

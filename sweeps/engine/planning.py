@@ -127,7 +127,7 @@ def resolve(
             ended=ended,
         ),
         rerun_failed=options.rerun == "failed",
-        storage_root=options.storage,
+        storage=storage,
     )
     return replace(plan, registration=sections(plan))
 

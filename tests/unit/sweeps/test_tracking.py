@@ -43,6 +43,7 @@ from analysis.tuning_records import TuningRecord
 from sweeps.engine.cli import EXIT_BAD_INPUT, EXIT_DEFECT, close, guarded
 from sweeps.engine.lease import LEASE_FILE
 from sweeps.engine.plan import Plan, PlannedRun
+from sweeps.engine.storage import Storage
 from tests.fakes_plan import ended
 from tests.unit.sweeps.test_race import RACE, loss_of
 
@@ -342,7 +343,7 @@ def test_an_interrupted_study_leaves_nothing_running(tracked: Any) -> None:
 
 def test_a_driver_that_lost_its_study_ends_no_run_of_the_one_that_goes_on(tracked: Any, tmp_path: Path) -> None:
     plan, connect = tracked
-    plan = replace(plan, storage_root=str(tmp_path / "storage"))
+    plan = replace(plan, storage=Storage(plan.folder, str(tmp_path / "storage")))
     tracker = connect()
     start(tracker, plan.runs()[0])
     with plan.storage.store.writing(LEASE_FILE) as file:
